@@ -1,0 +1,72 @@
+"""lissom makes a torch model small and fast without losing what it knows, measures it, and serves it.
+
+Every verb of the command line is a function here. Importing lissom imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lissom.artifact import Artifact, PreprocessingStep
+    from lissom.errors import LissomError
+    from lissom.models.data import Dataset
+    from lissom.pipeline import Result, run
+    from lissom.recipe import Recipe
+    from lissom.runtime.base import Runtime, open_runtime
+    from lissom.verbs import bench, distill, export, load_data, predict, prune, quantize, train, verify
+
+_HOMES = {
+    "Artifact": "lissom.artifact",
+    "Dataset": "lissom.models.data",
+    "LissomError": "lissom.errors",
+    "PreprocessingStep": "lissom.artifact",
+    "Recipe": "lissom.recipe",
+    "Result": "lissom.pipeline",
+    "Runtime": "lissom.runtime.base",
+    "bench": "lissom.verbs",
+    "distill": "lissom.verbs",
+    "export": "lissom.verbs",
+    "load_data": "lissom.verbs",
+    "open_runtime": "lissom.runtime.base",
+    "predict": "lissom.verbs",
+    "prune": "lissom.verbs",
+    "quantize": "lissom.verbs",
+    "run": "lissom.pipeline",
+    "train": "lissom.verbs",
+    "verify": "lissom.verbs",
+}
+
+__all__ = [
+    "Artifact",
+    "Dataset",
+    "LissomError",
+    "PreprocessingStep",
+    "Recipe",
+    "Result",
+    "Runtime",
+    "bench",
+    "distill",
+    "export",
+    "load_data",
+    "open_runtime",
+    "predict",
+    "prune",
+    "quantize",
+    "run",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lissom' has no attribute {name!r}")
+    if name in ("bench", "export"):  # a subpackage of the same name, which calls the verb
+        return importlib.import_module(f"lissom.{name}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""`python -m lissom`."""
+
+import sys
+
+from lissom.cli import main
+
+sys.exit(main())

@@ -1,0 +1,166 @@
+"""Intervals and verdicts.
+
+Latency: rounds are the unit, because calls within a round depend on each other. The interval of a
+median latency, and of the ratio of two arms, is a t interval on the logarithms of the round medians;
+pairing by round removes what the machine did to both arms (43 % false alarms when arms are timed one
+after the other, 5 % when interleaved).
+
+Accuracy: both models see the same samples, so only the samples on which they disagree count. With b
+lost and c gained of n, the drop is (b - c) / n and its interval is Tango's score interval for paired
+shares (Tango, Statistics in Medicine 17, 1998), which keeps a width when b = c = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Verdict = Literal["better", "worse", "inconclusive"]
+
+_Z_TWO_SIDED = 1.959963984540054
+_Z_ONE_SIDED = 1.6448536269514722
+_CONFIDENCE = 0.95
+_UNREACHABLE = 1e9
+"""Samples that nobody collects: more are as good as never."""
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def percentile(samples: Sequence[float] | np.ndarray, share: float) -> float:
+    """The sample at rank ceil(share * n): the smallest that at least this share lies at or below.
+
+    >>> percentile([1, 2, 3, 4], 0.5), percentile([1, 2, 3, 4], 0.9)
+    (2.0, 4.0)
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    # 0.07 * 100 is 7.000000000000001: a product that is whole but for rounding counts as whole.
+    return float(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])
+
+
+def round_medians(rounds: Sequence[Sequence[float]]) -> np.ndarray:
+    """Median of each round."""
+    return np.array([np.median(samples) for samples in rounds])
+
+
+def median_latency(rounds: Sequence[Sequence[float]]) -> Estimate:
+    """Geometric mean of the round medians, in the unit of the samples."""
+    return _exponential(_mean_interval(np.log(round_medians(rounds))))
+
+
+def ratio(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Estimate:
+    """Latency of `before` over that of `after`, paired by round: above 1 means that `after` is faster."""
+    logs = np.log(round_medians(before)) - np.log(round_medians(after))
+    return _exponential(_mean_interval(logs))
+
+
+def verdict(speedup: Estimate, margin: float) -> Verdict:
+    """Whether a change is surely faster or surely slower by more than `margin`.
+
+    >>> verdict(Estimate(1.5, 1.4, 1.6), 0.02), verdict(Estimate(1.0, 0.9, 1.1), 0.02)
+    ('better', 'inconclusive')
+    """
+    if speedup.low > 1 + margin:
+        return "better"
+    if speedup.high < 1 / (1 + margin):
+        return "worse"
+    return "inconclusive"
+
+
+def paired_drop(reference: np.ndarray, candidate: np.ndarray) -> Estimate:
+    """Drop of a share, reference minus candidate, with its two-sided 95 % interval.
+
+    Args:
+        reference: True where the reference is right, shape [samples].
+        candidate: True where the candidate is right, the same samples in the same order.
+    """
+    lost, gained, num = _disagreements(reference, candidate)
+    low, high = _tango(lost, gained, num, _Z_TWO_SIDED)
+    return Estimate((lost - gained) / num, low, high)
+
+
+def drop_upper_bound(reference: np.ndarray, candidate: np.ndarray) -> float:
+    """One-sided 95 % upper bound of the drop."""
+    return _tango(*_disagreements(reference, candidate), _Z_ONE_SIDED)[1]
+
+
+def samples_to_prove(reference: np.ndarray, candidate: np.ndarray, max_drop: float) -> int | None:
+    """Samples at which the upper bound would fall to `max_drop`, were the shares to stay; None if never."""
+    lost, gained, num = _disagreements(reference, candidate)
+    if (lost - gained) / num >= max_drop - 1e-12:
+        return None
+
+    def proves(factor: float) -> bool:
+        return _tango(lost * factor, gained * factor, num * factor, _Z_ONE_SIDED)[1] <= max_drop
+
+    high = 1.0
+    while not proves(high):
+        high *= 2
+        if num * high > _UNREACHABLE:
+            return None
+    low = high / 2 if high > 1 else 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if proves(middle) else (middle, high)
+    return math.ceil(num * high - 1e-6)
+
+
+def _disagreements(reference: np.ndarray, candidate: np.ndarray) -> tuple[int, int, int]:
+    lost = int(np.sum(reference & ~candidate))
+    gained = int(np.sum(candidate & ~reference))
+    return lost, gained, len(reference)
+
+
+def _tango(lost: float, gained: float, num: float, z: float) -> tuple[float, float]:
+    """Both ends of the interval: the drops at which the score statistic is +-z."""
+    observed = (lost - gained) / num
+
+    def score(drop: float) -> float:
+        a = 2 * num
+        b = -lost - gained + (2 * num - lost + gained) * drop
+        c = -gained * drop * (1 - drop)
+        share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = num * (2 * share + drop * (1 - drop))
+        return (
+            (lost - gained - num * drop) / math.sqrt(variance)
+            if variance > 1e-12
+            else math.copysign(math.inf, observed - drop)
+        )
+
+    low = _bisect(lambda drop: score(drop) - z, -1.0, observed)
+    high = _bisect(lambda drop: score(drop) + z, observed, 1.0)
+    return low, high
+
+
+def _bisect(function: Callable[[float], float], left: float, right: float) -> float:
+    """Root of a decreasing function."""
+    for _ in range(80):
+        middle = (left + right) / 2
+        if function(middle) > 0:
+            left = middle
+        else:
+            right = middle
+    return (left + right) / 2
+
+
+def _mean_interval(values: np.ndarray) -> Estimate:
+    from scipy import stats
+
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _exponential(logs: Estimate) -> Estimate:
+    return Estimate(*(math.exp(value) for value in logs))

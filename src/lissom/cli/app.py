@@ -1,0 +1,492 @@
+"""Every verb as a typer command; each hands its arguments to one function and shows the outcome."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from lissom.cli import views
+from lissom.cli.output import Outcome, show
+from lissom.cli.progress import TerminalProgress
+from lissom.errors import Interrupted
+from lissom.recipe import Recipe, check_allowed
+
+app = typer.Typer(
+    name="lissom",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Make a torch model small and fast without losing what it knows, measure it, and serve it.\n\n"
+    "\b\nlissom run recipes/digits.yaml           train, compress, measure, report\n"
+    "lissom serve runs/digits/artifact        answer over HTTP on 127.0.0.1:3000\n"
+    "lissom quantize model.onnx --data x.npz  one step, without a recipe",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Artifact, .onnx file, built-in name, package.module:factory or path/file.py:factory.",
+    ),
+]
+ArtifactPath = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, such as runs/digits/artifact.")
+]
+Data = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="Built-in name, .npz file, or package.module:factory.")
+]
+OptionalData = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Data; default: what the artifact was made with.")
+]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; default: runs/<name>.")
+]
+ResultOut = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Also write the JSON document there.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Last line on stdout is one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="GATE",
+        help="A gate that may fail: reload, parity, accuracy, not-slower, precision, splits.",
+    ),
+]
+UnusedAllow = Annotated[list[str] | None, typer.Option("--allow", metavar="GATE", hidden=True)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, with an estimate of time and disk.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="a.b=c", help="Change one value; stages go by name: --set stages.prune.ratio=0.3"
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Kwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kwarg", metavar="KEY=VALUE", help="Keyword argument of the factory: --kwarg 'widths=[32,64]'"
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help=".safetensors, or .pt/.pth with plain tensors."),
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", metavar="NAME", help="Measure on this runtime; may be repeated."),
+]
+MaxDrop = Annotated[float, typer.Option("--max-drop", help="Accuracy that may be lost; 0.01 is one point.")]
+RuntimeChoice = Annotated[
+    str | None, typer.Option("--runtime", metavar="NAME", help="torch, inductor, onnxruntime or openvino.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of a call; default: all cores.")
+]
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters by name, keyword-only, with their annotations resolved."""
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+
+
+def register(
+    name: str, summary: str | None, call: Callable[..., Outcome], own: dict[str, inspect.Parameter]
+) -> None:
+    """Make a verb of `call`: its outcome is shown, as text or as JSON, and decides the exit code.
+
+    Every verb takes --json, --debug, --out and --allow. A verb without a folder of its own writes its JSON
+    document to --out as `<verb>.json`; one that judges no gate accepts --allow, which then changes nothing.
+    """
+    parameters = {**parameters_of(_every_verb), **own}
+
+    def command(*, as_json: bool = False, debug: bool = False, **arguments: Any) -> int:
+        check_allowed(arguments["allow"] or ())
+        try:
+            outcome = call(**{key: value for key, value in arguments.items() if key in own})
+        except KeyboardInterrupt as exc:  # typer would end without a word
+            raise Interrupted(
+                "interrupted; finished stages are kept", hint="the same command goes on from there"
+            ) from exc
+        show(name, outcome, as_json=as_json, folder=None if "out" in own else arguments["out"])
+        return outcome.exit_code
+
+    command.__doc__ = summary
+    command.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        sorted(parameters.values(), key=lambda parameter: parameter.name in parameters_of(_every_verb))
+    )
+    app.command(name)(command)
+
+
+def verb(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Register a function that gives an outcome."""
+    register(function.__name__.strip("_"), function.__doc__, function, parameters_of(function))
+    return function
+
+
+def making_verb(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Register a function that gives the fields of a stage: its verb runs the recipe of that one stage."""
+    own, common = parameters_of(function), parameters_of(_every_making_verb)
+
+    def call(*, model: str, data: str, **arguments: Any) -> Outcome:
+        fields = function(model, data, **{key: arguments[key] for key in own if key in arguments})
+        options = {key: arguments[key] for key in common}
+        return _run_single(function.__name__, model, data, fields, options)
+
+    others = {key: parameter for key, parameter in common.items() if key not in own}
+    register(function.__name__, function.__doc__, call, own | others)
+    return function
+
+
+def _every_verb(
+    *, out: ResultOut = None, allow: UnusedAllow = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """What every verb takes; only the signature is used."""
+
+
+def _every_making_verb(
+    *,
+    kwargs: Kwargs = None,
+    weights: Weights = None,
+    max_drop: MaxDrop = 0.01,
+    seed: Seed = 0,
+    overrides: Overrides = None,
+    runtimes: Runtimes = None,
+    out: Out = None,
+    allow: Allow = None,
+    dry_run: DryRun = False,
+) -> None:
+    """What every verb that makes an artifact takes; only the signature is used."""
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from lissom.optional import version as installed
+
+        print(f"lissom {installed('lissom')}")
+        raise typer.Exit
+
+
+@verb
+def run(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/digits.yaml.")
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+    allow: Allow = None,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Carry out a recipe: every stage, measurement, gates, report.
+
+    A run that was stopped goes on where it was; what is on disk is used again.
+
+    \b
+    lissom run recipes/digits.yaml
+    lissom run recipes/digits.yaml --set stages.prune.ratio=0.3 --out runs/mild
+    lissom run recipes/digits.yaml --allow accuracy
+    """
+    return _run(Recipe.from_file(recipe, overrides or ()), out, allow, dry_run)
+
+
+@verb
+def check(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
+    overrides: Overrides = None,
+) -> Outcome:
+    """Validate a recipe without running it: keys, ranges, the order of the stages.
+
+    \b
+    lissom check recipes/digits.yaml
+    """
+    return views.checked(Recipe.from_file(recipe, overrides or ()))
+
+
+@making_verb
+def train(
+    model: Model,
+    data: Data,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the train split.")] = 20,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 0.1,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in a step.")] = 64,
+) -> dict[str, Any]:
+    """Train a model on labelled data.
+
+    \b
+    lissom train resnet --data digits --kwarg 'widths=[32,64]' --kwarg 'blocks=[1,1]'
+    lissom train my/model.py:build --data my.npz --epochs 50
+    """
+    return {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+
+
+@making_verb
+def prune(
+    model: Model,
+    data: Data,
+    ratio: Annotated[
+        float, typer.Option("--ratio", help="Share of the channels removed in every group.")
+    ] = 0.5,
+    importance: Annotated[
+        str, typer.Option("--importance", help="Norm that ranks channels: l1 or l2.")
+    ] = "l2",
+    round_to: Annotated[int, typer.Option("--round-to", help="Kept channels are a multiple of this.")] = 8,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Module that keeps its width.")
+    ] = None,
+    max_drop: MaxDrop = 1.0,
+) -> dict[str, Any]:
+    """Remove whole channels by a dependency graph; recover the accuracy with distill or train.
+
+    \b
+    lissom prune runs/digits/01-train-* --data digits --ratio 0.5
+    """
+    return {"ratio": ratio, "importance": importance, "round_to": round_to, "exclude": tuple(exclude or ())}
+
+
+@making_verb
+def distill(
+    model: Model,
+    data: Data,
+    teacher: Annotated[str, typer.Option("--teacher", metavar="MODEL", help="Model that teaches.")],
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the train split.")] = 20,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 0.05,
+    temperature: Annotated[float, typer.Option("--temperature", help="Softens both answers.")] = 4.0,
+    alpha: Annotated[float, typer.Option("--alpha", help="Weight of the teacher against the labels.")] = 0.7,
+) -> dict[str, Any]:
+    """Train a student to answer as its teacher does; the report compares it with the teacher.
+
+    \b
+    lissom distill runs/prune/artifact --teacher runs/train/artifact --data digits
+    """
+    return {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "temperature": temperature,
+        "alpha": alpha,
+        "teacher": teacher,
+    }
+
+
+@making_verb
+def export(
+    model: Model,
+    data: Data,
+    opset: Annotated[int, typer.Option("--opset", help="Version of the ONNX operator set, 18 to 23.")] = 20,
+) -> dict[str, Any]:
+    """Write a torch model as ONNX, checked against it on every runtime.
+
+    \b
+    lissom export runs/train/artifact --data digits
+    """
+    return {"opset": opset}
+
+
+@making_verb
+def quantize(
+    model: Model,
+    data: Data,
+    mode: Annotated[str, typer.Option("--mode", help="static.")] = "static",
+    calibration: Annotated[
+        str, typer.Option("--calibration", help="minmax, percentile or entropy.")
+    ] = "minmax",
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", help="At most this many calibration samples.")
+    ] = 256,
+) -> dict[str, Any]:
+    """Quantize a model to int8; a torch model is exported first.
+
+    \b
+    lissom quantize runs/train/artifact --data digits
+    lissom quantize model.onnx --data samples.npz
+    """
+    return {"mode": mode, "calibration": calibration, "num_samples": num_samples}
+
+
+@verb
+def verify(
+    before: Annotated[Path, typer.Argument(metavar="A", help="Artifact that is trusted.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Artifact that is checked.")],
+    data: OptionalData = None,
+    runtime_a: Annotated[str | None, typer.Option("--runtime-a", help="Runtime of A.")] = None,
+    runtime_b: Annotated[str | None, typer.Option("--runtime-b", help="Runtime of B.")] = None,
+    allow: Allow = None,
+) -> Outcome:
+    """Compare what two artifacts compute, output by output; ends with 1 when they differ too much.
+
+    \b
+    lissom verify runs/digits/05-export-* runs/digits/artifact --runtime-b openvino
+    """
+    from lissom import verbs
+
+    parities = verbs.verify(before, after, data=data, runtimes=(runtime_a, runtime_b))
+    return views.verified(parities, allow or ())
+
+
+@verb
+def bench(
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts with different names.")
+    ],
+    data: OptionalData = None,
+    runtimes: Runtimes = None,
+    threads: Threads = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in a timed call.")] = 1,
+    num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Time artifacts against each other, interleaved, on every runtime; the figures are kept as evidence.
+
+    \b
+    lissom bench runs/digits/01-train-* runs/digits/artifact
+    """
+    from lissom import verbs
+    from lissom.recipe import BenchmarkConfig
+    from lissom.registry import runtime_entry
+
+    for name in runtimes or ():
+        runtime_entry(name)
+    config = BenchmarkConfig.model_validate(
+        {"runtimes": runtimes, "threads": threads, "batch_size": batch_size, "num_rounds": num_rounds}
+    )
+    if dry_run:
+        return views.bench_planned(*verbs.plan_bench(artifacts, config))
+    return views.benched(verbs.bench(artifacts, data=data, config=config, progress=TerminalProgress()))
+
+
+@verb
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, such as runs/digits.")],
+) -> Outcome:
+    """Draw the pages of a run again from its report.json, and say the verdict.
+
+    \b
+    lissom report runs/digits
+    """
+    from lissom.report.files import draw_pages, read_report
+
+    found = read_report(folder)
+    target = folder if folder.is_dir() else folder.parent
+    draw_pages(found, target, progress=TerminalProgress())
+    return views.reported(found, target)
+
+
+@verb
+def inspect_(artifact: ArtifactPath) -> Outcome:
+    """Show what is known about an artifact, after checking every hash.
+
+    \b
+    lissom inspect runs/digits/artifact
+    """
+    from lissom.artifact import Artifact
+
+    return views.inspected(Artifact.open(artifact))
+
+
+@verb
+def predict(
+    artifact: ArtifactPath,
+    data: OptionalData = None,
+    runtime: RuntimeChoice = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write predictions.csv there.")
+    ] = None,
+) -> Outcome:
+    """Predict samples: the report split of labelled data, every sample of unlabelled data.
+
+    \b
+    lissom predict runs/digits/artifact
+    lissom predict runs/digits/artifact --data samples.npz --out predictions
+    """
+    return views.predicted(artifact, data, runtime, out)
+
+
+@verb
+def serve(
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts to serve.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
+    runtime: RuntimeChoice = None,
+    threads: Threads = None,
+) -> Outcome:
+    """Serve artifacts over HTTP: POST /predict for raw input, /v2 for the Open Inference Protocol.
+
+    \b
+    lissom serve runs/digits/artifact
+    curl -s localhost:3000/v2/models/digits
+    """
+    return views.served(artifacts, host=host, port=port, runtime=runtime, threads=threads)
+
+
+@verb
+def clean(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Remove what a run's report does not refer to: artifacts of earlier recipes, half-written files.
+
+    \b
+    lissom clean runs/digits --dry-run
+    """
+    from lissom.pipeline import clean as clean_folder
+
+    return views.cleaned(clean_folder(folder, dry_run=dry_run), folder, dry_run=dry_run)
+
+
+@verb
+def doctor() -> Outcome:
+    """Say which runtimes work here, proved by running a tiny model, and what to install for the others.
+
+    \b
+    lissom doctor
+    """
+    return views.examined()
+
+
+@verb
+def models() -> Outcome:
+    """List the built-in models and data sets.
+
+    \b
+    lissom models
+    """
+    return views.listed()
+
+
+def _run(recipe: Recipe, out: Path | None, allow: list[str] | None, dry_run: bool) -> Outcome:
+    if dry_run:
+        from lissom.pipeline import estimate
+
+        return views.estimated(recipe, estimate(recipe, out=out))
+    from lissom.pipeline import run as run_recipe
+
+    return views.finished(run_recipe(recipe, out=out, allow=allow or (), progress=TerminalProgress()))
+
+
+def _run_single(kind: str, model: str, data: str, fields: dict[str, Any], options: dict[str, Any]) -> Outcome:
+    """Run the recipe of one verb."""
+    from lissom import verbs
+
+    teacher = fields.pop("teacher", None)
+    given = {key: options[key] for key in verbs.RecipeOptions.__annotations__ if key in options}
+    given["kwargs"] = views.keyword_arguments(options["kwargs"] or ())
+    recipe = verbs.recipe_of(kind, model, data, given | fields, teacher=teacher)
+    return _run(recipe, options["out"], options["allow"], options["dry_run"])

@@ -1,0 +1,345 @@
+"""How outcomes look: text for people, and the further keys of the JSON document."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lissom.cli.output import Outcome, table, write_in
+from lissom.errors import RequestError
+
+if TYPE_CHECKING:
+    from lissom.artifact import Artifact
+    from lissom.export.verification import Parity
+    from lissom.pipeline import Estimate, Result
+    from lissom.recipe import Recipe
+    from lissom.report.schema import Gate, Report
+
+
+def finished(result: Result) -> Outcome:
+    """A run: its gates, the verdict, where the report is, and how to serve the result."""
+    report = result.report
+    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, ""]
+    lines += [f"report  {result.out / 'report.html'}", f"model   {result.out / 'artifact'}"]
+    lines += [f"serve   {_command('serve', str(result.out / 'artifact'))}"]
+    extra = {"verdict": report.verdict.model_dump(mode="json"), "reused": list(result.reused)}
+    return Outcome(lines, result.ok, result.out, result.artifact, report.gates, extra)
+
+
+def checked(recipe: Recipe) -> Outcome:
+    """A valid recipe: its stages in order."""
+    rows = [
+        [
+            stage.name,
+            stage.stage,
+            ", ".join(f"{name}" for name in stage.sources.values()) or "-",
+            _settings(stage),
+        ]
+        for stage in recipe.stages
+    ]
+    lines = [
+        f"{recipe.name}: {len(rows)} stages hold together",
+        "",
+        *table(["stage", "kind", "from", "settings"], rows),
+    ]
+    return Outcome(lines, extra={"recipe": recipe.model_dump(mode="json", by_alias=True)})
+
+
+def estimated(recipe: Recipe, estimate: Estimate) -> Outcome:
+    """A dry run: what would be made, what is there, and what it would cost."""
+    rows = [
+        [
+            stage.name,
+            stage.kind,
+            "on disk" if stage.reused else "to make",
+            _seconds(stage.seconds),
+            _size(stage.size_bytes),
+        ]
+        for stage in estimate.stages
+    ]
+    rows.append(["", "measure and report", "", _seconds(estimate.measure_seconds), ""])
+    lines = table(["stage", "kind", "state", "time", "disk"], rows, right=[3, 4])
+    lines += ["", f"about {_seconds(estimate.seconds)} and {_size(estimate.size_bytes)}; nothing was written"]
+    return Outcome(lines, extra={"estimate": estimate.document()})
+
+
+def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
+    """Parity of two artifacts as a table and a gate."""
+    from lissom.report.schema import Gate
+
+    rows = [
+        [
+            p.output,
+            _figure(p.max_abs_error, ".3g"),
+            _figure(p.mean_abs_error, ".3g"),
+            _figure(p.cosine, ".6f"),
+            _decibel(p.sqnr_db),
+            f"{p.top1_agreement:.2%}",
+            "pass" if p.passed else "FAIL",
+        ]
+        for p in parities
+    ]
+    header = ["output", "max error", "mean error", "cosine", "SQNR", "top-1", ""]
+    passed = all(parity.passed for parity in parities)
+    worst = max(parities, key=lambda parity: (not parity.passed, parity.max_abs_error or 0.0))
+    gate = Gate(
+        name="parity",
+        state="pass" if passed else "fail",
+        measured=f"max error {_figure(worst.max_abs_error, '.3g')}",
+        limit=worst.limit,
+        reason=f"output {worst.output!r}",
+        allowed="parity" in allow,
+    )
+    lines = [*table(header, rows, right=[1, 2, 3, 4, 5]), "", f"limit: {worst.limit}"]
+    extra = {"outputs": [parity._asdict() for parity in parities]}
+    return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def bench_planned(arms: Sequence[tuple[str, str]], seconds: float) -> Outcome:
+    """The arms that a benchmark would time."""
+    lines = [*table(["artifact", "runtime"], [list(arm) for arm in arms]), "", f"about {_seconds(seconds)}"]
+    return Outcome(lines, extra={"arms": [list(arm) for arm in arms], "seconds": seconds})
+
+
+def benched(records: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    """Latencies of every arm, with their intervals, against the first."""
+    from lissom.bench.statistics import median_latency, ratio
+
+    arms = {
+        (name, runtime): figures
+        for name, record in records.items()
+        for runtime, figures in record["runtimes"].items()
+    }
+    timed = {arm: figures["rounds_ms"] for arm, figures in arms.items() if figures.get("rounds_ms")}
+    first = next(iter(timed.values()), None)
+    rows = []
+    for (name, runtime), figures in arms.items():
+        if (rounds := timed.get((name, runtime))) is None or first is None:
+            rows.append([name, runtime, figures["error"] or "", "", ""])
+            continue
+        latency, speedup = median_latency(rounds), ratio(first, rounds)
+        interval = f"{latency.low:.4f} to {latency.high:.4f}"
+        rows.append([name, runtime, f"{latency.value:.4f}", interval, f"{speedup.value:.2f}x"])
+    lines = table(
+        ["artifact", "runtime", "median ms", "95 % interval", "against first"], rows, right=[2, 3, 4]
+    )
+    summary = [
+        dict(zip(("artifact", "runtime", "median_ms", "interval", "against_first"), row, strict=True))
+        for row in rows
+    ]
+    return Outcome(lines, extra={"arms": summary})
+
+
+def reported(report: Report, folder: Path) -> Outcome:
+    """A report that was drawn again."""
+    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, "", f"report  {folder / 'report.html'}"]
+    return Outcome(
+        lines, report.verdict.ok, folder, gates=report.gates, extra={"verdict": report.verdict.model_dump()}
+    )
+
+
+def inspected(artifact: Artifact) -> Outcome:
+    """What the manifest says."""
+    manifest = artifact.manifest
+    rows = [
+        ["path", str(artifact.path)],
+        ["id", manifest.id],
+        ["digest", artifact.digest],
+        [
+            "made by",
+            f"stage {manifest.name} ({manifest.stage}) of recipe {manifest.recipe}, seed {manifest.seed}",
+        ],
+        ["format", f"{manifest.format}, {manifest.precision}"],
+        ["size", _size(artifact.size_bytes)],
+        ["parameters", f"{manifest.num_parameters:,}" if manifest.num_parameters is not None else "unknown"],
+        [
+            "inputs",
+            "; ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in manifest.signature.inputs),
+        ],
+        [
+            "outputs",
+            "; ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in manifest.signature.outputs),
+        ],
+        ["labels", ", ".join(manifest.labels) or "none"],
+        ["parents", ", ".join(f"{parent.name} ({parent.role})" for parent in manifest.parents) or "none"],
+        ["data", manifest.data],
+        ["tools", ", ".join(f"{name} {found}" for name, found in manifest.tools.items())],
+        ["made on", f"{manifest.made_on.get('cpu')} ({', '.join(manifest.made_on.get('isa', []))})"],
+        ["evidence", f"{len(artifact.evidence())} records"],
+    ]
+    lines = [f"{key:<11} {value}" for key, value in rows]
+    lines += ["", "every file matches its hash"]
+    return Outcome(
+        lines, artifact=artifact, extra={"manifest": manifest.model_dump(mode="json", by_alias=True)}
+    )
+
+
+def predicted(path: Path, data: str | None, runtime: str | None, out: Path | None) -> Outcome:
+    """Labels of samples; the first ten as text, all of them as CSV with --out."""
+    from lissom import verbs
+    from lissom.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    samples = verbs.load_data(data or artifact.manifest.data)
+    split = "report" if len(samples.indices["report"]) else "calibrate"
+    labels, scores = verbs.predict(artifact, samples.raw(split), runtime=runtime)
+    rows = [
+        [str(i), label, f"{row.max():.4f}"] for i, (label, row) in enumerate(zip(labels, scores, strict=True))
+    ]
+    lines = table(["sample", "label", "score"], rows[:10], right=[0, 2])
+    if len(rows) > 10:
+        lines.append(f"... and {len(rows) - 10} more; --out DIR writes them all")
+    extra: dict[str, Any] = {"labels": labels, "split": split}
+    if samples.dataset.labels is not None:
+        truth = [artifact.manifest.labels[index] for index in samples.labels(split)]
+        extra["accuracy"] = sum(a == b for a, b in zip(labels, truth, strict=True)) / len(truth)
+        lines.append(f"{extra['accuracy']:.2%} of {len(truth)} samples of the {split} split are right")
+    if out is not None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["sample", "label", "score"], *rows])
+        lines.append(f"written to {write_in(out, 'predictions.csv', text.getvalue().encode())}")
+    return Outcome(lines, out=out, artifact=artifact, extra=extra)
+
+
+def served(
+    artifacts: Sequence[Path], *, host: str, port: int, runtime: str | None, threads: int | None
+) -> Outcome:
+    """Serve until Ctrl-C; says where once the models answer."""
+    from lissom.serve.launch import serve
+
+    def ready(url: str) -> None:
+        print(
+            f"serving {', '.join(str(path) for path in artifacts)} at {url} (Ctrl-C ends it)", file=sys.stderr
+        )
+        print(f"  curl -s {url}/v2/health/ready && curl -s {url}/v2", file=sys.stderr, flush=True)
+
+    exit_code = serve(
+        artifacts,
+        host=host,
+        port=port,
+        runtime=runtime,
+        threads=threads,
+        on_ready=ready,
+        on_log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    return Outcome(["stopped"], ok=exit_code == 0)
+
+
+def cleaned(removed: Sequence[Path], folder: Path, *, dry_run: bool) -> Outcome:
+    """What was removed, or would be."""
+    word = "would remove" if dry_run else "removed"
+    lines = [f"{word} {path.name}" for path in removed] or [f"{folder} is clean"]
+    return Outcome(lines, out=folder, extra={"removed": [str(path) for path in removed]})
+
+
+def examined() -> Outcome:
+    """The state of every runtime."""
+    from lissom.runtime.doctor import examine
+    from lissom.runtime.machine import compiler, machine
+
+    found = examine()
+    rows = [[row.runtime, row.version, "works" if row.works else "absent", row.reason] for row in found]
+    here = machine()
+    lines = table(["runtime", "version", "state", ""], rows)
+    lines += [
+        "",
+        f"cpu       {here['cpu']}, {here['cores']} cores, {', '.join(here['isa'])}",
+    ]
+    lines += [
+        f"gpu       {', '.join(here['gpus']) or 'none'}",
+        f"compiler  {compiler() or 'none: apt-get install g++'}",
+    ]
+    return Outcome(lines, extra={"runtimes": [row._asdict() for row in found], "machine": here})
+
+
+def listed() -> Outcome:
+    """Built-in models with their parameters, and data sets."""
+    from lissom.models.catalogue import catalogue
+    from lissom.registry import DATASETS
+
+    found = catalogue()
+    rows = [[row.name, f"{row.num_parameters:,}", row.signature, row.summary] for row in found]
+    lines = [
+        *table(["model", "parameters", "arguments", ""], rows, right=[1]),
+        "",
+        f"data: {', '.join(DATASETS)}",
+    ]
+    return Outcome(lines, extra={"models": [row._asdict() for row in found], "data": list(DATASETS)})
+
+
+def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words as keyword arguments, values as YAML.
+
+    >>> keyword_arguments(["widths=[1, 2]", "bias=true"])
+    {'widths': [1, 2], 'bias': True}
+
+    Raises:
+        RequestError: a word has no equals sign.
+    """
+    arguments = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise RequestError(f"--kwarg {word!r} is not of the form KEY=VALUE")
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as exc:
+            raise RequestError(f"--kwarg {word!r}: the value is not YAML") from exc
+    return arguments
+
+
+def _gate_lines(gates: Sequence[Gate]) -> list[str]:
+    rows = [[gate.name, _state(gate), gate.measured, gate.reason] for gate in gates]
+    return table(["gate", "state", "measured", ""], rows)
+
+
+def _state(gate: Gate) -> str:
+    if gate.state != "fail":
+        return gate.state
+    return "fail, allowed" if gate.allowed else "FAIL"
+
+
+def _settings(stage: Any) -> str:
+    shown = stage.model_dump(mode="json", exclude={"stage", "name", "from_", "teacher"}, exclude_none=True)
+    text = ", ".join(f"{key}={value}" for key, value in shown.items() if value not in ([], {}))
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def _command(*words: str) -> str:
+    """How to call this lissom again: as it was called, when that was by a path."""
+    program = sys.argv[0] if Path(sys.argv[0]).name == "lissom" and not _on_path(sys.argv[0]) else "lissom"
+    return shlex.join([program, *words])
+
+
+def _on_path(program: str) -> bool:
+    import shutil
+
+    found = shutil.which("lissom")
+    return found is not None and Path(found).resolve() == Path(program).resolve()
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else f"{value:{form}}"
+
+
+def _decibel(value: float | None) -> str:
+    return "equal" if value is None else f"{value:.1f} dB"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _size(size_bytes: float) -> str:
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 1e6 else f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""Making a model smaller: pruning, distillation, quantization."""

@@ -1,0 +1,108 @@
+"""Every error that lissom raises on purpose, in one tree.
+
+    LissomError                     exit code
+    ├── RequestError                2   the request or a file is wrong
+    │   ├── RecipeError             2   a recipe does not hold together
+    │   ├── ModelError              2   a model cannot be found, built or traced
+    │   ├── DataError               2   data are missing, malformed or too few
+    │   └── ArtifactError           2   an artifact is damaged or not what was asked
+    ├── MachineError                3   something this machine lacks
+    │   ├── MissingExtra            3   an optional library is not installed
+    │   └── DiskFull                3   no space left
+    └── Interrupted                 130 Ctrl-C, or SIGTERM
+
+A message says what was asked and what was found; the hint says what to type next. A failed gate is no
+error: the run ends with exit code 1 and everything is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+__all__ = [
+    "ArtifactError",
+    "DataError",
+    "DiskFull",
+    "Interrupted",
+    "LissomError",
+    "MachineError",
+    "MissingExtra",
+    "ModelError",
+    "RecipeError",
+    "RequestError",
+    "is_disk_full",
+    "near",
+]
+
+
+class LissomError(Exception):
+    """Base of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RequestError(LissomError):
+    """The request, or a file that it names, is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """A recipe has an unknown key, a value out of range, or stages in an order that cannot work."""
+
+
+class ModelError(RequestError):
+    """A model cannot be found, built, traced or loaded."""
+
+
+class DataError(RequestError):
+    """Data are missing, malformed, or too few for what was asked."""
+
+
+class ArtifactError(RequestError):
+    """An artifact is missing, damaged, or of another format than asked."""
+
+
+class MachineError(LissomError):
+    """This machine lacks something that the request needs."""
+
+    exit_code = 3
+
+
+class MissingExtra(MachineError):
+    """An optional library is not installed."""
+
+
+class DiskFull(MachineError):
+    """A file could not be written because no space is left."""
+
+
+class Interrupted(LissomError):
+    """The user stopped it."""
+
+    exit_code = 130
+
+
+def is_disk_full(exc: BaseException) -> bool:
+    """True when `exc` is an operating system error that says that a disk or quota is full."""
+    return isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A sentence that offers names close to `word`, else every known name.
+
+    >>> near("epoch", ["epochs", "batch_size"])
+    'did you mean epochs?'
+    >>> near("zzz", ["b", "a"])
+    'known: a, b'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"

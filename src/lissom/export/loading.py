@@ -1,0 +1,131 @@
+"""The stage `load`: a model from elsewhere becomes the first artifact of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tolerance
+from lissom.errors import ArtifactError, ModelError
+from lissom.export.onnx_file import add_onnx
+from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch
+from lissom.models.training import starting_model
+from lissom.optional import require
+from lissom.recipe import LoadConfig
+from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.structure import factory_of, load_model
+
+
+def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) -> Artifact:
+    """Take a model as it is: an artifact, an `.onnx` file, or a factory with weights."""
+    source = Path(context.model.source)
+    if (source / MANIFEST_NAME).is_file():
+        return _from_artifact(Artifact.open(source), context)
+    if source.suffix == ".onnx":
+        return _from_onnx_file(source, context)
+    model, factory = starting_model(parents, context)
+    return save_torch(model, factory, context, notes={})
+
+
+def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
+    inputs, given = artifact.manifest.signature.inputs, context.data.input_specs
+    if inputs != given:
+        raise ArtifactError(
+            f"{artifact.path.name} takes {_shown(inputs)}, but {context.data.source} gives {_shown(given)}",
+            hint=f"the artifact was made with --data {artifact.manifest.data}",
+        )
+    if artifact.manifest.format == "torch":
+        return save_torch(load_model(artifact), factory_of(artifact), context, notes={})
+    model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
+    return _save_onnx(model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
+
+
+def _from_onnx_file(path: Path, context: Context) -> Artifact:
+    onnx = require("onnx", extra="cpu")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError as exc:
+        raise ModelError(f"no model at {path}") from exc
+    except Exception as exc:  # protobuf raises its own DecodeError, which has no public home
+        raise ModelError(f"{path} is not an ONNX model: {exc}") from exc
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ModelError(
+            f"{path} keeps its weights in other files, which this version does not read",
+            hint="onnx.save(onnx.load(FILE), 'single.onnx') writes one file",
+        )
+    quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
+    signature = _onnx_signature(model, context)
+    return _save_onnx(model, signature, context, precision="int8" if quantized else "float32")
+
+
+def _save_onnx(model: Any, signature: Signature, context: Context, *, precision: str) -> Artifact:
+    tolerance: Tolerance = INT8_TOLERANCE if precision == "int8" else FLOAT32_TOLERANCE
+    sizes = [int(_num_elements(tensor)) for tensor in model.graph.initializer]
+    with context.draft() as draft:
+        add_onnx(draft, model, signature, context)
+        return draft.commit(
+            **context.fields,
+            format="onnx",
+            precision=precision,
+            signature=signature,
+            factory=None,
+            num_parameters=sum(sizes),
+            notes={"operators": len(model.graph.node)},
+            tolerance=tolerance,
+        )
+
+
+def _onnx_signature(model: Any, context: Context) -> Signature:
+    """The signature in the file; its inputs must be those of the data, with a batch that may vary."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in initializers)
+    wanted = context.data.input_specs
+    for spec in inputs:
+        if spec.shape and isinstance(spec.shape[0], int):
+            raise ModelError(
+                f"the batch size of input {spec.name!r} is fixed at {spec.shape[0]}",
+                hint="export the model with a dynamic first axis",
+            )
+    if not _fits(inputs, wanted):
+        raise ModelError(
+            f"the model takes {_shown(inputs)}, but {context.data.source} gives {_shown(wanted)}"
+        )
+    outputs = tuple(_spec(value) for value in model.graph.output)
+    # A file may name a fixed batch for an output that follows the input's; what the model gives decides.
+    varying = (spec.model_copy(update={"shape": ("batch", *spec.shape[1:])}) for spec in outputs)
+    return Signature(inputs=wanted, outputs=tuple(varying))
+
+
+def _fits(found: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> bool:
+    """Same names, dtypes and ranks, and no fixed size that differs."""
+    if [(spec.name, spec.dtype, len(spec.shape)) for spec in found] != [
+        (spec.name, spec.dtype, len(spec.shape)) for spec in wanted
+    ]:
+        return False
+    return all(
+        isinstance(size, str) or size == other
+        for one, two in zip(found, wanted, strict=True)
+        for size, other in zip(one.shape[1:], two.shape[1:], strict=True)
+    )
+
+
+def _spec(value: Any) -> TensorSpec:
+    onnx = require("onnx", extra="cpu")
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    dims = enumerate(tensor.shape.dim)
+    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"dim_{i}" for i, dim in dims]
+    named = ("batch", *shape[1:]) if shape and isinstance(shape[0], str) else tuple(shape)
+    return TensorSpec(name=value.name, dtype=dtype, shape=named)
+
+
+def _num_elements(tensor: Any) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _shown(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in specs)

@@ -1,0 +1,114 @@
+"""ONNX files as we store them: checked, named axes, no stack traces and no local paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lissom.artifact import Draft, Signature
+from lissom.errors import ModelError
+from lissom.models.stages import Context, add_predictions
+from lissom.optional import require
+from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.runtime.probe import PROBE_FILE, probe_bytes
+
+
+def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -> None:
+    """Write a model with its probe and its predictions, computed by the engine that opens the written file.
+
+    Raises:
+        ModelError: the model is not valid ONNX.
+    """
+    onnx = require("onnx", extra="cpu")
+    strip(model)
+    name_axes(model, signature)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ModelError(f"the exported model is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+    path = draft.add(MODEL_FILE, model.SerializeToString(deterministic=True))
+    call = _caller(path, [spec.name for spec in signature.outputs])
+    inputs = context.probe_inputs()
+    draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
+    add_predictions(draft, call, context.data)
+
+
+def _caller(path: Path, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Open a file in ONNX Runtime; what it cannot open or run is a fault of the model."""
+    library: Any = require("onnxruntime", extra="cpu")
+    state = library.capi.onnxruntime_pybind11_state
+    faults = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+    def translated(exc: Exception) -> ModelError:
+        return ModelError(f"ONNX Runtime cannot execute the model: {str(exc).splitlines()[0]}")
+
+    try:
+        session = library.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except faults as exc:
+        raise translated(exc) from exc
+
+    def call(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except faults as exc:
+            raise translated(exc) from exc
+
+    return call
+
+
+def strip(model: Any) -> None:
+    """Remove what the exporter adds about this machine: stack traces, paths, documentation, value types."""
+    model.producer_name = "lissom"
+    model.ClearField("doc_string")
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
+    for function in model.functions:
+        function.ClearField("doc_string")
+        del function.metadata_props[:], function.value_info[:]
+        _strip_nodes(function.node)
+
+
+def _strip_graph(graph: Any) -> None:
+    graph.ClearField("doc_string")
+    del graph.value_info[:], graph.metadata_props[:]
+    for part in (*graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Any) -> None:
+    for node in nodes:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _strip_graph(graph)
+
+
+def name_axes(model: Any, signature: Signature) -> None:
+    """Give every axis that may vary the name that the signature has for it.
+
+    Raises:
+        ModelError: the exporter fixed the size of an axis that may vary.
+    """
+    values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    for spec in (*signature.inputs, *signature.outputs):
+        for axis, dim in enumerate(spec.shape):
+            if not isinstance(dim, str):
+                continue
+            found = values[spec.name].type.tensor_type.shape.dim[axis]
+            if found.HasField("dim_value"):
+                raise ModelError(
+                    f"the exporter fixed axis {axis} ({dim}) of {spec.name!r} at {found.dim_value}",
+                    hint="the forward depends on this size; write it without Python ints taken from shapes",
+                )
+            found.dim_param = dim

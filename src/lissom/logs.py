@@ -1,0 +1,59 @@
+"""Logging and progress. Library code logs here and never prints; the command line owns the one display."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+log = logging.getLogger("lissom")
+log.addHandler(logging.NullHandler())
+
+Advance = Callable[[int], None]
+"""Called with the number of steps that were done since the last call."""
+
+_NOISY_LOGGERS = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "torch.onnx",
+    "torch.onnx._internal.exporter",
+    "onnxscript",
+    "onnx_ir",
+    "torch._inductor",
+    "torch._dynamo",
+)
+
+
+class Progress(Protocol):
+    """What a long computation reports to."""
+
+    def task(self, description: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """A bar of `total` steps, shown until the context ends."""
+        ...
+
+
+class NoProgress:
+    """Shows nothing; the default of the Python API."""
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Take the steps and show none."""
+        yield lambda steps: None
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries underneath from writing warnings into our output; errors still raise."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
+    try:
+        for name in _NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,177 @@
+"""What every stage gets (`Context`), and how a torch model becomes an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from lissom.artifact import Artifact, Draft, Factory, Signature, TensorSpec, Tolerance, canonical_json
+from lissom.errors import ArtifactError, ModelError
+from lissom.logs import Progress
+from lissom.models.data import Data
+from lissom.models.evaluation import predict
+from lissom.runtime.probe import PROBE_FILE, probe_bytes
+from lissom.runtime.pytorch import call_model
+from lissom.structure import (
+    STRUCTURE_FILE,
+    WEIGHTS_FILE,
+    load_weights,
+    rebuild,
+    record,
+    weights_bytes,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lissom.recipe import ModelConfig
+
+NUM_PROBE = 8
+PREDICTIONS_FILE = "predictions.safetensors"
+FLOAT32_TOLERANCE = Tolerance(absolute=1e-4, relative=1e-3)
+INT8_TOLERANCE = Tolerance(absolute=0.5, relative=0.1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use beside its parents and its config.
+
+    Attributes:
+        folder: Where the artifact is written, under its final name.
+        fields: Fields of the manifest that are known before the stage runs.
+        model: The model of the recipe.
+        data: The data with their splits.
+        seed: Seed of everything random.
+        progress: Shows how far the stage is.
+    """
+
+    folder: Path
+    fields: Mapping[str, Any]
+    model: ModelConfig
+    data: Data
+    seed: int
+    progress: Progress
+
+    def draft(self) -> Draft:
+        """The artifact of this stage, to be filled."""
+        return Draft(self.folder)
+
+    def probe_inputs(self) -> dict[str, np.ndarray]:
+        """A few preprocessed samples on which a reloaded model must reproduce its outputs."""
+        split = next(name for name in ("select", "calibrate", "train") if len(self.data.indices[name]))
+        return {name: array[:NUM_PROBE] for name, array in self.data.tensors(split).items()}
+
+
+def save_torch(model: nn.Module, factory: Factory, context: Context, *, notes: Mapping[str, Any]) -> Artifact:
+    """Write a torch model as an artifact, and prove that what was written is what was meant.
+
+    Raises:
+        ArtifactError: the model, rebuilt from the written files, gives other bits on the probe.
+    """
+    model.eval()
+    structure = record(model, factory)
+    weights = weights_bytes(model)
+    inputs = context.probe_inputs()
+    signature = signature_of(model, context.data, inputs)
+    outputs = call_model(model, signature, inputs)
+    _check_reload(load_weights(rebuild(factory, structure), weights), signature, inputs, outputs)
+    with context.draft() as draft:
+        draft.add(WEIGHTS_FILE, weights)
+        draft.add(STRUCTURE_FILE, canonical_json(structure))
+        draft.add(PROBE_FILE, probe_bytes(inputs, outputs))
+        add_predictions(draft, lambda batch: _checked_call(model, signature, batch), context.data)
+        return draft.commit(
+            **context.fields,
+            format="torch",
+            precision=_precision(model),
+            signature=signature,
+            factory=factory,
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            notes=dict(notes),
+            tolerance=FLOAT32_TOLERANCE,
+        )
+
+
+def add_predictions(draft: Draft, call: Any, data: Data) -> None:
+    """Store outputs and labels of every sample of the report split, when there is one."""
+    if len(data.indices["report"]):
+        scores = predict(call, data.tensors("report"))
+        draft.add(
+            PREDICTIONS_FILE, safetensors.numpy.save({"outputs": scores, "labels": data.labels("report")})
+        )
+
+
+def signature_of(model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray]) -> Signature:
+    """Names, dtypes and shapes; the batch may vary, outputs are called logits or output_0, output_1..."""
+    tensors = call_positionally(model, data, inputs)
+    names = ["logits"] if len(tensors) == 1 else [f"output_{index}" for index in range(len(tensors))]
+    specs = tuple(
+        TensorSpec(
+            name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=("batch", *tensor.shape[1:])
+        )
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+    return Signature(inputs=data.input_specs, outputs=specs)
+
+
+def call_positionally(model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray]) -> list[torch.Tensor]:
+    """Outputs of the model for inputs in the order of the data, as a list.
+
+    Raises:
+        ModelError: the model does not take them, or gives something else than tensors.
+    """
+    arguments = [torch.from_numpy(inputs[spec.name]) for spec in data.input_specs]
+    try:
+        with torch.inference_mode():
+            outputs = model(*arguments)
+    except Exception as exc:  # the user's forward may raise anything; what it says is what matters
+        shapes = ", ".join(f"{spec.name} {list(spec.shape[1:])}" for spec in data.input_specs)
+        problem = (str(exc) or type(exc).__name__).splitlines()[0]
+        raise ModelError(
+            f"the model does not take the samples of {data.source} ({shapes}): {problem}",
+            hint="set model.kwargs in the recipe so that the first layer fits the data",
+        ) from exc
+    tensors = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            raise ModelError(f"the model gives a {type(tensor).__name__}, not a tensor or a tuple of them")
+    return tensors
+
+
+def _checked_call(
+    model: nn.Module, signature: Signature, batch: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    try:
+        return call_model(model, signature, batch)
+    except RuntimeError as exc:
+        size = len(next(iter(batch.values())))
+        problem = str(exc).splitlines()[0]
+        raise ModelError(
+            f"the model ran on {NUM_PROBE} samples, but not on {size}: {problem}",
+            hint="the forward must take any batch size",
+        ) from exc
+
+
+def _check_reload(
+    model: nn.Module,
+    signature: Signature,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+) -> None:
+    for name, again in call_model(model, signature, inputs).items():
+        if not np.array_equal(again, outputs[name], equal_nan=True):
+            raise ArtifactError(
+                f"the reloaded model differs from the one in memory at output {name!r} by up to "
+                f"{float(np.abs(again - outputs[name]).max()):.3g}; it is not written",
+                hint="state outside parameters, buffers and int attributes is not stored; make it a buffer",
+            )
+
+
+def _precision(model: nn.Module) -> str:
+    return next((str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()), "float32")

@@ -1,0 +1,201 @@
+"""What lissom knows by name: stages, runtimes, models, data sets. Strings only, so nothing heavy is imported.
+
+Third parties add stages through entry points: `lissom.stage_configs` offers the config type, and
+`lissom.stages` names the function that carries it out, under `module:qualname` of that type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from lissom.artifact import sha256_file
+from lissom.errors import ModelError, RequestError, near
+from lissom.recipe import (
+    DistillConfig,
+    ExportConfig,
+    LoadConfig,
+    PruneConfig,
+    QuantizeConfig,
+    StageConfig,
+    TrainConfig,
+)
+
+
+class RuntimeEntry(NamedTuple):
+    """Where a runtime lives and what it needs."""
+
+    reference: str
+    formats: tuple[str, ...]
+    module: str
+    distribution: str
+    extra: str
+
+
+STAGES: dict[type[StageConfig], str] = {
+    LoadConfig: "lissom.export.loading:load",
+    TrainConfig: "lissom.models.training:train",
+    PruneConfig: "lissom.compress.pruning:prune",
+    DistillConfig: "lissom.compress.distillation:distill",
+    ExportConfig: "lissom.export.onnx_from_torch:export",
+    QuantizeConfig: "lissom.compress.quantization:quantize",
+}
+
+# In the order that decides between runtimes that are equally fast.
+RUNTIMES: dict[str, RuntimeEntry] = {
+    "openvino": RuntimeEntry("lissom.runtime.open_vino:OpenVino", ("onnx",), "openvino", "openvino", "cpu"),
+    "onnxruntime": RuntimeEntry(
+        "lissom.runtime.onnx_runtime:OnnxRuntime", ("onnx",), "onnxruntime", "onnxruntime", "cpu"
+    ),
+    "inductor": RuntimeEntry("lissom.runtime.pytorch:Inductor", ("torch",), "torch", "torch", "cpu"),
+    "torch": RuntimeEntry("lissom.runtime.pytorch:TorchEager", ("torch",), "torch", "torch", "cpu"),
+}
+
+MODELS: dict[str, str] = {
+    "resnet": "lissom.models.cnn:resnet",
+    "mlp": "lissom.models.mlp:mlp",
+}
+
+DATASETS: dict[str, str] = {
+    "digits": "lissom.models.data:digits",
+}
+
+
+class VerbPackage(ModuleType):
+    """A subpackage that shares its name with a verb: `lissom.export(...)` calls the verb."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the verb."""
+        return self._verb(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._verb)
+
+    @property
+    def _verb(self) -> Callable[..., Any]:
+        return resolve(f"lissom.verbs:{self.__name__.rpartition('.')[2]}", known={})
+
+
+def stage_function(config: StageConfig) -> Callable[..., Any]:
+    """The function that carries out a stage."""
+    plugins = {entry.name: entry.value for entry in entry_points(group="lissom.stages")}
+    kind = type(config)
+    reference = STAGES.get(kind) or plugins.get(f"{kind.__module__}:{kind.__qualname__}")
+    if reference is None:
+        raise RequestError(f"no function is registered for the stage {config.stage!r} ({kind.__qualname__})")
+    return resolve(reference, known={})
+
+
+def runtime_entry(name: str) -> RuntimeEntry:
+    """The entry of a runtime.
+
+    Raises:
+        RequestError: no runtime has this name.
+    """
+    if name not in RUNTIMES:
+        raise RequestError(f"unknown runtime {name!r}", hint=near(name, RUNTIMES))
+    return RUNTIMES[name]
+
+
+def runtimes_for(model_format: str) -> list[str]:
+    """Names of the runtimes that execute a format, in the order that decides between equals."""
+    return [name for name, entry in RUNTIMES.items() if model_format in entry.formats]
+
+
+def resolve(reference: str, *, known: dict[str, str]) -> Callable[..., Any]:
+    """Import what `reference` names: a key of `known`, `package.module:function`, or `path/file.py:function`.
+
+    Raises:
+        ModelError: nothing is there; the message offers near names.
+    """
+    place, attribute = _place(reference, known)
+    module = _module_from_file(Path(place)) if place.endswith(".py") else _module(place, reference)
+    try:
+        found: Callable[..., Any] = getattr(module, attribute)
+    except AttributeError as exc:
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise ModelError(f"{place} has no {attribute!r}", hint=near(attribute, names)) from exc
+    if not callable(found):
+        raise ModelError(f"{reference} is a {type(found).__name__}, not a function", hint=_forms())
+    return found
+
+
+def source_sha256(reference: str, *, known: dict[str, str]) -> str:
+    """Hash of the file that defines what `reference` names, without importing it."""
+    return sha256_file(_source_file(_place(reference, known)[0], reference))
+
+
+def _place(reference: str, known: dict[str, str]) -> tuple[str, str]:
+    """Module or file, and the name in it."""
+    place, colon, attribute = known.get(reference, reference).rpartition(":")
+    if colon and place and not place.startswith("."):
+        return place, attribute
+    if colon:
+        raise ModelError(f"{reference!r} names no module", hint=_forms())
+    if "/" in reference or Path(reference).exists():
+        raise ModelError(f"{reference} is no artifact, .onnx file or factory", hint=_forms())
+    raise ModelError(f"unknown name {reference!r}; {near(reference, known)}", hint=_forms())
+
+
+def _source_file(place: str, reference: str) -> Path:
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise ModelError(f"no file {place} (asked for by {reference!r})")
+        return Path(place)
+    _see_working_directory()
+    try:
+        spec = importlib.util.find_spec(place) if place else None
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise ModelError(f"no module {place or reference!r} (asked for by {reference!r})", hint=_forms())
+    return Path(spec.origin)
+
+
+def _module(place: str, reference: str) -> Any:
+    _see_working_directory()
+    try:
+        return importlib.import_module(place)
+    except Exception as exc:  # the user's module may raise anything; what it says is what matters
+        name = getattr(exc, "name", None)
+        if isinstance(exc, ModuleNotFoundError) and name and f"{place}.".startswith(f"{name}."):
+            raise ModelError(f"no module {place!r} (asked for by {reference!r})", hint=_forms()) from exc
+        raise ModelError(f"{place} cannot be imported: {type(exc).__name__}: {exc}") from exc
+
+
+def _module_from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelError(f"no file {path}", hint=_forms())
+    source = path.read_bytes()
+    name = f"lissom_user_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        sys.modules[name] = module
+        try:
+            # Compiled here: a cached .pyc is taken for fresh when size and second of the file are the same.
+            exec(compile(source, str(path), "exec"), module.__dict__)
+        except Exception as exc:  # the user's file may raise anything; what it says is what matters
+            del sys.modules[name]
+            raise ModelError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
+    return sys.modules[name]
+
+
+def _see_working_directory() -> None:
+    """A user's project is found from the folder in which lissom is called, as `python -m` does."""
+    folder = str(Path.cwd())
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _forms() -> str:
+    return "a factory is package.module:function or path/to/file.py:function; an artifact holds manifest.json"

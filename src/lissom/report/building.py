@@ -1,0 +1,431 @@
+"""The report of a run: a pure function of its manifests, their evidence, the recipe and the split hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lissom.artifact import Artifact
+from lissom.bench.selection import ArmKey, choose, fastest
+from lissom.bench.statistics import (
+    Estimate,
+    drop_upper_bound,
+    median_latency,
+    paired_drop,
+    percentile,
+    ratio,
+)
+from lissom.errors import RequestError
+from lissom.models.data import Data
+from lissom.optional import version
+from lissom.recipe import Recipe
+from lissom.report import gates
+from lissom.report.schema import (
+    AccuracyFigures,
+    Arm,
+    Gate,
+    Interval,
+    LatencyFigures,
+    ParityFigures,
+    Predictions,
+    Report,
+    SplitRow,
+    StageRow,
+    Step,
+    Verdict,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is built from.
+
+    Attributes:
+        recipe: The recipe.
+        artifacts: Artifact of every stage, in order.
+        records: Evidence of one measurement, by artifact.
+        data: The data; only hashes and labels are used.
+        measurement: Key of the evidence.
+    """
+
+    recipe: Recipe
+    artifacts: Sequence[Artifact]
+    records: Mapping[str, Mapping[str, Any]]
+    data: Data
+    measurement: str
+
+    @cached_property
+    def by_name(self) -> dict[str, Artifact]:
+        """Artifacts by the name of their stage."""
+        return {artifact.name: artifact for artifact in self.artifacts}
+
+    @cached_property
+    def reference(self) -> Artifact:
+        """The original: the first artifact, or the last that training it further gave."""
+        found = self.artifacts[0]
+        for artifact in self.artifacts[1:]:
+            parents = [parent.name for parent in artifact.manifest.parents]
+            if artifact.manifest.stage == "train" and parents == [found.name]:
+                found = artifact
+        return found
+
+    @cached_property
+    def figures(self) -> dict[ArmKey, Mapping[str, Any]]:
+        """What was measured of every arm."""
+        return {
+            ArmKey(artifact.name, runtime): figures
+            for artifact in self.artifacts
+            for runtime, figures in self.records[artifact.name]["runtimes"].items()
+        }
+
+    @cached_property
+    def rounds(self) -> dict[ArmKey, list[list[float]]]:
+        """Latencies of every arm that was timed."""
+        return {
+            arm: figures["rounds_ms"] for arm, figures in self.figures.items() if figures.get("rounds_ms")
+        }
+
+    @cached_property
+    def reference_arms(self) -> list[ArmKey]:
+        """The reference, as it is or only written in another format."""
+        return [arm for arm in self.rounds if arm.artifact in self.reference_forms]
+
+    @cached_property
+    def reference_forms(self) -> set[str]:
+        """Names of the artifacts that are the reference, as it is or only written in another format."""
+        forms = {self.reference.name}
+        for artifact in self.artifacts[1:]:
+            if artifact.manifest.stage == "export" and artifact.manifest.parents[0].name in forms:
+                forms.add(artifact.name)
+        return forms
+
+    @cached_property
+    def reference_best(self) -> ArmKey | None:
+        """The reference on its fastest runtime."""
+        return fastest({arm: self.rounds[arm] for arm in self.reference_arms})
+
+    def right(self, arm: ArmKey, split: str) -> np.ndarray | None:
+        """True where an arm predicts the true label, shape [samples]; None without labels."""
+        predicted = self.figures[arm].get("predictions", {}).get(split)
+        if predicted is None or self.data.dataset.labels is None:
+            return None
+        right: np.ndarray = np.asarray(predicted) == self.data.labels(split)
+        return right
+
+    @cached_property
+    def eager(self) -> ArmKey | None:
+        """The reference in torch eager, when it was measured."""
+        return next((arm for arm in self.reference_arms if arm.runtime == "torch"), None)
+
+    @cached_property
+    def trusted(self) -> ArmKey:
+        """The arm whose right answers must not be lost: the reference, in torch eager when measured."""
+        if not self.reference_arms:
+            raise RequestError(
+                f"the original ({self.reference.name}) could not be measured on any runtime of the benchmark",
+                hint="add torch to benchmark.runtimes; lissom doctor says what works here",
+            )
+        return self.eager or self.reference_arms[0]
+
+    @cached_property
+    def eligibility(self) -> dict[ArmKey, tuple[bool, str]]:
+        """Whether each arm may be chosen, and why."""
+        return {arm: _eligibility(self, arm) for arm in self.figures}
+
+    @cached_property
+    def chosen(self) -> ArmKey | None:
+        """The arm to ship: the fastest eligible one; else the fastest of the last stage, which then fails.
+
+        The original itself is only a candidate where the recipe makes nothing else.
+        """
+        sizes = {artifact.name: artifact.size_bytes for artifact in self.artifacts}
+        last = {arm: rounds for arm, rounds in self.rounds.items() if arm.artifact == self.artifacts[-1].name}
+        changed = {
+            arm: rounds for arm, rounds in self.rounds.items() if arm.artifact not in self.reference_forms
+        }
+        candidates = last if self.recipe.ship == "last" else changed or self.rounds
+        eligible = {arm: rounds for arm, rounds in candidates.items() if self.eligibility[arm][0]}
+        return choose(eligible or last or self.rounds, sizes)
+
+    def lineage(self, name: str) -> list[Artifact]:
+        """The artifacts from the reference to the one called `name`."""
+        path = [self.by_name[name]]
+        while (
+            parent := next((p.name for p in path[0].manifest.parents if p.role == "input"), None)
+        ) in self.by_name:
+            path.insert(0, self.by_name[str(parent)])
+        return path
+
+
+def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], folder: Path) -> Report:
+    """Judge a measured run."""
+    judged = [gate.model_copy(update={"allowed": gate.name in set(allow)}) for gate in _gates(run)]
+    chosen = run.chosen
+    record = run.records[run.artifacts[0].name]
+    arms = tuple(_arm(run, arm) for arm in run.figures)
+    return Report(
+        name=run.recipe.name,
+        created=str(record["finished"]),
+        complete=True,
+        lissom=version("lissom"),
+        command=tuple(command),
+        out=str(folder),
+        recipe=run.recipe.model_dump(mode="json", by_alias=True),
+        measurement=run.measurement,
+        environment=dict(record["environment"]),
+        data=run.data.source,
+        labels=run.artifacts[0].manifest.labels,
+        splits=_splits(run),
+        verdict=_verdict(run, judged, chosen),
+        gates=tuple(judged),
+        stages=tuple(_stage_row(artifact, folder) for artifact in run.artifacts),
+        arms=arms,
+        waterfall=tuple(_steps(run, chosen)),
+        predictions=_all_predictions(run),
+    )
+
+
+def _eligibility(run: Run, arm: ArmKey) -> tuple[bool, str]:
+    figures = run.figures[arm]
+    if figures["error"]:
+        return False, str(figures["error"])
+    if not all(output["passed"] for output in figures.get("parity", {}).get("outputs", ())):
+        return False, f"differs from {figures['parity']['against']}"
+    reference, right = run.right(run.trusted, "select"), run.right(arm, "select")
+    if reference is None or right is None:
+        return True, "measured; no labels to judge accuracy by"
+    drop, budget = float(reference.mean() - right.mean()), run.recipe.gates.accuracy.max_drop
+    within = drop <= budget + 1e-12
+    relation = "within" if within else "beyond"
+    return (
+        within,
+        f"loses {drop * 100:.2f} points on the select split, {relation} the budget of {budget * 100:g}",
+    )
+
+
+def _gates(run: Run) -> list[Gate]:
+    chosen = run.chosen
+    if chosen is None:
+        return [*gates.none_chosen_gates("no model could be timed"), gates.splits_gate(run.data.overlap())]
+    lineage = run.lineage(chosen.artifact)
+    executed = run.figures[chosen].get("executed")
+    best = run.reference_best
+    names = (_named(best) if best else "", _named(chosen))
+    if chosen.artifact == run.reference.name:
+        compared = [gates.uncompared_gate(name) for name in ("accuracy", "not-slower")]
+    else:
+        compared = [
+            gates.accuracy_gate(
+                run.right(run.trusted, "report"), run.right(chosen, "report"), run.recipe.gates
+            ),
+            gates.not_slower_gate(_speedup(run, best, chosen), run.recipe.gates, names),
+        ]
+    return [
+        gates.reload_gate(lineage, run.records),
+        gates.parity_gate(lineage, run.records, chosen.runtime),
+        *compared,
+        gates.precision_gate(run.by_name[chosen.artifact], executed),
+        gates.splits_gate(run.data.overlap()),
+    ]
+
+
+def _speedup(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
+    if before is None or after is None or before not in run.rounds or after not in run.rounds:
+        return None
+    return ratio(run.rounds[before], run.rounds[after])
+
+
+def _arm(run: Run, arm: ArmKey) -> Arm:
+    figures = run.figures[arm]
+    eligible, reason = run.eligibility[arm]
+    return Arm(
+        artifact=arm.artifact,
+        runtime=arm.runtime,
+        version=figures["version"],
+        error=figures["error"],
+        precision_requested=run.by_name[arm.artifact].manifest.precision,
+        precision_executed=figures.get("executed"),
+        open_ms=figures.get("open_ms"),
+        first_ms=figures.get("first_ms"),
+        accuracy=_accuracy(run, arm),
+        latency=_latency(run.rounds.get(arm)),
+        speedup_eager=_interval(eager) if (eager := _speedup(run, run.eager, arm)) else None,
+        parity=_parity(run, arm),
+        eligible=eligible,
+        reason=reason,
+        chosen=arm == run.chosen,
+    )
+
+
+def _accuracy(run: Run, arm: ArmKey) -> AccuracyFigures | None:
+    reference, right, select = (
+        run.right(run.trusted, "report"),
+        run.right(arm, "report"),
+        run.right(arm, "select"),
+    )
+    if reference is None or right is None or select is None:
+        return None
+    flips = np.asarray(run.figures[run.trusted]["predictions"]["report"]) != np.asarray(
+        run.figures[arm]["predictions"]["report"]
+    )
+    return AccuracyFigures(
+        select=float(select.mean()),
+        report=float(right.mean()),
+        drop=_interval(paired_drop(reference, right)),
+        upper_bound=drop_upper_bound(reference, right),
+        num_lost=int(np.sum(reference & ~right)),
+        num_gained=int(np.sum(right & ~reference)),
+        num_flipped=int(flips.sum()),
+    )
+
+
+def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
+    if not rounds:
+        return None
+    samples = np.concatenate([np.asarray(samples) for samples in rounds])
+    return LatencyFigures(
+        median_ms=_interval(median_latency(rounds)),
+        p90_ms=percentile(samples, 0.9),
+        num_samples=len(samples),
+        rounds_ms=tuple(tuple(samples) for samples in rounds),
+    )
+
+
+def _parity(run: Run, arm: ArmKey) -> ParityFigures | None:
+    parity = run.figures[arm].get("parity")
+    if parity is None:
+        return None
+    worst = max(parity["outputs"], key=lambda output: (not output["passed"], output["max_abs_error"] or 0.0))
+    figures = {key: value for key, value in worst.items() if key != "output"}
+    return ParityFigures(
+        against=parity["against"], precision=run.by_name[arm.artifact].manifest.precision, **figures
+    )
+
+
+def _verdict(run: Run, judged: Sequence[Gate], chosen: ArmKey | None) -> Verdict:
+    failed = [gate.name for gate in judged if gate.state == "fail" and not gate.allowed]
+    best = run.reference_best
+    speedup = _speedup(run, best, chosen)
+    eager = _speedup(run, run.eager, chosen)
+    size = run.reference.size_bytes / run.by_name[chosen.artifact].size_bytes if chosen else None
+    return Verdict(
+        ok=not failed,
+        sentence=_sentence(run, judged, chosen, size),
+        reference=run.reference.name,
+        reference_artifact=best.artifact if best else None,
+        reference_runtime=best.runtime if best else None,
+        artifact=chosen.artifact if chosen else None,
+        runtime=chosen.runtime if chosen else None,
+        speedup=_interval(speedup) if speedup else None,
+        speedup_eager=_interval(eager) if eager else None,
+        size_ratio=size,
+    )
+
+
+def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: float | None) -> str:
+    if chosen is None or size is None:
+        return "No model could be measured."
+    right = run.right(chosen, "report")
+    parts = [_named(chosen)]
+    if chosen.artifact != run.reference.name:
+        parts += _compared(run, judged, chosen, size)
+    elif right is not None:
+        parts.append(f"right on {right.mean():.1%} of {len(right)} samples")
+    failed = [gate.name for gate in judged if gate.state == "fail" and not gate.allowed]
+    allowed = [gate.name for gate in judged if gate.state == "fail" and gate.allowed]
+    open_ = [gate.name for gate in judged if gate.state == "inconclusive"]
+    end = f"FAILED: {', '.join(failed)}" if failed else "gates passed"
+    end += f", {', '.join(open_)} inconclusive" if open_ else ""
+    end += f", {', '.join(allowed)} failed but allowed" if allowed else ""
+    return f"{parts[0]}: {'; '.join([*parts[1:], end])}."
+
+
+def _compared(run: Run, judged: Sequence[Gate], chosen: ArmKey, size: float) -> Iterator[str]:
+    """What the chosen arm gains and loses against the reference."""
+    yield f"{size:.1f}x smaller"
+    if speedup := _speedup(run, run.reference_best, chosen):
+        yield f"{_times(speedup)} as fast as the original at its best ({_named(run.reference_best)})"
+    if eager := _speedup(run, run.eager, chosen):
+        yield f"{_times(eager)} as fast as in torch eager"
+    reference, right = run.right(run.trusted, "report"), run.right(chosen, "report")
+    if reference is not None and right is not None:
+        drop = paired_drop(reference, right)
+        proof = next(gate.reason for gate in judged if gate.name == "accuracy").partition(":")[0]
+        value, low, high = (0.0 - share * 100 for share in (drop.value, drop.high, drop.low))
+        change = f"{value:+.2f} points (95 % {low:+.2f} to {high:+.2f})"
+        yield f"accuracy {change}, {proof}"
+
+
+def _times(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f}x (95 % {estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _named(arm: ArmKey | None) -> str:
+    return f"{arm.artifact} on {arm.runtime}" if arm else "nothing"
+
+
+def _steps(run: Run, chosen: ArmKey | None) -> Iterable[Step]:
+    for artifact in run.lineage(chosen.artifact) if chosen else ():
+        arms = {arm: rounds for arm, rounds in run.rounds.items() if arm.artifact == artifact.name}
+        eager = ArmKey(artifact.name, "torch")
+        arm = eager if eager in arms else fastest(arms)
+        right = run.right(arm, "report") if arm else None
+        yield Step(
+            stage=artifact.name,
+            runtime=arm.runtime if arm else "",
+            size_bytes=artifact.size_bytes,
+            latency_ms=median_latency(arms[arm]).value if arm else None,
+            accuracy=float(right.mean()) if right is not None else None,
+        )
+
+
+def _stage_row(artifact: Artifact, folder: Path) -> StageRow:
+    manifest = artifact.manifest
+    path = (
+        artifact.path.relative_to(folder.resolve())
+        if artifact.path.is_relative_to(folder.resolve())
+        else artifact.path
+    )
+    return StageRow(
+        name=manifest.name,
+        stage=manifest.stage,
+        parents=tuple(parent.name for parent in manifest.parents),
+        id=manifest.id,
+        digest=artifact.digest,
+        path=str(path),
+        format=manifest.format,
+        precision=manifest.precision,
+        size_bytes=artifact.size_bytes,
+        num_parameters=manifest.num_parameters,
+        notes=manifest.notes,
+    )
+
+
+def _splits(run: Run) -> dict[str, SplitRow]:
+    return {
+        split: SplitRow(sha256=digest, num_samples=len(run.data.indices[split]))
+        for split, digest in run.data.split_hashes.items()
+    }
+
+
+def _all_predictions(run: Run) -> Predictions:
+    if run.data.dataset.labels is None:
+        return Predictions(samples=(), labels=(), arms={})
+    return Predictions(
+        samples=tuple(run.data.sample_hashes[index][:16] for index in run.data.indices["report"]),
+        labels=tuple(run.data.labels("report").tolist()),
+        arms={
+            "/".join(arm): tuple(figures["predictions"]["report"])
+            for arm, figures in run.figures.items()
+            if figures.get("predictions")
+        },
+    )
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)

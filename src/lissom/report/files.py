@@ -1,0 +1,60 @@
+"""Reading and writing a run's report: `report.json`, `report.html` and `report.md`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lissom.artifact import canonical_json, write_atomic
+from lissom.errors import RequestError
+from lissom.logs import Progress
+from lissom.report.schema import REPORT_SCHEMA, Report
+
+REPORT_FILE, HTML_FILE, MARKDOWN_FILE = "report.json", "report.html", "report.md"
+
+
+def write_report(report: Report, folder: Path, *, progress: Progress) -> None:
+    """Write the JSON and draw the pages; nothing is touched when the same report is there already."""
+    content = canonical_json(report.model_dump(mode="json", by_alias=True))
+    path = folder / REPORT_FILE
+    pages = (folder / HTML_FILE, folder / MARKDOWN_FILE)
+    if path.exists() and path.read_bytes() == content and all(page.exists() for page in pages):
+        return
+    write_atomic(path, content)
+    draw_pages(report, folder, progress=progress)
+
+
+def draw_pages(report: Report, folder: Path, *, progress: Progress) -> None:
+    """Draw the HTML and the Markdown page from a report."""
+    from lissom.report.pages import html_from_report, markdown_from_report
+
+    with progress.task("draw report", 2) as advance:
+        write_atomic(folder / MARKDOWN_FILE, markdown_from_report(report).encode())
+        advance(1)
+        write_atomic(folder / HTML_FILE, html_from_report(report).encode())
+        advance(1)
+
+
+def read_report(folder: Path) -> Report:
+    """The report in a run's folder, or the JSON file itself.
+
+    Raises:
+        RequestError: none is there, it is damaged, or of another schema.
+    """
+    path = folder if folder.suffix == ".json" else folder / REPORT_FILE
+    try:
+        document = json.loads(path.read_bytes())
+        schema = document.get("schema")
+    except FileNotFoundError as exc:
+        raise RequestError(f"no report at {path}", hint="lissom run RECIPE makes one") from exc
+    except (ValueError, AttributeError) as exc:
+        raise RequestError(f"{path} is not a report: {exc}", hint="run the recipe again") from exc
+    if schema != REPORT_SCHEMA:
+        raise RequestError(f"{path} has schema {schema!r}; this lissom reads {REPORT_SCHEMA!r}")
+    try:
+        return Report.model_validate(document)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise RequestError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc

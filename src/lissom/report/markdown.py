@@ -1,0 +1,159 @@
+"""The report as Markdown, made to be pasted into a pull request."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from lissom.report.reading import executed_words, is_reference, serve_command, stage_row
+from lissom.report.schema import Arm, Report
+from lissom.report.waterfall import changes
+from lissom.report.wording import (
+    ABSENT,
+    between,
+    flat,
+    milliseconds,
+    moment,
+    percent,
+    points,
+    significant,
+    size,
+    times,
+)
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+_LONGEST_VALUE = 200
+
+
+def markdown_from_report(report: Report) -> str:
+    """Verdict, gates, arms, waterfall, hardware and command."""
+    verdict = "PASS" if report.verdict.ok else "FAIL"
+    serve = serve_command(report)
+    parts = [
+        f"## {inline(report.name)}: {verdict}",
+        f"**{inline(report.verdict.sentence)}**",
+        "" if report.complete else "This run is not complete: what is missing was not measured.",
+        "Nothing was chosen." if serve is None else _fenced(serve),
+        _section("Gates", _gates(report), "No gate was evaluated."),
+        _section("Arms", _arms(report), "Nothing was measured."),
+        _section("What each stage did", _waterfall(report), "No stage was finished."),
+        _section("Hardware and libraries", _hardware(report), "Not recorded."),
+        f"### Command\n\n{_fenced(shlex.join(report.command))}",
+        f"lissom {inline(report.lissom)}, {inline(moment(report.created))}. "
+        "Times are medians of interleaved rounds, intervals are 95 %, accuracies are of the report split, "
+        "speed-up is over the reference on torch eager.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def inline(text: str) -> str:
+    r"""`text` on one line, with nothing in it that Markdown or HTML would read.
+
+    >>> inline("a|b <i>_x_"), inline("two\nlines")
+    ('a\\|b &lt;i>\\_x\\_', 'two lines')
+    """
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def _gates(report: Report) -> str:
+    rows = [
+        (
+            inline(gate.name),
+            gate.state + (" (allowed)" if gate.allowed else ""),
+            *map(inline, (gate.measured, gate.limit, gate.reason)),
+        )
+        for gate in report.gates
+    ]
+    return _table(("gate", "state", "measured", "limit", "why"), rows)
+
+
+def _arms(report: Report) -> str:
+    header = (
+        "artifact",
+        "runtime",
+        "size",
+        "median ms",
+        "speed-up",
+        "accuracy",
+        "drop, points",
+        "flips",
+        "executed",
+        "eligible",
+    )
+    return _table(header, [_arm(report, arm) for arm in report.arms], numeric=range(2, 8))
+
+
+def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
+    role = " (chosen)" if arm.chosen else " (reference)" if is_reference(report, arm) else ""
+    name = f"**{inline(arm.artifact)}**{role}" if arm.chosen else f"{inline(arm.artifact)}{role}"
+    if arm.error is not None:
+        return (name, inline(arm.runtime), *[ABSENT] * 7, f"not measured: {inline(arm.error)}")
+    row, speedup, latency, found = (
+        stage_row(report, arm.artifact),
+        arm.speedup_eager,
+        arm.latency,
+        arm.accuracy,
+    )
+    return (
+        name,
+        inline(arm.runtime),
+        size(row.size_bytes) if row else ABSENT,
+        f"{significant(latency.median_ms.value)} ({between(latency.median_ms)})" if latency else ABSENT,
+        times(speedup.value) if speedup else ABSENT,
+        percent(found.report) if found else ABSENT,
+        f"{points(found.drop.value)} ({between(found.drop, points)})" if found else ABSENT,
+        f"{found.num_flipped:,}" if found else ABSENT,
+        inline(executed_words(arm)),
+        "yes" if arm.eligible else f"no: {inline(arm.reason)}",
+    )
+
+
+def _waterfall(report: Report) -> str:
+    steps = report.waterfall
+    sizes = changes("size", [float(step.size_bytes) for step in steps])
+    latencies = changes("latency", [step.latency_ms for step in steps])
+    accuracies = changes("accuracy", [step.accuracy for step in steps])
+    rows = [
+        (
+            inline(step.stage),
+            inline(step.runtime),
+            _with_change(size(step.size_bytes), sizes[row]),
+            ABSENT
+            if step.latency_ms is None
+            else _with_change(milliseconds(step.latency_ms), latencies[row]),
+            ABSENT if step.accuracy is None else _with_change(percent(step.accuracy), accuracies[row]),
+        )
+        for row, step in enumerate(steps)
+    ]
+    return _table(("stage", "runtime", "size", "latency", "accuracy"), rows, numeric=range(2, 5))
+
+
+def _with_change(text: str, difference: str) -> str:
+    return f"{text} ({difference})" if difference else text
+
+
+def _hardware(report: Report) -> str:
+    return "\n".join(
+        f"- {inline(key)}: {inline(value)}"
+        for key, value in flat(report.environment)
+        if len(value) <= _LONGEST_VALUE
+    )
+
+
+def _section(title: str, content: str, absent: str) -> str:
+    return f"### {title}\n\n{content or absent}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+    if not rows:
+        return ""
+    rule = ["---:" if column in numeric else "---" for column in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _fenced(command: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{command}\n{fence}"

@@ -1,0 +1,137 @@
+"""The page of a report: one HTML file that works offline, on a phone, by keyboard, in light and dark.
+
+`html_from_report` and `markdown_from_report` are pure functions of the report. The page carries its own
+content security policy: only its own two scripts may run, by hash, and nothing may be fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from lissom.report import sections
+from lissom.report.drawing import FONT, PALETTE, plotly_script
+from lissom.report.figures import draw_distribution, draw_pareto, split_scale
+from lissom.report.markdown import markdown_from_report
+from lissom.report.reading import arm_name, chosen_arm, measured_points, reference_arm
+from lissom.report.schema import Report
+from lissom.report.waterfall import draw_accuracy_steps, draw_latency_steps, draw_size_steps
+from lissom.report.wording import moment, percent
+
+__all__ = ["html_from_report", "markdown_from_report"]
+
+
+def html_from_report(report: Report) -> str:
+    """The whole page."""
+    scripts = (plotly_script(), _asset("page.js"))
+    return Template(_asset("page.html")).substitute(
+        title=f"{escape(report.name)}: {'pass' if report.verdict.ok else 'fail'}",
+        policy=_policy(scripts),
+        style=_palette_style() + _asset("page.css"),
+        name=escape(report.name),
+        created=escape(report.created),
+        when=escape(moment(report.created)),
+        version=escape(report.lissom),
+        verdict=sections.verdict(report),
+        gates=sections.gates(report),
+        pareto=_pareto(report),
+        waterfall=_waterfall(report),
+        arms=sections.arms(report),
+        distribution=_distribution(report),
+        stages=sections.stages(report),
+        environment=sections.environment(report),
+        splits=sections.splits(report),
+        measurement=escape(report.measurement),
+        twins=json.dumps(dict(PALETTE.values())),
+        plotly=scripts[0],
+        script=scripts[1],
+    )
+
+
+def _pareto(report: Report) -> str:
+    keys = _keys(
+        ("accent", "chosen"),
+        ("soft", "on the front: no arm is both faster and more accurate"),
+        ("mute", "dominated"),
+    )
+    _, below = split_scale(found) if (found := measured_points(report)) else ([], [])
+    names = ", ".join(f"{arm_name(point.arm)} ({percent(point.accuracy.report)})" for point in below)
+    arrows = f" Arrows at the foot stand for arms far below: {escape(names)}." if below else ""
+    caption = (
+        f"{keys}Up and to the left is better. The area of a bubble is the size of the model. Thin bars are "
+        "95 % intervals: across, of the median latency over the rounds; upright, of the drop against the "
+        f"reference.{arrows}"
+    )
+    absent = "There is no plot: no arm has both an accuracy and a latency."
+    return sections.plot(draw_pareto(report), "", caption, absent)
+
+
+def _waterfall(report: Report) -> str:
+    panels = "".join(
+        (
+            sections.plot(draw_size_steps(report), "Size", "", "No stage was finished."),
+            sections.plot(draw_latency_steps(report), "Latency", "", "No latency was measured."),
+            sections.plot(
+                draw_accuracy_steps(report),
+                "Accuracy",
+                "This axis does not begin at zero.",
+                "No accuracy was measured.",
+            ),
+        )
+    )
+    keys = _keys(
+        ("mute", "after the stage"),
+        ("accent", "the chosen artifact"),
+        ("pale", "made better by the stage"),
+        ("warn", "made worse by the stage"),
+    )
+    legend = f'<p class="note">{keys}</p>' if report.waterfall else ""
+    return f'<div class="panels">{panels}</div>{legend}{sections.waterfall_table(report)}'
+
+
+def _distribution(report: Report) -> str:
+    named = (("accent", "chosen", chosen_arm(report)), ("ink", "reference", reference_arm(report)))
+    keys = [(colour, f"{arm_name(arm)} ({role})") for colour, role, arm in named if arm and arm.latency]
+    if len(keys) == 2 and keys[0][1].partition(" (")[0] == keys[1][1].partition(" (")[0]:
+        keys.pop()
+    caption = (
+        f"{_keys(*keys, ('mute', 'the others'))}Every timed call of every arm; point at a line to read its "
+        "name. Further left is faster, steeper is steadier, and a long flat top is a slow tail."
+    )
+    return sections.plot(draw_distribution(report), "", caption, "There is no plot: no latency was measured.")
+
+
+def _keys(*entries: tuple[str, str]) -> str:
+    """The meaning of colours, in one line."""
+    return (
+        '<span class="keys">'
+        + "".join(f'<span class="key {c}">{escape(text)}</span>' for c, text in entries)
+        + "</span>"
+    )
+
+
+def _palette_style() -> str:
+    def scheme(which: int) -> str:
+        return "".join(f"--{name}:{twins[which]};" for name, twins in PALETTE.items())
+
+    return (
+        f":root{{color-scheme:light dark;--font:{FONT};{scheme(0)}}}"
+        f"@media (prefers-color-scheme:dark){{:root{{{scheme(1)}}}}}\n"
+    )
+
+
+def _policy(scripts: tuple[str, ...]) -> str:
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("lissom.report") / name).read_text(encoding="utf-8")

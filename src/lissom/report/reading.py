@@ -1,0 +1,111 @@
+"""What the pages derive from a report: which arms count, which are dominated, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lissom.report.schema import AccuracyFigures, Arm, Interval, LatencyFigures, Report, StageRow
+from lissom.report.wording import ABSENT, NO_BREAK
+
+
+class Point(NamedTuple):
+    """An arm with both an accuracy and a latency."""
+
+    arm: Arm
+    accuracy: AccuracyFigures
+    latency: LatencyFigures
+    size_bytes: int
+
+    @property
+    def median_ms(self) -> float:
+        """Median latency of one call."""
+        return self.latency.median_ms.value
+
+
+def arm_name(arm: Arm) -> str:
+    """Artifact and runtime of an arm."""
+    return f"{arm.artifact} · {arm.runtime}"
+
+
+def stage_row(report: Report, name: str | None) -> StageRow | None:
+    """The stage called `name`, or None."""
+    return next((row for row in report.stages if row.name == name), None)
+
+
+def find_arm(report: Report, artifact: str | None, runtime: str | None) -> Arm | None:
+    """The arm of an artifact on a runtime, or None."""
+    return next((arm for arm in report.arms if (arm.artifact, arm.runtime) == (artifact, runtime)), None)
+
+
+def chosen_arm(report: Report) -> Arm | None:
+    """The arm that was chosen, or None."""
+    return next((arm for arm in report.arms if arm.chosen), None)
+
+
+def reference_arm(report: Report) -> Arm | None:
+    """The reference on its fastest runtime; on torch eager where it is fastest in another format."""
+    answer = report.verdict
+    return find_arm(report, answer.reference_artifact, answer.reference_runtime) or find_arm(
+        report, answer.reference, "torch"
+    )
+
+
+def is_reference(report: Report, arm: Arm) -> bool:
+    """True for the arm that `reference_arm` finds."""
+    return arm == reference_arm(report)
+
+
+def accuracy_interval(figures: AccuracyFigures) -> Interval:
+    """Accuracy with the interval of its paired drop: how sure its distance to the reference is."""
+    above = figures.report + figures.drop.value
+    return Interval(
+        value=figures.report, low=max(above - figures.drop.high, 0.0), high=min(above - figures.drop.low, 1.0)
+    )
+
+
+def measured_points(report: Report) -> list[Point]:
+    """Every arm with an accuracy and a latency, fastest first."""
+    found = [
+        Point(
+            arm, arm.accuracy, arm.latency, row.size_bytes if (row := stage_row(report, arm.artifact)) else 0
+        )
+        for arm in report.arms
+        if arm.accuracy and arm.latency
+    ]
+    return sorted(found, key=lambda point: point.median_ms)
+
+
+def pareto_front(found: list[Point]) -> list[Point]:
+    """The points that no other one beats on both accuracy and latency, fastest first."""
+    return [point for point in found if not any(_dominates(other, point) for other in found)]
+
+
+def accuracy_budget(report: Report) -> float | None:
+    """The drop that the recipe allows, or None where it names none."""
+    node: object = report.recipe
+    for key in ("gates", "accuracy", "max_drop"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return float(node) if isinstance(node, int | float) else None
+
+
+def serve_command(report: Report) -> str | None:
+    """What to type to serve the chosen artifact, or None when nothing was chosen."""
+    if report.verdict.artifact is None:
+        return None
+    return shlex.join(("lissom", "serve", f"{report.out}/artifact"))
+
+
+def executed_words(arm: Arm) -> str:
+    """Operators by the type they ran in, most frequent first."""
+    if arm.precision_executed is None:
+        return "unknown"
+    ranked = sorted(arm.precision_executed.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind}{NO_BREAK}×{number}" for kind, number in ranked) or ABSENT
+
+
+def _dominates(one: Point, other: Point) -> bool:
+    mine = (-one.median_ms, one.accuracy.report)
+    theirs = (-other.median_ms, other.accuracy.report)
+    return mine != theirs and mine[0] >= theirs[0] and mine[1] >= theirs[1]

@@ -1,0 +1,175 @@
+"""The report as data: `report.json` is one `Report`; every page is a pure function of it.
+
+Times are milliseconds, sizes bytes, accuracies and drops shares between 0 and 1 (0.01 is one point).
+Nothing is rounded here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lissom.artifact import Frozen
+
+REPORT_SCHEMA = "lissom.report/1"
+
+
+class Interval(Frozen):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class StageRow(Frozen):
+    """One artifact of the run."""
+
+    name: str
+    stage: str
+    parents: tuple[str, ...] = Field(description="Names of the stages that it was made from.")
+    id: str
+    digest: str
+    path: str = Field(description="Relative to the folder of the report.")
+    format: str
+    precision: str
+    size_bytes: int
+    num_parameters: int | None
+    notes: dict[str, Any]
+
+
+class AccuracyFigures(Frozen):
+    """Accuracy of one arm, and its paired drop against the reference on the report split."""
+
+    select: float
+    report: float
+    drop: Interval = Field(description="Reference minus this arm, Tango's score interval for paired shares.")
+    upper_bound: float = Field(description="One-sided 95 % upper bound of the drop.")
+    num_lost: int = Field(description="Samples that the reference had right and this arm has wrong.")
+    num_gained: int = Field(description="Samples that the reference had wrong and this arm has right.")
+    num_flipped: int = Field(description="Samples whose predicted label changed.")
+
+
+class LatencyFigures(Frozen):
+    """Latency of one call of one arm."""
+
+    median_ms: Interval = Field(description="Over the medians of the rounds, t interval on their logarithms.")
+    p90_ms: float
+    num_samples: int
+    rounds_ms: tuple[tuple[float, ...], ...] = Field(description="Every timed call, by round.")
+
+
+class ParityFigures(Frozen):
+    """How far the outputs of one arm are from those of the artifact it was made from."""
+
+    against: str
+    precision: str
+    max_abs_error: float | None = Field(description="Null where an output is not finite.")
+    mean_abs_error: float | None
+    cosine: float | None
+    sqnr_db: float | None = Field(
+        description="Signal to quantization noise, decibel; null when there is no noise."
+    )
+    top1_agreement: float
+    passed: bool
+    limit: str
+
+
+class Arm(Frozen):
+    """One artifact on one runtime."""
+
+    artifact: str = Field(description="Name of the stage.")
+    runtime: str
+    version: str = Field(description="Version of the runtime's library.")
+    error: str | None = Field(description="Why it could not be measured.")
+    precision_requested: str
+    precision_executed: dict[str, int] | None = Field(
+        description="Operators by executed type; null: unknown."
+    )
+    open_ms: float | None = Field(description="Load and compile, until the first inference can start.")
+    first_ms: float | None = Field(description="The first inference.")
+    accuracy: AccuracyFigures | None
+    latency: LatencyFigures | None
+    speedup_eager: Interval | None = Field(description="Against the reference on torch eager.")
+    parity: ParityFigures | None = Field(description="Absent for an artifact that was not converted.")
+    eligible: bool = Field(description="May be chosen: measured, and within the budget on the select split.")
+    reason: str = Field(description="Why it is or is not eligible.")
+    chosen: bool
+
+
+class Gate(Frozen):
+    """One gate."""
+
+    name: str
+    state: Literal["pass", "fail", "inconclusive", "skipped"]
+    measured: str
+    limit: str
+    reason: str = Field(description="One sentence for the reader.")
+    allowed: bool = Field(description="A failure that the user overrode with --allow.")
+
+
+class Step(Frozen):
+    """One bar of the waterfall: the model after a stage."""
+
+    stage: str
+    runtime: str = Field(description="torch until the model is exported, then its fastest runtime.")
+    size_bytes: int
+    latency_ms: float | None
+    accuracy: float | None
+
+
+class Verdict(Frozen):
+    """The answer, first."""
+
+    ok: bool
+    sentence: str
+    reference: str = Field(description="Name of the stage that everything is compared with.")
+    reference_artifact: str | None = Field(
+        description="The reference in its fastest format: name of a stage."
+    )
+    reference_runtime: str | None = Field(description="The runtime on which that is fastest.")
+    artifact: str | None = Field(description="Name of the chosen stage.")
+    runtime: str | None
+    speedup: Interval | None = Field(description="Against the reference on its fastest runtime.")
+    speedup_eager: Interval | None = Field(description="Against the reference on torch eager.")
+    size_ratio: float | None = Field(description="Bytes of the reference over bytes of the chosen artifact.")
+
+
+class SplitRow(Frozen):
+    """One split of the data."""
+
+    sha256: str
+    num_samples: int
+
+
+class Predictions(Frozen):
+    """Predicted labels of every arm on the report split, in one order."""
+
+    samples: tuple[str, ...] = Field(description="Hash of each sample, first 16 hex digits.")
+    labels: tuple[int, ...] = Field(description="True labels.")
+    arms: dict[str, tuple[int, ...]] = Field(description="`artifact/runtime` to predicted labels.")
+
+
+class Report(Frozen):
+    """One run, measured."""
+
+    schema_: Literal["lissom.report/1"] = Field("lissom.report/1", alias="schema")
+    name: str
+    created: str = Field(description="UTC, ISO 8601.")
+    complete: bool
+    lissom: str = Field(description="Version that wrote it.")
+    command: tuple[str, ...]
+    out: str = Field(description="Folder of the run, as it was named.")
+    recipe: dict[str, Any]
+    measurement: str = Field(description="Key that ties this report to the evidence it was built from.")
+    environment: dict[str, Any]
+    data: str
+    labels: tuple[str, ...]
+    splits: dict[str, SplitRow]
+    verdict: Verdict
+    gates: tuple[Gate, ...]
+    stages: tuple[StageRow, ...]
+    arms: tuple[Arm, ...]
+    waterfall: tuple[Step, ...]
+    predictions: Predictions

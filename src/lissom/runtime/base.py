@@ -1,0 +1,188 @@
+"""The runtime: opens an artifact on one engine, checks every call, and owns the clock.
+
+Verification, evaluation, benchmark and serving all go through `infer` and `timed_infer`, so that what is
+measured is what is served. Public methods check; an engine implements the `_..._impl` methods.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import ClassVar, Self
+
+import numpy as np
+
+from lissom.artifact import Artifact, Signature, TensorSpec
+from lissom.errors import LissomError, RequestError, near
+from lissom.recipe import default_threads
+from lissom.registry import RUNTIMES, resolve, runtime_entry, runtimes_for
+
+
+class Runtime(ABC):
+    """One artifact, opened on one engine."""
+
+    name: ClassVar[str]
+    thread_safe: ClassVar[bool]
+    """True when several threads may call `infer` at once."""
+    any_batch_size: ClassVar[bool] = True
+    """False when every new batch size costs a compilation."""
+
+    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+        """Load and compile; `open_seconds` says how long it took.
+
+        Args:
+            artifact: An artifact of a format that this engine executes.
+            threads: Threads of one call; default: every core this process may use.
+        """
+        self.artifact = artifact
+        self.threads = threads or default_threads()
+        self.signature: Signature = artifact.manifest.signature
+        self._specs = {spec.name: spec for spec in self.signature.inputs}
+        started = time.perf_counter()
+        self._open_impl()
+        self.open_seconds = time.perf_counter() - started
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One call.
+
+        Args:
+            inputs: Tensors after preprocessing, by name, with the dtypes and shapes of the signature.
+
+        Returns:
+            Output tensors by name, in the order of the signature.
+
+        Raises:
+            RequestError: a name, dtype, rank or size does not fit the signature.
+        """
+        self._check(inputs)
+        return self._infer_impl(_plain(inputs))
+
+    def infer_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `infer`; sample by sample where every new batch size would cost a compilation."""
+        num_samples = len(next(iter(inputs.values())))
+        if self.any_batch_size or num_samples == 1:
+            return self.infer(inputs)
+        answers = [
+            self.infer({name: array[index : index + 1] for name, array in inputs.items()})
+            for index in range(num_samples)
+        ]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    def timed_infer(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+        """One call and its wall time in seconds, with outputs in host memory."""
+        self._check(inputs)
+        plain = _plain(inputs)
+        started = time.perf_counter()
+        outputs = self._infer_impl(plain)
+        return outputs, time.perf_counter() - started
+
+    def executed(self) -> dict[str, int] | None:
+        """Operators by the type in which the engine executes them; None when it cannot tell."""
+        return None
+
+    def close(self) -> None:  # noqa: B027  (most engines free themselves)
+        """Free what the engine holds; the runtime cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _open_impl(self) -> None: ...
+
+    @abstractmethod
+    def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        if inputs.keys() != self._specs.keys():
+            unknown = sorted(inputs.keys() - self._specs.keys())
+            missing = sorted(self._specs.keys() - inputs.keys())
+            problem = f"unknown input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+            raise RequestError(f"{problem}; {near(unknown[0] if unknown else missing[0], self._specs)}")
+        sizes: dict[str, int] = {}
+        for name, array in inputs.items():
+            check_tensor(self._specs[name], array, sizes)
+
+
+def _plain(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Arrays as every engine takes them: contiguous, writable, in native byte order; others are copied."""
+    if all(array.flags.carray and array.dtype.isnative for array in inputs.values()):
+        return inputs
+    return {
+        name: np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        for name, array in inputs.items()
+    }
+
+
+def check_tensor(spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> None:
+    """Compare one tensor with its specification; `sizes` collects the named dimensions seen so far.
+
+    Raises:
+        RequestError: saying what was asked and what was found.
+    """
+    if array.dtype.name != spec.dtype:
+        raise RequestError(f"input {spec.name!r} is {array.dtype.name}, the model takes {spec.dtype}")
+    fits = array.ndim == len(spec.shape) and all(
+        size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+        for dim, size in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(dim) for dim in spec.shape)
+        found = ", ".join(str(size) for size in array.shape)
+        raise RequestError(f"input {spec.name!r} has the shape [{found}], the model takes [{wanted}]")
+
+
+def open_runtime(artifact: Artifact, name: str | None = None, *, threads: int | None = None) -> Runtime:
+    """Open an artifact on the runtime called `name`, or on the first that works.
+
+    Raises:
+        RequestError: the name is unknown, or the runtime does not execute the artifact's format.
+        MissingExtra: the runtime's library is not installed.
+    """
+    fitting = runtimes_for(artifact.manifest.format)
+    if name is None:
+        return _open_first(artifact, fitting, threads)
+    entry = runtime_entry(name)
+    if artifact.manifest.format not in entry.formats:
+        raise RequestError(
+            f"{name} does not execute {artifact.manifest.format} artifacts",
+            hint=f"use {' or '.join(fitting)}",
+        )
+    runtime: Runtime = resolve(entry.reference, known={})(artifact, threads=threads)
+    return runtime
+
+
+def _open_first(artifact: Artifact, names: list[str], threads: int | None) -> Runtime:
+    problem: LissomError | None = None
+    for name in names:
+        if name == "inductor":  # compiles for many seconds; only when it is asked for
+            continue
+        try:
+            return open_runtime(artifact, name, threads=threads)
+        except LissomError as exc:
+            problem = problem or exc
+    raise problem or RequestError(f"no runtime executes {artifact.manifest.format}; {near('', RUNTIMES)}")
+
+
+def executed_name(kind: str) -> str:
+    """The NumPy name of an element type that an engine spells its own way.
+
+    >>> executed_name("f32"), executed_name("U8")
+    ('float32', 'uint8')
+    """
+    short = {
+        "f32": "float32",
+        "f16": "float16",
+        "bf16": "bfloat16",
+        "i8": "int8",
+        "u8": "uint8",
+        "i32": "int32",
+        "i64": "int64",
+    }
+    return short.get(kind.lower(), kind.lower())

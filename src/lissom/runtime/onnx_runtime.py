@@ -1,0 +1,70 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lissom.errors import ArtifactError
+from lissom.optional import require
+from lissom.runtime.base import Runtime
+
+MODEL_FILE = "model.onnx"
+_PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntime(Runtime):
+    """An inference session with full graph optimisation."""
+
+    name = "onnxruntime"
+    thread_safe = True
+
+    def _open_impl(self) -> None:
+        self._library: Any = require("onnxruntime", extra="cpu")
+        self.session: Any = self._session(self._options())
+        self._names = [spec.name for spec in self.signature.outputs]
+
+    def _options(self) -> Any:
+        options = self._library.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        # Idle threads of one session would otherwise spin on the cores of the next that is measured.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
+
+    def _session(self, options: Any) -> Any:
+        path = self.artifact.file(MODEL_FILE)
+        errors = self._library.capi.onnxruntime_pybind11_state
+        try:
+            return self._library.InferenceSession(str(path), options, providers=[_PROVIDER])
+        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented) as exc:
+            raise ArtifactError(f"ONNX Runtime cannot open {path}: {exc}") from exc
+
+    def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self.session.run(self._names, dict(inputs))
+        return dict(zip(self._names, outputs, strict=True))
+
+    def executed(self) -> dict[str, int]:
+        """Convolutions and matrix products of the optimised graph by the type they compute in."""
+        onnx = require("onnx", extra="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options()
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            # Hardware-specific layouts would hide the operators' names.
+            options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            self._session(options)
+            graph = onnx.load(options.optimized_model_filepath).graph
+        return dict(Counter(kind for node in graph.node if (kind := _executed_type(node.op_type))))
+
+
+def _executed_type(op_type: str) -> str | None:
+    if op_type in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"):
+        return "int8"
+    if op_type.removeprefix("Fused") in ("Conv", "Gemm", "MatMul"):
+        return "float32"
+    return None

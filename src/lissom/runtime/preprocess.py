@@ -1,0 +1,48 @@
+"""From raw input to tensor, and from scores to answers, as the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lissom.artifact import PreprocessingStep
+
+
+def preprocess(
+    raw: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep], dtypes: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Apply every step, in order, and cast to the dtypes of the signature.
+
+    Args:
+        raw: Arrays of shape [batch, ...] by input name.
+        steps: Steps of the manifest; values are one number, or one for each channel (axis 1).
+        dtypes: NumPy dtype of each input.
+    """
+    arrays = {name: np.asarray(array, dtype=_working_dtype(dtypes[name])) for name, array in raw.items()}
+    for step in steps:
+        array = arrays[step.input]
+        mean, std = (_by_channel(values, array.ndim) for values in (step.mean, step.std))
+        arrays[step.input] = (array - mean) / std
+    return {name: np.ascontiguousarray(array, dtype=dtypes[name]) for name, array in arrays.items()}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of shape [batch, classes], computed in float64 and given as float32.
+
+    >>> softmax(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def _working_dtype(dtype: str) -> np.dtype:
+    found = np.dtype(dtype)
+    return np.dtype(np.float32) if found.kind == "f" else found
+
+
+def _by_channel(values: Sequence[float], rank: int) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float32)
+    return array if array.size == 1 else array.reshape((1, -1) + (1,) * (rank - 2))

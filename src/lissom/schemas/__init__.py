@@ -1,0 +1,1 @@
+"""JSON Schemas of what lissom writes: `manifest.json` and `report.json`."""

@@ -1,0 +1,1 @@
+"""Artifacts over HTTP: the Open Inference Protocol and `/predict`, inside a BentoML service."""

@@ -1,0 +1,124 @@
+"""Request bodies: read within a limit, and parsed only when their nesting is harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from lissom.errors import RequestError
+
+MAX_BODY_BYTES = 64 * 2**20
+MAX_NESTING = 100
+MAX_LISTS = 1_000_000
+"""Lists and objects in one body; empty lists cost twenty times their text in memory."""
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
+_CHUNK_BYTES = 1 << 16
+_QUOTE = ord('"')
+_STEPS = np.zeros(256, dtype=np.int32)
+_STEPS[list(b"[{")] = 1
+_STEPS[list(b"]}")] = -1
+
+
+class Refused(RequestError):
+    """A request is answered with this status instead of being carried out."""
+
+    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        Refused: the body is compressed or binary, or longer than `MAX_BODY_BYTES`.
+        Disconnected: the client went away.
+    """
+    _check_headers(dict(scope["headers"]))
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise _too_long(f"more than {MAX_BODY_BYTES:,}")
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        RequestError: it is not JSON, not an object, or nested too deeply.
+    """
+    if not body:
+        raise RequestError("the body is empty; a JSON object was expected")
+    _check_nesting(body)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        literal = "; NaN and Infinity are not JSON" if b"NaN" in body or b"Infinity" in body else ""
+        raise RequestError(f"the body is not JSON: {exc}{literal}") from exc
+    if not isinstance(document, dict):
+        raise RequestError(f"the body is a JSON {type(document).__name__}, not an object")
+    return document
+
+
+def _check_headers(headers: dict[bytes, bytes]) -> None:
+    if b"inference-header-content-length" in headers:
+        raise Refused(
+            400,
+            "the request carries binary tensors (Inference-Header-Content-Length); this version takes JSON",
+        )
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+    if encoding.lower() != "identity":
+        raise Refused(415, f"the body has the Content-Encoding {encoding!r}; send it uncompressed")
+    declared = headers.get(b"content-length", b"0").decode("latin-1")
+    if not (declared.isascii() and declared.isdigit()):
+        raise Refused(400, f"the Content-Length {declared!r} is not a number")
+    if int(declared) > MAX_BODY_BYTES:
+        raise _too_long(f"{int(declared):,}")
+
+
+def _too_long(found: str) -> Refused:
+    text = f"the body has {found} bytes; at most {MAX_BODY_BYTES:,} are taken, so send smaller batches"
+    return Refused(413, text, (b"connection", b"close"))
+
+
+def _check_nesting(body: bytes) -> None:
+    """Refuse deep nesting and floods of lists by brackets and quotes alone, before anything is built."""
+    num_lists = body.count(b"[") + body.count(b"{")
+    if num_lists <= MAX_NESTING:
+        return
+    if num_lists > MAX_LISTS:
+        raise RequestError(f"the body holds {num_lists:,} lists and objects; at most {MAX_LISTS:,} are taken")
+    if b"\\" in body:  # an escaped quote does not end a string
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure = np.frombuffer(body.translate(None, _NOT_STRUCTURE), dtype=np.uint8)
+    depth, inside = 0, 0
+    for start in range(0, len(structure), _CHUNK_BYTES):
+        chunk = structure[start : start + _CHUNK_BYTES]
+        quotes = np.cumsum(chunk == _QUOTE) + inside
+        depths = depth + np.cumsum(np.where(quotes % 2, 0, _STEPS[chunk]))
+        if depths.max() > MAX_NESTING:
+            raise RequestError(f"the body is nested more than {MAX_NESTING} levels deep")
+        depth, inside = int(depths[-1]), int(quotes[-1] % 2)

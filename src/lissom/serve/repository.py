@@ -1,0 +1,234 @@
+"""The models that are served: every artifact opened, proven and warm before the server is ready.
+
+Which runtime executes an artifact: the one that was asked for; else the fastest that was measured on this
+kind of machine; else the first that opens. A runtime that does not reproduce the artifact's stored probe
+within its tolerance is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from lissom.artifact import Artifact, Manifest
+from lissom.bench.selection import ArmKey, choose
+from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
+from lissom.logs import log
+from lissom.registry import runtime_entry, runtimes_for
+from lissom.runtime.availability import absence
+from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.machine import machine
+from lissom.runtime.probe import probe_error
+from lissom.serve.tensors import DATATYPES
+
+VERSION = "1"
+"""The only version of every model."""
+
+_MACHINE_KIND = ("cpu", "architecture", "isa", "cores")
+_COMPILING = ("inductor",)
+"""Runtimes that compile for many seconds; never tried unless asked for or measured as fastest."""
+
+
+class ServedModel:
+    """One artifact, warm on one runtime, called by one thread of its own."""
+
+    def __init__(self, artifact: Artifact, *, runtime: str | None = None, threads: int | None = None) -> None:
+        """Open the runtime and call it once.
+
+        Raises:
+            LissomError: no runtime opens the artifact and reproduces its probe.
+        """
+        self.artifact = artifact
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
+        names = [runtime] if runtime is not None else ranked_runtimes(artifact)
+        try:
+            self.runtime: Runtime = self.thread.submit(_open_first, artifact, names, threads).result()
+        except BaseException:
+            self.thread.shutdown()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The name under which the model is served."""
+        return self.artifact.manifest.recipe
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything known about the artifact."""
+        return self.artifact.manifest
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One call, to be made in the model's thread."""
+        return self.runtime.infer_batch(inputs)
+
+    def close(self) -> None:
+        """Wait for the calls that were begun, and free the engine."""
+        self.thread.shutdown()
+        self.runtime.close()
+
+
+class Repository:
+    """The served models by name; a context manager, because engines must be closed."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.models = {model.name: model for model in models}
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], *, runtime: str | None = None, threads: int | None = None) -> Self:
+        """Check every artifact, then open all of them.
+
+        Raises:
+            LissomError: an artifact cannot be served; those already open are closed.
+        """
+        opened: list[ServedModel] = []
+        try:
+            for artifact in check_artifacts(paths, runtime=runtime):
+                opened.append(ServedModel(artifact, runtime=runtime, threads=threads))
+        except BaseException:
+            for model in opened:
+                model.close()
+            raise
+        return cls(opened)
+
+    def close(self) -> None:
+        """Close every model."""
+        for model in self.models.values():
+            model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_artifacts(paths: Sequence[Path], *, runtime: str | None = None) -> list[Artifact]:
+    """Everything that can be said about a request to serve without opening an engine.
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged.
+        RequestError: two models would have one name, or the runtime does not execute a format.
+        MissingExtra: the runtime that is needed is not installed.
+    """
+    if not paths:
+        raise RequestError("no artifact was named", hint="lissom serve runs/digits/artifact")
+    artifacts = [Artifact.open(path) for path in paths]
+    by_name: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        other = by_name.setdefault(artifact.manifest.recipe, artifact)
+        if other is not artifact:
+            raise RequestError(
+                f"{other.path} and {artifact.path} would both be served as {artifact.manifest.recipe!r}, "
+                "the name of their recipe",
+                hint="serve them on two ports, or give the recipes different names",
+            )
+        _check_runtime(artifact, runtime)
+        _check_signature(artifact)
+    return artifacts
+
+
+def ranked_runtimes(artifact: Artifact) -> list[str]:
+    """Runtimes to try, best first: those measured on this kind of machine, then the others."""
+    fitting = [name for name in runtimes_for(artifact.manifest.format) if absence(name) is None]
+    rounds = {
+        ArmKey(artifact.name, name): figures["rounds_ms"]
+        for name, figures in _measured(artifact).items()
+        if name in fitting and _is_sound(figures)
+    }
+    ranked: list[str] = []
+    while best := choose(rounds, {artifact.name: artifact.size_bytes}):
+        ranked.append(best.runtime)
+        del rounds[best]
+    return ranked + [name for name in fitting if name not in ranked and name not in _COMPILING]
+
+
+def _check_runtime(artifact: Artifact, runtime: str | None) -> None:
+    fitting = runtimes_for(artifact.manifest.format)
+    if runtime is None:
+        absences = [absence(name) for name in fitting]
+        if all(absences):
+            reason, hint = absences[0] or ("none is known", "")
+            raise MissingExtra(f"no runtime for {artifact.manifest.format} is here: {reason}", hint=hint)
+        return
+    if artifact.manifest.format not in runtime_entry(runtime).formats:
+        raise RequestError(
+            f"{runtime} does not execute {artifact.manifest.format}, the format of {artifact.path}",
+            hint=f"use --runtime {' or '.join(fitting)}",
+        )
+    if found := absence(runtime):
+        raise MissingExtra(f"the runtime {runtime} was asked for, but {found[0]}", hint=found[1])
+
+
+def _check_signature(artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
+        if spec.dtype not in DATATYPES:
+            raise ArtifactError(f"{artifact.path} cannot be served: {spec.name!r} has the dtype {spec.dtype}")
+    classes = manifest.signature.outputs[0].shape[-1:]
+    if manifest.labels and classes != (len(manifest.labels),):
+        raise ArtifactError(
+            f"{artifact.path} has {len(manifest.labels)} labels, its first output has {list(classes)}"
+        )
+
+
+def _measured(artifact: Artifact) -> Mapping[str, Any]:
+    """Figures by runtime of the newest measurement on this kind of machine; empty when there is none."""
+    here = machine()
+    for record in reversed(artifact.evidence()):
+        there = record.get("environment", {})
+        single = record.get("benchmark", {}).get("batch_size", 1) == 1  # larger batches may prefer another
+        if single and all(there.get(key) == here[key] for key in _MACHINE_KIND):
+            runtimes: Mapping[str, Any] = record.get("runtimes", {})
+            if any("rounds_ms" in figures for figures in runtimes.values()):
+                return runtimes
+    return {}
+
+
+def _is_sound(figures: Mapping[str, Any]) -> bool:
+    """It was timed, reproduced the probe, and computes what it was made from."""
+    probe, parity = figures.get("probe") or {}, figures.get("parity") or {}
+    same = all(output.get("passed") for output in parity.get("outputs", ()))
+    return bool(figures.get("rounds_ms")) and not figures.get("error") and bool(probe.get("passed")) and same
+
+
+def _open_first(artifact: Artifact, names: Sequence[str], threads: int | None) -> Runtime:
+    problem: LissomError | None = None
+    for name in names:
+        try:
+            return _open_warm(artifact, name, threads)
+        except LissomError as exc:
+            log.warning("%s is not served on %s: %s", artifact.manifest.recipe, name, exc)
+            problem = problem or exc
+    raise problem or RequestError(f"no runtime executes {artifact.manifest.format} artifacts here")
+
+
+def _open_warm(artifact: Artifact, name: str, threads: int | None) -> Runtime:
+    """Open a runtime and call it with the stored probe.
+
+    Raises:
+        ArtifactError: the answers are not those that were stored.
+    """
+    runtime = open_runtime(artifact, name, threads=threads)
+    try:
+        _check_probe(runtime)
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+def _check_probe(runtime: Runtime) -> None:
+    error = probe_error(runtime)
+    if not error.passed:
+        raise ArtifactError(
+            f"{runtime.artifact.manifest.recipe} on {runtime.name} does not reproduce its stored probe: "
+            f"the outputs differ by up to {error.max_abs_error:.3g}",
+            hint="name another runtime with --runtime, or run the recipe again on this machine",
+        )

@@ -1,0 +1,115 @@
+"""The BentoML service; `lissom.serve.launch` starts it and says by environment variables what it serves.
+
+A worker answers health at once and loads its models meanwhile; it is ready when all are warm. What was
+allocated until then lives as long as the worker, so it is taken out of the garbage collector's sight:
+full collections over it were pauses of 100 ms. A worker that cannot load its models ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import bentoml
+
+from lissom.errors import LissomError
+from lissom.logs import log
+from lissom.serve import environment
+from lissom.serve.app import Application
+from lissom.serve.environment import Settings
+from lissom.serve.fast_path import FastService
+from lissom.serve.repository import Repository
+
+_PR_SET_PDEATHSIG = 1
+_GC_THRESHOLDS = (10_000, 20, 50)
+
+
+def end_with_parent() -> None:
+    """Make this process end when the one that started it does, however that happens (Linux only).
+
+    The launcher, BentoML's supervisor and its workers are three generations; each tells the next its id.
+    """
+    expected = os.environ.get(environment.PARENT)
+    if expected is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(expected):  # it ended before the line above
+        raise SystemExit(1)
+    os.environ[environment.PARENT] = str(os.getpid())
+
+
+def log_to_stderr() -> None:
+    """Show the messages of lissom in the server's log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+end_with_parent()
+application = Application()
+
+
+@bentoml.service(
+    name="lissom",
+    service_class=FastService,
+    workers=1,
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": True},
+)
+@bentoml.asgi_app(application, path="/", name="models")
+class ModelService:
+    """Serves the artifacts that the environment names."""
+
+    fast_app = staticmethod(application)
+    bento_paths = ("/metrics", "/livez", "/readyz", "/healthz")
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def load(self) -> None:
+        """Begin to load; health is answered from now on."""
+        log_to_stderr()
+        loading = asyncio.get_running_loop().run_in_executor(None, _open_repository)
+        loading.add_done_callback(_loaded)
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def unload(self) -> None:
+        """Free the engines."""
+        repository, application.repository = application.repository, None
+        if repository is not None:
+            repository.close()
+
+    def __is_ready__(self) -> bool:
+        return application.repository is not None
+
+
+def _open_repository() -> Repository:
+    if folder := os.environ.get(environment.FOLDER):
+        os.chdir(folder)  # a factory may be named by a path relative to where lissom was called
+    settings = Settings.read(os.environ)
+    return Repository.open(settings.artifacts, runtime=settings.runtime, threads=settings.threads)
+
+
+def _loaded(loading: asyncio.Future[Repository]) -> None:
+    if loading.cancelled():
+        return
+    if (exc := loading.exception()) is not None:
+        log.error(
+            "the models cannot be served: %s", exc, exc_info=None if isinstance(exc, LissomError) else exc
+        )
+        if isinstance(exc, LissomError) and (file := os.environ.get(environment.FAILURE)):
+            environment.write_failure(exc, Path(file))
+        signal.raise_signal(signal.SIGTERM)
+        return
+    application.repository = loading.result()
+    for model in application.repository.models.values():
+        log.info("%s is ready on %s", model.name, model.runtime.name)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,0 +1,135 @@
+"""From JSON to arrays. Nothing is converted silently: a fraction is no integer, a text is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from reprlib import repr as shortened
+from typing import Any
+
+import numpy as np
+
+from lissom.artifact import TensorSpec
+from lissom.errors import RequestError, near
+from lissom.runtime.base import check_tensor
+
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+"""NumPy dtype to the datatype of the Open Inference Protocol."""
+
+MAX_NAME = 64
+"""Characters of an unknown name that are compared with the known ones."""
+
+_ALLOWED: dict[str, frozenset[type]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "f": frozenset({int, float}),
+}
+_EXPECTED = {"b": "true or false", "i": "integers", "u": "integers", "f": "numbers"}
+_JSON_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a fraction",
+    str: "text",
+    dict: "an object",
+    list: "lists of unequal depth",
+    type(None): "null",
+}
+
+
+def array_from_json(data: Any, spec: TensorSpec) -> np.ndarray:
+    """The array that nested or flat lists hold, with the dtype of `spec` and the shape of the lists.
+
+    Raises:
+        RequestError: the lists are ragged, or hold something that the dtype does not.
+    """
+    values, shape = _flatten(data, spec.name)
+    dtype = np.dtype(spec.dtype)
+    allowed = _ALLOWED[dtype.kind]
+    if not set(map(type, values)) <= allowed:
+        position, wrong = next((i, value) for i, value in enumerate(values) if type(value) not in allowed)
+        raise RequestError(
+            f"input {spec.name!r} holds {_JSON_NAMES[type(wrong)]} at position {position}; "
+            f"{_EXPECTED[dtype.kind]} were expected"
+        )
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(values, dtype=dtype)
+    except OverflowError as exc:
+        raise _out_of_range(spec) from exc
+    check_finite(array, spec)
+    return array.reshape(shape)
+
+
+def check_finite(array: np.ndarray, spec: TensorSpec) -> None:
+    """JSON has no infinity, so one in an array is a number that the dtype cannot hold.
+
+    Raises:
+        RequestError: a number of the input is out of range.
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _out_of_range(spec)
+
+
+def check_names(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> None:
+    """Every input is there once, and nothing else.
+
+    Raises:
+        RequestError: an input is unknown, missing or given twice.
+    """
+    for name in names:
+        if name not in specs:
+            raise RequestError(f"the model has no input {shortened(name)}; {near(name[:MAX_NAME], specs)}")
+        if names.count(name) > 1:
+            raise RequestError(f"input {name!r} is given twice")
+    for name in specs:
+        if name not in names:
+            raise RequestError(f"input {name!r} is missing; the model takes {', '.join(specs)}")
+
+
+def check_shapes(arrays: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]) -> None:
+    """Every array fits its specification, named sizes agree, and there is at least one sample.
+
+    Raises:
+        RequestError: saying what was asked and what was found.
+    """
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        check_tensor(specs[name], array, sizes)
+        if array.size == 0:
+            raise RequestError(f"input {name!r} is empty: its shape is {list(array.shape)}")
+
+
+def _flatten(data: Any, name: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Values in row-major order, and the shape; one pass for each level, so depth costs no stack."""
+    level: list[Any] = [data]
+    shape: list[int] = []
+    while level and isinstance(level[0], list):
+        if set(map(type, level)) != {list}:
+            raise RequestError(f"input {name!r} is ragged: at depth {len(shape)} lists and values are mixed")
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            raise RequestError(
+                f"input {name!r} is ragged: at depth {len(shape)} "
+                f"lists of {min(lengths)} and of {max(lengths)} values"
+            )
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    return level, tuple(shape)
+
+
+def _out_of_range(spec: TensorSpec) -> RequestError:
+    return RequestError(f"input {spec.name!r} holds a number outside the range of {DATATYPES[spec.dtype]}")

@@ -1,0 +1,381 @@
+"""The verbs, for Python and for the command line: each is a recipe of one or a few stages.
+
+MODEL is a built-in name, a factory (`package.module:function`, `path/file.py:function`, or the function
+itself), an artifact, or an `.onnx` file. DATA is a built-in name, an `.npz` file, or a factory that
+gives a `Dataset`. What a verb leaves is what a recipe leaves: artifacts, a report, the link `artifact`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from lissom.artifact import Artifact
+from lissom.errors import RequestError
+from lissom.logs import NoProgress, Progress
+from lissom.pipeline import Result, run
+from lissom.recipe import BenchmarkConfig, ModelConfig, Recipe
+from lissom.registry import RUNTIMES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lissom.export.verification import Parity
+    from lissom.models.data import Data
+
+Model = str | Path | Artifact | Callable[..., Any]
+
+
+class RunOptions(TypedDict, total=False):
+    """What every verb that makes an artifact takes.
+
+    Attributes:
+        out: Folder of the run; default: `runs/<verb>`.
+        allow: Gates whose failure does not make the run fail.
+        progress: Shows how far the run is.
+    """
+
+    out: str | Path | None
+    allow: Sequence[str]
+    progress: Progress | None
+
+
+class RecipeOptions(TypedDict, total=False):
+    """What goes into the recipe of a verb beside its own stage.
+
+    Attributes:
+        kwargs: Keyword arguments of the factory.
+        weights: A file of weights to start from.
+        seed: Seed of everything random.
+        max_drop: Accuracy that may be lost; 0.01 is one point.
+        runtimes: Runtimes to measure on; default: every one that is installed but inductor, which compiles
+            for many seconds.
+        threads: Threads of a runtime; default: all cores.
+        overrides: Changes of the recipe, `a.b=value` each.
+    """
+
+    kwargs: Mapping[str, Any]
+    weights: str | None
+    seed: int
+    max_drop: float
+    runtimes: Sequence[str] | None
+    threads: int | None
+    overrides: Sequence[str]
+
+
+class Options(RunOptions, RecipeOptions, total=False):
+    """What every verb that makes an artifact takes."""
+
+
+class TrainOptions(Options, total=False):
+    """Options of `train`; see `lissom.recipe.TrainConfig` for units and ranges."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    label_smoothing: float
+
+
+class DistillOptions(TrainOptions, total=False):
+    """Options of `distill`; see `lissom.recipe.DistillConfig` for units and ranges."""
+
+    temperature: float
+    alpha: float
+
+
+class PruneOptions(Options, total=False):
+    """Options of `prune`; see `lissom.recipe.PruneConfig` for units and ranges."""
+
+    ratio: float
+    importance: str
+    ranking: str
+    round_to: int
+    exclude: Sequence[str]
+
+
+class ExportOptions(Options, total=False):
+    """Options of `export`; see `lissom.recipe.ExportConfig` for ranges."""
+
+    opset: int
+
+
+class QuantizeOptions(Options, total=False):
+    """Options of `quantize`; see `lissom.recipe.QuantizeConfig` for units and ranges."""
+
+    mode: str
+    calibration: str
+    num_samples: int
+    per_channel: bool
+    reduce_range: bool | None
+    exclude: Sequence[str]
+
+
+def train(model: Model, data: str | Path, **options: Unpack[TrainOptions]) -> Result:
+    """Train a model on the train split of labelled data.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    return _run("train", model, data, options)
+
+
+def prune(model: Model, data: str | Path, **options: Unpack[PruneOptions]) -> Result:
+    """Remove channels from a torch model; `distill` or `train` recovers its accuracy afterwards.
+
+    The budget is therefore 100 points unless `max_drop` says otherwise.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    return _run("prune", model, data, options)
+
+
+def distill(model: Model, data: str | Path, *, teacher: Model, **options: Unpack[DistillOptions]) -> Result:
+    """Train a torch student to answer as its torch teacher does; the report compares it with the teacher.
+
+    Raises:
+        LissomError: a model, the data or an option does not fit.
+    """
+    return _run("distill", model, data, options, teacher=teacher)
+
+
+def export(model: Model, data: str | Path, **options: Unpack[ExportOptions]) -> Result:
+    """Write a torch model as ONNX; samples of the data trace it and check the result.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    return _run("export", model, data, options)
+
+
+def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions]) -> Result:
+    """Quantize a model to int8; a torch model is exported first.
+
+    Ranges come from the calibrate split; where the data have no labels, every sample calibrates.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    return _run("quantize", model, data, options)
+
+
+def recipe_of(
+    verb: str, model: Model, data: str | Path, options: Mapping[str, Any], *, teacher: Model | None = None
+) -> Recipe:
+    """The recipe of a verb: the stages it needs first, then its own with every option of the stage.
+
+    Args:
+        verb: train, prune, distill, export or quantize.
+        model: MODEL.
+        data: DATA.
+        options: `RecipeOptions`, and fields of the verb's stage.
+        teacher: MODEL that teaches, for distill.
+
+    Raises:
+        RecipeError: an option is unknown or out of range.
+    """
+    fields = {key: value for key, value in options.items() if key not in Options.__annotations__}
+    if teacher is not None:
+        fields["teacher"] = "teacher"
+    document = {
+        "name": verb,
+        "seed": options.get("seed", 0),
+        "data": {"source": str(data)},
+        "model": {
+            "source": _source(model),
+            "kwargs": dict(options.get("kwargs") or {}),
+            "weights": options.get("weights"),
+        },
+        "stages": [*_stages_before(verb, model, teacher), {"stage": verb, **fields}],
+        "gates": {"accuracy": {"max_drop": options.get("max_drop", 1.0 if verb == "prune" else 0.01)}},
+        "benchmark": {
+            "runtimes": list(options.get("runtimes") or _quick_runtimes()),
+            "threads": options.get("threads"),
+        },
+        "ship": "last",
+    }
+    return Recipe.from_document(document, options.get("overrides") or (), where=f"lissom {verb}")
+
+
+def verify(
+    before: str | Path | Artifact,
+    after: str | Path | Artifact,
+    *,
+    data: str | None = None,
+    runtimes: tuple[str | None, str | None] = (None, None),
+) -> list[Parity]:
+    """Compare what two artifacts compute, output by output.
+
+    Args:
+        before: The artifact that is trusted.
+        after: The artifact that is checked; its precision decides the limits.
+        data: DATA; default: what `after` was made with.
+        runtimes: Runtime of each; default: the first that works.
+
+    Raises:
+        LissomError: an artifact is damaged, or their signatures differ.
+    """
+    from lissom.export.verification import verify as verify_runtimes
+    from lissom.runtime.base import open_runtime
+
+    first, second = _opened(before), _opened(after)
+    samples = load_data(data or second.manifest.data)
+    with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
+        return verify_runtimes(one, other, samples)
+
+
+def bench(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    data: str | None = None,
+    config: BenchmarkConfig | None = None,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Time artifacts against each other on every runtime, interleaved; adds evidence to each of them.
+
+    Args:
+        artifacts: Artifacts with one signature and different names.
+        data: DATA; default: what the first was made with.
+        config: Rounds, threads, runtimes.
+        progress: Shows how far the measurement is.
+
+    Returns:
+        One record of evidence for each artifact, by name.
+
+    Raises:
+        LissomError: an artifact is damaged, or they cannot be compared.
+    """
+    from lissom.report.measurement import measure
+
+    opened = [_opened(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    samples = load_data(data or opened[0].manifest.data)
+    return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
+
+
+def plan_bench(
+    artifacts: Sequence[str | Path | Artifact], config: BenchmarkConfig
+) -> tuple[list[tuple[str, str]], float]:
+    """The arms that `bench` would time, as artifact and runtime, and about how many seconds it would take.
+
+    Raises:
+        LissomError: an artifact is damaged, or they cannot be compared.
+    """
+    from lissom.report.measurement import planned_arms
+    from lissom.runtime.availability import usable_runtimes
+
+    opened = [_opened(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    arms = planned_arms(opened, usable_runtimes(config.runtimes))
+    compiled = sum(arm.runtime == "inductor" for arm in arms)
+    seconds = len(arms) * config.num_rounds * config.round_ms / 1e3 + 15.0 * compiled + 3.0
+    return [(arm.artifact, arm.runtime) for arm in arms], seconds
+
+
+def predict(
+    artifact: str | Path | Artifact, inputs: Mapping[str, np.ndarray], *, runtime: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Label and scores of raw samples.
+
+    Args:
+        artifact: An artifact.
+        inputs: Raw arrays of shape [samples, ...] by input name; the artifact's preprocessing is applied.
+        runtime: Runtime; default: the first that works.
+
+    Returns:
+        The label of each sample, and the scores of shape [samples, classes].
+
+    Raises:
+        LissomError: the artifact is damaged, or the inputs do not fit.
+    """
+    from lissom.models.evaluation import predict as predict_batches
+    from lissom.runtime.base import open_runtime
+    from lissom.runtime.preprocess import preprocess, softmax
+
+    opened = _opened(artifact)
+    manifest = opened.manifest
+    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
+    if inputs.keys() != dtypes.keys():
+        raise RequestError(f"the model takes {', '.join(dtypes)}; found {', '.join(inputs) or 'nothing'}")
+    with open_runtime(opened, runtime) as session:
+        outputs = predict_batches(session.infer_batch, preprocess(inputs, manifest.preprocessing, dtypes))
+    names = manifest.labels or [str(index) for index in range(outputs.shape[-1])]
+    return [names[index] for index in outputs.argmax(axis=-1)], softmax(outputs)
+
+
+def load_data(source: str | Path) -> Data:
+    """DATA with its four splits.
+
+    Raises:
+        DataError: nothing is there, or it does not hold together.
+    """
+    from lissom.models.data import load_data as load
+
+    return load(str(source))
+
+
+def _run(
+    verb: str, model: Model, data: str | Path, options: Mapping[str, Any], *, teacher: Model | None = None
+) -> Result:
+    recipe = recipe_of(verb, model, data, options, teacher=teacher)
+    given = {key: options[key] for key in RunOptions.__annotations__ if key in options}
+    return run(recipe, **given)
+
+
+def _stages_before(verb: str, model: Model, teacher: Model | None) -> list[dict[str, Any]]:
+    load: dict[str, Any] = {"stage": "load"}
+    if verb == "train":
+        return []
+    if teacher is not None:
+        return [
+            {**load, "name": "teacher", "model": {"source": _source(teacher)}},
+            {**load, "name": "student"},
+        ]
+    if verb == "quantize" and ModelConfig(source=_source(model)).format == "torch":
+        return [load, {"stage": "export"}]
+    return [load]
+
+
+def _quick_runtimes() -> list[str]:
+    from lissom.runtime.availability import absence
+
+    return [name for name in RUNTIMES if name != "inductor" and absence(name) is None]
+
+
+def _source(model: Model) -> str:
+    if isinstance(model, Artifact):
+        return str(model.path)
+    return _reference(model) if callable(model) else str(model)
+
+
+def _reference(factory: Callable[..., Any]) -> str:
+    """`module:function` of a factory that was handed over as a function.
+
+    Raises:
+        RequestError: it cannot be found again by name, as a lambda or a live model cannot.
+    """
+    name, module = getattr(factory, "__qualname__", ""), getattr(factory, "__module__", "")
+    if not name or "<" in name or "." in name or module == "__main__":
+        raise RequestError(
+            f"{factory!r} cannot be found again by name, so the model could not be rebuilt after a restart",
+            hint="pass a module-level function that builds the model, or its name package.module:function",
+        )
+    return f"{module}:{name}"
+
+
+def _opened(artifact: str | Path | Artifact) -> Artifact:
+    return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+
+
+def _check_comparable(artifacts: Sequence[Artifact]) -> None:
+    names = [artifact.name for artifact in artifacts]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"two artifacts are called {name!r}; a report could not tell them apart")
+    for artifact in artifacts[1:]:
+        if artifact.manifest.signature != artifacts[0].manifest.signature:
+            raise RequestError(f"{artifact.name!r} and {artifacts[0].name!r} take or give different tensors")

@@ -1,0 +1,234 @@
+"""The page of a report in a real Chromium: offline, by mouse and keyboard, light and dark, on a phone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.report import samples
+
+from lissom.report.drawing import PALETTE
+from lissom.report.pages import html_from_report
+from lissom.report.schema import Report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed"),
+]
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+EVERY_REPORT = [
+    samples.typical,
+    samples.with_errors,
+    samples.without_choice,
+    samples.without_accuracy,
+    samples.collapsed,
+    samples.empty,
+    samples.hostile,
+]
+
+
+class Browser:
+    """A Chromium that opens reports."""
+
+    def __init__(self, driver: Any, folder: Path) -> None:
+        self.driver = driver
+        self.folder = folder
+
+    def open(self, report: Report, *, width: int = 1280, scheme: str = "light") -> None:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        page = self.folder / "report.html"
+        page.write_text(html_from_report(report), encoding="utf-8")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get(page.as_uri())
+        WebDriverWait(self.driver, 30).until(lambda _: self.run("document.readyState === 'complete'"))
+        WebDriverWait(self.driver, 30).until(lambda _: self.num_drawn == len(self.all(".chart")))
+
+    def all(self, selector: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return found
+
+    def run(self, expression: str) -> Any:
+        return self.driver.execute_script(f"return {expression}")
+
+    @property
+    def num_drawn(self) -> int:
+        return len(self.all(".chart[data-drawn]"))
+
+    @property
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    @property
+    def requests(self) -> list[str]:
+        """Addresses that were asked for, but for the page itself and what it holds."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [address for address in sent if not address.startswith(("file:", "data:", "blob:"))]
+
+    def column(self, number: int) -> list[str]:
+        """First line of each cell of the table of arms; empty where an error covers the column."""
+        rows = [row.find_elements(By.CSS_SELECTOR, "th, td") for row in self.all("#arms-table tbody tr")]
+        return [row[number].text.split("\n")[0] if number < len(row) else "" for row in rows]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    try:
+        yield Browser(driver, tmp_path_factory.mktemp("page"))
+    finally:
+        driver.quit()
+
+
+@pytest.mark.parametrize("sample", EVERY_REPORT)
+def test_every_page_draws_its_plots_fetches_nothing_and_the_console_stays_empty(
+    browser: Browser, sample: Callable[[], Report]
+) -> None:
+    browser.open(sample())
+    assert browser.num_drawn == len(browser.all(".chart"))
+    assert browser.requests == []
+    assert browser.complaints == []
+
+
+def test_a_typical_page_has_five_plots_with_marks_in_each(browser: Browser) -> None:
+    browser.open(samples.typical())
+    marks = [
+        len(plot.find_elements(By.CSS_SELECTOR, ".points path, .lines path"))
+        for plot in browser.all(".chart")
+    ]
+    assert len(marks) == 5
+    assert all(number >= 5 for number in marks)
+
+
+def test_markup_of_the_user_does_not_run(browser: Browser) -> None:
+    browser.open(samples.hostile())
+    assert browser.run("window.hacked === undefined")
+    assert browser.all("img") == []
+
+
+def test_pointing_at_a_bubble_shows_the_name_of_its_arm(browser: Browser) -> None:
+    report = samples.typical()
+    browser.open(report)
+    shown = set()
+    for bubble in browser.all("#plot-pareto .scatterlayer .points path"):
+        ActionChains(browser.driver).move_to_element(bubble).pause(0.15).perform()
+        shown |= {hover.text for hover in browser.all("#plot-pareto .hoverlayer .hovertext")}
+    for arm in report.arms:
+        assert any(text.startswith(f"{arm.artifact} · {arm.runtime}") for text in shown), (
+            arm.artifact,
+            arm.runtime,
+        )
+    assert any("quantize · openvino (chosen)" in text and "0.0221" in text for text in shown)
+
+
+def test_the_arms_are_sorted_by_a_click_and_back_by_another(browser: Browser) -> None:
+    browser.open(samples.with_errors())
+    header = browser.all("#arms-table thead th")[3]
+    header.find_element(By.TAG_NAME, "button").click()
+    ascending = browser.column(3)[:-1]
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert [float(figure) for figure in ascending] == sorted(float(figure) for figure in ascending)
+    header.find_element(By.TAG_NAME, "button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert browser.column(3)[:-1] == ascending[::-1]
+    assert browser.column(1)[-1] == "tensorrt"
+
+
+def test_the_arms_are_sorted_by_the_keyboard_alone(browser: Browser) -> None:
+    browser.open(samples.typical())
+    browser.run("document.querySelectorAll('#arms-table thead button')[0].focus()")
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    names = browser.column(0)
+    assert names == sorted(names)
+    browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+    browser.driver.switch_to.active_element.send_keys(Keys.SPACE)
+    runtimes = browser.column(1)
+    assert runtimes == sorted(runtimes)
+    assert [header.get_attribute("aria-sort") for header in browser.all("#arms-table thead th")[:3]] == [
+        "none",
+        "ascending",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+@pytest.mark.parametrize("sample", EVERY_REPORT)
+def test_the_page_never_scrolls_sideways(browser: Browser, sample: Callable[[], Report], width: int) -> None:
+    browser.open(sample(), width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_and_plots_take_the_colours_of_the_system(browser: Browser, scheme: str) -> None:
+    browser.open(samples.typical(), scheme=scheme)
+    paper = PALETTE["paper"][scheme == "dark"]
+    wanted = f"rgb({', '.join(str(int(paper[place : place + 2], 16)) for place in (1, 3, 5))})"
+    grounds = [
+        svg.value_of_css_property("background-color") for svg in browser.all(".chart .main-svg:first-child")
+    ]
+    grounds += [browser.all("body")[0].value_of_css_property("background-color")]
+    assert len(grounds) == 6
+    assert {ground.replace("rgba", "rgb").replace(", 1)", ")") for ground in grounds} == {wanted}
+
+
+def test_names_in_the_pareto_plot_do_not_cover_each_other_on_a_phone(browser: Browser) -> None:
+    browser.open(samples.typical(), width=360)
+    names = [name for name in browser.all("#plot-pareto .annotation") if name.is_displayed()]
+    boxes = [name.rect for name in names]
+    assert any("quantize · openvino" in name.text for name in names)
+    for place, one in enumerate(boxes):
+        for other in boxes[place + 1 :]:
+            apart_across = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+            apart_down = one["y"] + one["height"] <= other["y"] or other["y"] + other["height"] <= one["y"]
+            assert apart_across or apart_down
+
+
+def test_everything_that_acts_has_a_name_and_every_table_a_caption(browser: Browser) -> None:
+    browser.open(samples.typical())
+    browser.driver.execute_script(
+        "document.querySelectorAll('details').forEach((folded) => { folded.open = true; })"
+    )
+    assert [button for button in browser.all("button") if not button.accessible_name] == []
+    assert [box for box in browser.all('[role="region"], [role="img"]') if not box.accessible_name] == []
+    assert len(browser.all("table caption")) == len(browser.all("table")) == 6
+
+
+def test_a_copy_button_says_that_it_copied(browser: Browser) -> None:
+    browser.open(samples.typical())
+    permissions = {"origin": "file://", "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    button = browser.all('button[data-copy="serve"]')[0]
+    button.click()
+    WebDriverWait(browser.driver, 5).until(lambda _: button.text == "Copied")
+    assert browser.run("navigator.clipboard.readText()") == "lissom serve runs/digits/artifact"

@@ -1,0 +1,270 @@
+"""Parity: what passes, what fails, and on which inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tests.unit.artifacts import tiny_onnx_artifact
+from tests.unit.small import blobs
+
+from lissom.artifact import Signature, TensorSpec
+from lissom.cli.output import show
+from lissom.cli.views import verified
+from lissom.errors import ArtifactError
+from lissom.export.verification import LIMITS, Parity, compare, fuzz_inputs, verify
+from lissom.models.data import Data, Dataset
+from lissom.runtime.base import check_tensor
+from lissom.runtime.onnx_runtime import OnnxRuntime
+
+EXACT, INT8 = LIMITS["float32"], LIMITS["int8"]
+SCORES = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+rows = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6),
+    elements=st.floats(-100, 100, width=32, allow_subnormal=False),
+)
+
+
+@given(rows, st.sampled_from(sorted(LIMITS)))
+def test_an_output_is_like_itself(scores: np.ndarray, precision: str) -> None:
+    found = compare("y", scores, scores.copy(), LIMITS[precision])
+    assert found.passed
+    assert (found.max_abs_error, found.mean_abs_error, found.sqnr_db) == (0, 0, None)
+    assert found.cosine == pytest.approx(1)
+    assert found.top1_agreement == 1
+
+
+def test_the_figures_are_what_they_are_called() -> None:
+    wanted = np.array([[1.0, 2.0], [4.0, 3.0]], dtype=np.float32)
+    found = compare("y", wanted, wanted + np.array([[0.5, 0.0], [0.0, 2.0]], dtype=np.float32), INT8)
+    assert found.output == "y"
+    assert found.max_abs_error == 2.0
+    assert found.mean_abs_error == 2.5 / 4
+    assert found.sqnr_db == pytest.approx(10 * np.log10(30 / 4.25))
+    assert found.cosine == pytest.approx((1.5 + 4 + 16 + 15) / np.sqrt(30 * (2.25 + 4 + 16 + 25)))
+    assert found.top1_agreement == 0.5
+    assert found.limit == "cosine >= 0.98, SQNR >= 13 dB, top-1 >= 97.0%"
+    assert str(EXACT).startswith("error <= 0.0001 of the output's range, cosine")
+
+
+@pytest.mark.parametrize(("error", "passed"), [(1e-6, True), (0.9e-4, True), (1.1e-4, False), (1e-2, False)])
+def test_the_largest_error_is_held_to_a_share_of_the_range(error: float, passed: bool) -> None:
+    found = SCORES.astype(np.float64)
+    found[0, 0] += error * np.abs(SCORES).max()
+    assert compare("y", SCORES.astype(np.float64), found, EXACT).passed is passed
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("precision", LIMITS)
+def test_the_unit_of_an_output_does_not_matter(scale: float, precision: str) -> None:
+    noise = np.random.default_rng(1).normal(size=SCORES.shape) * np.float64(1e-3)
+    one = compare("y", SCORES.astype(np.float64), SCORES + noise, LIMITS[precision])
+    scaled = compare("y", SCORES * np.float64(scale), (SCORES + noise) * scale, LIMITS[precision])
+    assert scaled.passed is one.passed
+    assert scaled.sqnr_db == pytest.approx(one.sqnr_db)
+
+
+def test_lower_precisions_are_held_to_less() -> None:
+    ordered = [LIMITS[name] for name in ("float32", "float16", "bfloat16", "int8")]
+    for field in ("min_cosine", "min_sqnr_db", "min_agreement"):
+        values = [getattr(limit, field) for limit in ordered]
+        assert values == sorted(values, reverse=True)
+    assert [limit.fuzz for limit in ordered] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("noise", "passed"), [(0.01, True), (0.15, True), (0.4, False)])
+def test_a_quantized_output_is_judged_by_its_noise(noise: float, passed: bool) -> None:
+    confident = SCORES + 30 * np.eye(5, dtype=np.float32)[SCORES.argmax(axis=1)] * 0
+    error = np.random.default_rng(2).normal(size=SCORES.shape).astype(np.float32) * noise
+    agreed = np.where(
+        (confident + error).argmax(axis=1)[:, None] == confident.argmax(axis=1)[:, None], error, 0
+    )
+    assert compare("y", confident, confident + agreed, INT8).passed is passed
+
+
+def test_a_label_that_changes_too_often_fails() -> None:
+    wanted = np.tile(np.array([[1.0, 1.01]], dtype=np.float32), (100, 1))
+    found = wanted.copy()
+    found[:2] = [[1.01, 1.0]]
+    assert compare("y", wanted, found, INT8).passed
+    found[:4] = [[1.01, 1.0]]
+    failed = compare("y", wanted, found, INT8)
+    assert not failed.passed
+    assert failed.top1_agreement == 0.96
+
+
+def test_ties_within_rounding_count_as_the_same_label() -> None:
+    wanted = np.tile(np.array([[1.0, 1.0 + 1.2e-7, -3.0]], dtype=np.float32), (10, 1))
+    found = np.tile(np.array([[1.0 + 1.2e-7, 1.0, -3.0]], dtype=np.float32), (10, 1))
+    assert wanted[0].argmax() != found[0].argmax()
+    parity = compare("y", wanted, found, EXACT)
+    assert parity.top1_agreement == 1
+    assert parity.passed
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 2, 3), (6, 2, 3, 4)])
+def test_outputs_of_every_rank_are_compared(shape: tuple[int, ...]) -> None:
+    wanted = np.random.default_rng(0).normal(size=shape)
+    assert compare("y", wanted, wanted, EXACT).passed
+    assert not compare("y", wanted, -wanted, EXACT).passed
+    assert compare("y", wanted, wanted[::-1], INT8).top1_agreement <= 1
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_output_that_is_no_number_fails(precision: str, value: float) -> None:
+    found = SCORES.copy()
+    found[3, 2] = value
+    assert compare("y", SCORES, found, LIMITS[precision]).passed is False
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -5.0])
+@pytest.mark.parametrize("precision", LIMITS)
+def test_an_output_that_never_changes_is_like_itself_and_unlike_another(
+    constant: float, precision: str
+) -> None:
+    wanted = np.full((20, 3), constant, dtype=np.float32)
+    assert compare("y", wanted, wanted.copy(), LIMITS[precision]).passed
+    assert not compare("y", wanted, wanted + 10, LIMITS[precision]).passed
+    assert not compare("y", wanted + 1, np.zeros_like(wanted), LIMITS[precision]).passed
+
+
+@pytest.mark.parametrize("kind", ["nan", "infinite", "silent parent", "silent child"])
+def test_a_failed_parity_can_be_written_as_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted, found = SCORES.copy(), SCORES.copy()
+    if kind.startswith("silent"):
+        (wanted if kind == "silent parent" else found)[:] = 0
+    else:
+        found[0, 0] = np.nan if kind == "nan" else np.inf
+    parity = compare("y", wanted, found, EXACT)
+    assert not parity.passed
+    show("verify", verified([parity], []), as_json=True)
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["ok"] is False
+    assert document["gates"][0]["state"] == "fail"
+
+
+SIGNATURE = Signature(
+    inputs=(
+        TensorSpec(name="x", dtype="float32", shape=("batch", 1, 2, 2)),
+        TensorSpec(name="gain", dtype="float32", shape=("batch",)),
+    ),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 3)),),
+)
+LIKE = {
+    "x": np.linspace(-3, 5, 40, dtype=np.float32).reshape(10, 1, 2, 2),
+    "gain": np.ones(10, dtype=np.float32),
+}
+
+
+def test_fuzz_inputs_fit_the_signature_and_include_a_batch_of_one() -> None:
+    batches = fuzz_inputs(SIGNATURE, LIKE)
+    assert {len(batch["x"]) for batch in batches} == {1, 3}
+    for batch in batches:
+        sizes: dict[str, int] = {}
+        for spec in SIGNATURE.inputs:
+            check_tensor(spec, batch[spec.name], sizes)
+        assert np.isfinite(batch["x"]).all()
+
+
+def test_fuzz_inputs_are_zeros_both_extremes_and_noise_between_them() -> None:
+    zeros, low, high, noise = fuzz_inputs(SIGNATURE, LIKE, sizes=(2,))
+    assert (zeros["x"] == 0).all()
+    assert (low["x"] == -3).all()
+    assert (high["x"] == 5).all()
+    assert -3 <= noise["x"].min() < noise["x"].max() <= 5
+    assert len(np.unique(noise["x"])) == 8
+
+
+def test_fuzz_inputs_are_the_same_each_time() -> None:
+    one, other = fuzz_inputs(SIGNATURE, LIKE), fuzz_inputs(SIGNATURE, LIKE)
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a)
+    assert not np.array_equal(fuzz_inputs(SIGNATURE, LIKE, seed=1)[3]["x"], one[3]["x"])
+
+
+def test_fuzz_inputs_of_whole_numbers_stay_within_the_data() -> None:
+    signature = Signature(inputs=(TensorSpec(name="x", dtype="int64", shape=("batch", 4)),), outputs=())
+    like = {"x": np.arange(3, 23).reshape(5, 4)}
+    for batch in fuzz_inputs(signature, like)[1:4]:
+        assert batch["x"].dtype == np.int64
+        assert batch["x"].min() >= 3
+        assert batch["x"].max() <= 22
+
+
+DATA = blobs(120, shape=(1, 2, 2), num_classes=3)
+
+
+class Shifted(OnnxRuntime):
+    """Answers a little otherwise, and notes how many samples each call has."""
+
+    shift: float | np.ndarray = 0.0
+
+    def _infer_impl(self, inputs: Any) -> dict[str, np.ndarray]:
+        self.__dict__.setdefault("sizes", []).append(len(inputs["image"]))
+        found = super()._infer_impl(inputs)
+        return {name: (array + self.shift).astype(array.dtype) for name, array in found.items()}
+
+
+def pair(folder: Path, shift: float | np.ndarray = 0.0, **changes: Any) -> tuple[OnnxRuntime, Shifted]:
+    parent = OnnxRuntime(tiny_onnx_artifact(folder / "parent", name="parent"), threads=1)
+    child = Shifted(tiny_onnx_artifact(folder / "child", name="child", **changes), threads=1)
+    child.shift = shift
+    return parent, child
+
+
+def test_two_artifacts_that_compute_the_same_pass(tmp_path: Path) -> None:
+    parent, child = pair(tmp_path)
+    (found,) = verify(parent, child, DATA)
+    assert isinstance(found, Parity)
+    assert (found.output, found.passed, found.max_abs_error) == ("logits", True, 0.0)
+    num_select = len(DATA.indices["select"])
+    assert child.sizes == [num_select] + [1] * 4 + [3] * 4
+
+
+def test_a_conversion_must_hold_on_fuzz_inputs_and_a_quantization_need_not(tmp_path: Path) -> None:
+    parent, child = pair(tmp_path, precision="int8")
+    assert verify(parent, child, DATA)[0].passed
+    assert child.sizes == [len(DATA.indices["select"])]
+
+
+@pytest.mark.parametrize("shift", [0.1, np.array([0, 0, 0.01], dtype=np.float32)])
+def test_a_conversion_that_computes_something_else_fails(tmp_path: Path, shift: Any) -> None:
+    assert not verify(*pair(tmp_path, shift=shift), DATA)[0].passed
+
+
+def test_an_engine_for_one_size_is_given_one_sample_at_a_time(tmp_path: Path) -> None:
+    parent, child = pair(tmp_path)
+    child.any_batch_size = False
+    verify(parent, child, DATA)
+    assert set(child.sizes) == {1}
+    assert len(child.sizes) == len(DATA.indices["select"]) + 4
+
+
+def test_without_labels_the_calibrate_split_is_compared(tmp_path: Path) -> None:
+    parent, child = pair(tmp_path, precision="int8")
+    data = Data("plain", Dataset({"image": DATA.dataset.inputs["image"][:70]}))
+    verify(parent, child, data)
+    assert child.sizes == [64, 6]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": (TensorSpec(name="scores", dtype="float32", shape=("batch", 3)),)},
+        {"inputs": (TensorSpec(name="image", dtype="float32", shape=("batch", 4)),)},
+        {"outputs": (TensorSpec(name="logits", dtype="float16", shape=("batch", 3)),)},
+    ],
+)
+def test_signatures_that_differ_cannot_be_compared(tmp_path: Path, change: dict[str, Any]) -> None:
+    parent, child = pair(tmp_path)
+    child.signature = child.signature.model_copy(update=change)
+    with pytest.raises(ArtifactError, match="'parent' and 'child' have different signatures: ") as caught:
+        verify(parent, child, DATA)
+    assert "image: float32['batch', 1, 2, 2]" in caught.value.message

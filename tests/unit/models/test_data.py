@@ -1,0 +1,289 @@
+"""Data: what is read, what is refused, and splits that hold still."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.small import blobs
+
+from lissom.artifact import PreprocessingStep, TensorSpec
+from lissom.errors import DataError
+from lissom.models.data import SPLITS, Data, Dataset, checked, load_data, split_of
+
+IMAGES = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32)
+LABELS = np.arange(40) % 4
+
+
+def npz(folder: Path, **arrays: Any) -> str:
+    path = folder / "data.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def members(data: Data) -> dict[str, str]:
+    """The split of each sample, by its hash."""
+    return {data.sample_hashes[i]: split for split, index in data.indices.items() for i in index}
+
+
+@given(st.integers(0, 2**256 - 1))
+def test_a_hash_falls_into_the_split_of_its_place(number: int) -> None:
+    place = (number >> 192) / 2**64
+    bounds = {"train": (0.0, 0.6), "calibrate": (0.6, 0.7), "select": (0.7, 0.85), "report": (0.85, 1.01)}
+    low, high = bounds[split_of(f"{number:064x}")]
+    assert low - 1e-9 <= place < high + 1e-9
+
+
+def test_samples_are_cut_60_10_15_15() -> None:
+    data = Data(
+        "noise",
+        Dataset({"x": np.arange(20_000, dtype=np.float32)[:, None]}, np.zeros(20_000, dtype=int), ("a",)),
+    )
+    shares = {split: len(index) / 20_000 for split, index in data.indices.items()}
+    assert shares == pytest.approx(
+        {"train": 0.60, "calibrate": 0.10, "select": 0.15, "report": 0.15}, abs=0.015
+    )
+    assert list(data.indices) == list(SPLITS)
+    assert sorted(np.concatenate(list(data.indices.values())).tolist()) == list(range(20_000))
+    assert data.overlap() == {}
+
+
+def test_equal_samples_land_in_the_same_split() -> None:
+    images = np.concatenate([IMAGES, IMAGES[::-1], IMAGES[:7]])
+    data = Data("twice", Dataset({"x": images}, np.zeros(len(images), dtype=int), ("a",)))
+    assert data.overlap() == {}
+    names = np.empty(len(images), dtype=object)
+    for split, index in data.indices.items():
+        names[index] = split
+    assert (names[:40] == names[40:80][::-1]).all()
+    assert (names[:7] == names[80:]).all()
+
+
+@given(st.integers(1, 39), st.permutations(range(40)))
+def test_adding_samples_or_changing_their_order_moves_none(num_known: int, order: list[int]) -> None:
+    dataset = Dataset({"x": IMAGES}, LABELS, tuple("abcd"))
+    whole = members(Data("whole", dataset))
+    part = Data("part", Dataset({"x": IMAGES[order][:num_known]}, LABELS[order][:num_known], tuple("abcd")))
+    assert all(whole[digest] == split for digest, split in members(part).items())
+
+
+def test_labels_and_preprocessing_do_not_decide_the_split_but_its_hash() -> None:
+    plain = Data("a", Dataset({"x": IMAGES}, LABELS, tuple("abcd")))
+    other = Data("a", Dataset({"x": IMAGES}, LABELS[::-1], tuple("abcd")))
+    step = PreprocessingStep(input="x", mean=(0.5,), std=(2.0,))
+    scaled = Data("a", Dataset({"x": IMAGES}, LABELS, tuple("abcd"), (step,)))
+    assert members(plain) == members(other) == members(scaled)
+    assert len({found.split_hashes["train"] for found in (plain, other, scaled)}) == 3
+    assert Data("b", plain.dataset).split_hashes == plain.split_hashes
+
+
+def test_every_input_dtype_and_shape_decides_the_hash_of_a_sample() -> None:
+    two = Data("a", Dataset({"x": IMAGES, "w": IMAGES}))
+    assert two.sample_hashes == Data("a", Dataset({"w": IMAGES, "x": IMAGES})).sample_hashes
+    kinds = [
+        {"x": IMAGES},
+        {"x": IMAGES.astype(np.float64)},
+        {"x": IMAGES.reshape(40, 16)},
+        two.dataset.inputs,
+    ]
+    assert len({Data("a", Dataset(inputs)).sample_hashes[0] for inputs in kinds}) == 4
+
+
+def test_a_split_that_is_given_is_kept_and_what_stands_in_two_is_counted(tmp_path: Path) -> None:
+    split = np.array(["train"] * 20 + ["calibrate"] * 5 + ["select"] * 5 + ["report"] * 10)
+    images = IMAGES.copy()
+    images[30:33] = images[:3]
+    data = load_data(npz(tmp_path, image=images, y=LABELS, split=split))
+    assert {name: len(index) for name, index in data.indices.items()} == {
+        "train": 20,
+        "calibrate": 5,
+        "select": 5,
+        "report": 10,
+    }
+    assert data.overlap() == {"train/report": 3}
+    assert np.array_equal(data.raw("select")["image"], images[25:30])
+
+
+def test_an_npz_has_an_array_for_each_input(tmp_path: Path) -> None:
+    data = load_data(npz(tmp_path, image=IMAGES, y=LABELS + 5, weight=np.ones((40, 2))))
+    assert data.input_specs == (
+        TensorSpec(name="image", dtype="float32", shape=("batch", 1, 4, 4)),
+        TensorSpec(name="weight", dtype="float32", shape=("batch", 2)),
+    )
+    assert data.dataset.label_names == ("5", "6", "7", "8")
+    assert data.num_classes == 4
+    assert data.labels("train").dtype == np.int64
+    assert set(data.labels("train").tolist()) <= {0, 1, 2, 3}
+    tensors = data.tensors("train")
+    assert {array.dtype.name for array in tensors.values()} == {"float32"}
+    assert data.tensors("train") is tensors
+
+
+def test_words_are_labels_in_alphabetical_order(tmp_path: Path) -> None:
+    words = np.array(["owl", "cat", "dog", "cat"] * 10)
+    data = load_data(npz(tmp_path, image=IMAGES, y=words))
+    assert data.dataset.label_names == ("cat", "dog", "owl")
+    labels = np.concatenate([data.labels(split) for split in SPLITS])
+    index = np.concatenate(list(data.indices.values()))
+    assert [data.dataset.label_names[label] for label in labels] == words[index].tolist()
+
+
+def test_without_labels_every_sample_calibrates(tmp_path: Path) -> None:
+    data = load_data(npz(tmp_path, image=IMAGES))
+    assert {split: len(index) for split, index in data.indices.items()} == {
+        "train": 0,
+        "calibrate": 40,
+        "select": 0,
+        "report": 0,
+    }
+    assert data.num_classes == 0
+    with pytest.raises(DataError, match=r"has no labels; an \.npz holds them under the name y"):
+        data.labels("calibrate")
+    with pytest.raises(DataError, match="the select split is empty") as caught:
+        data.tensors("select")
+    assert "every sample is calibration data" in caught.value.hint
+
+
+def test_preprocessing_is_applied_to_tensors_and_not_to_raw_samples() -> None:
+    data = load_data("digits")
+    assert data.raw("train")["image"].max() == 16
+    assert data.tensors("train")["image"].max() == 1
+    assert len(data.dataset.inputs["image"]) == 1797
+    assert data.dataset.label_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": IMAGES, "y": LABELS[:-1]}, "arrays differ in length: image 40, y 39"),
+        ({"image": IMAGES[:0], "y": LABELS[:0]}, "holds no samples"),
+        ({"y": LABELS}, "holds no samples"),
+        ({"image": IMAGES, "y": np.eye(4)[LABELS]}, "classes are integers or strings"),
+        (
+            {"image": IMAGES, "y": LABELS, "split": np.array(["tran"] * 40)},
+            "unknown split 'tran'; known: train",
+        ),
+        ({"image": IMAGES, "y": LABELS, "group": np.arange(3)}, "arrays differ in length"),
+        ({"image": np.array([{}] * 40, dtype=object), "y": LABELS}, "cannot be read as .npz"),
+        ({"image": IMAGES, "y": np.array([{}] * 40, dtype=object)}, "cannot be read as .npz"),
+        ({"image": IMAGES, "y": np.array(3)}, "y"),
+        ({"image": IMAGES, "gain": np.array(3.0), "y": LABELS}, "gain"),
+    ],
+)
+def test_arrays_that_do_not_hold_together_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(npz(tmp_path, **arrays))
+
+
+def test_words_cannot_be_an_input(tmp_path: Path) -> None:
+    path = npz(tmp_path, image=IMAGES, title=np.array(["one"] * 40), y=LABELS)
+    with pytest.raises(DataError, match="title"):
+        load_data(path).tensors("train")
+
+
+def test_a_sample_that_is_not_a_number_is_refused_where_it_stands() -> None:
+    images = IMAGES.copy()
+    images[5, 0, 0, 0] = np.nan
+    images[9, 0, 3, 3] = np.inf
+    split = np.array(["train"] * 4 + ["select"] * 36)
+    data = Data("spoiled", Dataset({"x": images}, LABELS, tuple("abcd"), split=split))
+    assert len(data.tensors("train")["x"]) == 4
+    with pytest.raises(DataError, match="input 'x' of sample 1 of the select split holds NaN or infinity"):
+        data.tensors("select")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 damaged"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        load_data(str(path))
+
+
+def test_one_array_under_the_name_of_many_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", IMAGES)
+    path = (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        load_data(str(path))
+
+
+def test_a_damaged_npz_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, image=IMAGES[:8], y=LABELS[:8])
+    whole = path.read_bytes()
+    wrong = []
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            load_data(str(path))
+        except DataError:
+            pass
+        except Exception as exc:
+            wrong.append(f"byte {place}: {type(exc).__name__}: {exc}")
+    assert wrong == []
+
+
+def test_data_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no data at"):
+        load_data(str(tmp_path / "none.npz"))
+    with pytest.raises(DataError, match=r"unknown data 'digit'; did you mean digits\?"):
+        load_data("digit")
+    with pytest.raises(DataError, match=r"is a folder; give an \.npz file"):
+        load_data(str(tmp_path))
+
+
+def test_data_come_from_a_function_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from lissom import Dataset\n"
+        "def data():\n"
+        "    return Dataset({'x': np.ones((6, 2))}, np.array([0, 1] * 3), ('no', 'yes'))\n"
+        "def wrong():\n"
+        "    return [1, 2]\n"
+    )
+    assert load_data(f"{path}:data").dataset.label_names == ("no", "yes")
+    with pytest.raises(DataError, match=r"gave a list, not a lissom\.Dataset"):
+        load_data(f"{path}:wrong")
+    with pytest.raises(DataError, match="has no 'date'"):
+        load_data(f"{path}:date")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (LABELS, ("a", "b", "c"), "labels lie between 0 and 3, with 3 names"),
+        (LABELS - 1, ("a", "b", "c", "d"), "labels lie between -1 and 2"),
+        (LABELS.astype(np.float32), ("a", "b", "c", "d"), "labels are integers"),
+        (LABELS > 1, ("a", "b"), "labels are integers"),
+    ],
+)
+def test_labels_that_have_no_name_are_refused(
+    labels: np.ndarray, names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        checked(Dataset({"x": IMAGES}, labels, names), "mine")
+
+
+@pytest.mark.parametrize("field", ["inputs", "labels", "split"])
+def test_lists_in_the_place_of_arrays_are_taken_or_refused_but_never_misread(field: str) -> None:
+    split = np.array(["train"] * 20 + ["select"] * 20)
+    fields: dict[str, Any] = {"inputs": {"x": IMAGES}, "labels": LABELS, "split": split}
+    wanted = Data("mine", checked(Dataset(label_names=tuple("abcd"), **fields), "mine"))
+    fields[field] = {"x": IMAGES.tolist()} if field == "inputs" else fields[field].tolist()
+    try:
+        found = Data("mine", checked(Dataset(label_names=tuple("abcd"), **fields), "mine"))
+    except DataError:  # said before any work is done
+        found = wanted
+    assert len(found.tensors("select")["x"]) == 20
+    assert np.array_equal(found.labels("train"), wanted.labels("train"))
+
+
+def test_the_data_of_the_tests_have_every_split() -> None:
+    assert min(len(index) for index in blobs().indices.values()) >= 8

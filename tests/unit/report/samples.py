@@ -1,0 +1,434 @@
+"""Reports made by hand, for the tests of the pages."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from lissom.report.schema import (
+    AccuracyFigures,
+    Arm,
+    Gate,
+    Interval,
+    LatencyFigures,
+    ParityFigures,
+    Predictions,
+    Report,
+    SplitRow,
+    StageRow,
+    Step,
+    Verdict,
+)
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+NUM_SAMPLES = 270
+
+
+def typical(**changes: Any) -> Report:
+    """A run on digits with ten arms, one of them chosen, every gate passed."""
+    stages = _stages()
+    arms = (
+        _arm("train", "torch", 0.402, 0, 0),
+        _arm("train", "inductor", 0.171, 0, 0),
+        _arm("prune", "torch", 0.361, 9, 2),
+        _arm("prune", "inductor", 0.118, 9, 2),
+        _arm("distill", "torch", 0.358, 4, 3),
+        _arm("distill", "inductor", 0.117, 4, 3),
+        _arm("export", "onnxruntime", 0.0391, 4, 3, parity="float32"),
+        _arm("export", "openvino", 0.0342, 4, 3, parity="float32"),
+        _arm("quantize", "onnxruntime", 0.0287, 6, 4, parity="int8"),
+        _arm("quantize", "openvino", 0.0221, 6, 4, parity="int8", chosen=True),
+    )
+    fields = {
+        "name": "digits",
+        "created": "2026-02-03T12:04:05Z",
+        "complete": True,
+        "lissom": "0.1.0",
+        "command": ("lissom", "run", "recipes/digits.yaml"),
+        "out": "runs/digits",
+        "recipe": _recipe(),
+        "measurement": "5be1c0ffee5be1c0",
+        "environment": _environment(),
+        "data": "digits",
+        "labels": tuple("0123456789"),
+        "splits": {
+            name: SplitRow(sha256=f"{index + 10:x}" * 32, num_samples=number)
+            for index, (name, number) in enumerate(
+                (("train", 1078), ("calibrate", 180), ("select", 269), ("report", 270))
+            )
+        },
+        "verdict": _verdict(),
+        "gates": _gates(),
+        "stages": stages,
+        "arms": arms,
+        "waterfall": (
+            Step(stage="train", runtime="torch", size_bytes=104_212, latency_ms=0.402, accuracy=0.9778),
+            Step(stage="prune", runtime="torch", size_bytes=41_870, latency_ms=0.361, accuracy=0.9519),
+            Step(stage="distill", runtime="torch", size_bytes=41_870, latency_ms=0.358, accuracy=0.9741),
+            Step(stage="export", runtime="openvino", size_bytes=43_101, latency_ms=0.0342, accuracy=0.9741),
+            Step(stage="quantize", runtime="openvino", size_bytes=21_655, latency_ms=0.0221, accuracy=0.9704),
+        ),
+        "predictions": Predictions(samples=("0123456789abcdef",), labels=(3,), arms={"train/torch": (3,)}),
+    }
+    return Report(**{**fields, **changes})
+
+
+def with_errors() -> Report:
+    """One arm failed, one has no accuracy, one may not be chosen; a gate failed and was allowed."""
+    report = typical()
+    broken = _empty_arm(
+        "quantize", "tensorrt", "engine build failed: no kernel image for sm_89 (libnvinfer 10.16.1)"
+    )
+    unknown = report.arms[1].model_copy(
+        update={"accuracy": None, "precision_executed": None, "eligible": False, "reason": "accuracy unknown"}
+    )
+    refused = report.arms[3].model_copy(
+        update={"eligible": False, "reason": "drop of 2.6 points on select, limit 1.0"}
+    )
+    arms = (report.arms[0], unknown, report.arms[2], refused, *report.arms[4:], broken)
+    gates = (
+        *report.gates[:2],
+        Gate(
+            name="accuracy",
+            state="fail",
+            measured="drop 2.6 points",
+            limit="1.0 point",
+            reason="The drop on the report split is above the limit.",
+            allowed=True,
+        ),
+        Gate(
+            name="not-slower",
+            state="inconclusive",
+            measured="1.01× (0.97 to 1.05)",
+            limit="2 % slower",
+            reason="The interval reaches over the limit; more rounds would decide.",
+            allowed=False,
+        ),
+        *report.gates[4:],
+    )
+    return report.model_copy(update={"arms": arms, "gates": gates, "complete": False})
+
+
+def without_choice() -> Report:
+    """No arm was eligible, nothing was chosen, a gate failed."""
+    report = typical()
+    arms = tuple(
+        arm.model_copy(
+            update={"chosen": False, "eligible": False, "reason": "drop above the limit on select"}
+        )
+        for arm in report.arms
+    )
+    verdict = Verdict(
+        ok=False,
+        sentence="Nothing was chosen: no artifact stays within 1.0 point of train on the select split.",
+        reference="train",
+        reference_artifact="train",
+        reference_runtime="inductor",
+        artifact=None,
+        runtime=None,
+        speedup=None,
+        speedup_eager=None,
+        size_ratio=None,
+    )
+    gates = (*report.gates[:2], report.gates[2].model_copy(update={"state": "fail"}), *report.gates[3:])
+    return report.model_copy(update={"arms": arms, "verdict": verdict, "gates": gates})
+
+
+def without_accuracy() -> Report:
+    """Unlabelled data: no arm has an accuracy, the gate is skipped."""
+    report = typical()
+    arms = tuple(arm.model_copy(update={"accuracy": None}) for arm in report.arms)
+    steps = tuple(step.model_copy(update={"accuracy": None}) for step in report.waterfall)
+    skipped = report.gates[2].model_copy(
+        update={"state": "skipped", "measured": "", "reason": "The data have no labels."}
+    )
+    gates = (*report.gates[:2], skipped, *report.gates[3:])
+    return report.model_copy(update={"arms": arms, "waterfall": steps, "gates": gates})
+
+
+def collapsed() -> Report:
+    """The pruned model answers by chance until it is distilled."""
+    report = typical()
+    lost = _accuracy(244, 4)
+    arms = tuple(
+        arm.model_copy(update={"accuracy": lost}) if arm.artifact == "prune" else arm for arm in report.arms
+    )
+    return report.model_copy(update={"arms": arms})
+
+
+def empty() -> Report:
+    """A run that ended before anything was measured."""
+    report = typical(
+        arms=(), waterfall=(), gates=(), stages=(), splits={}, environment={}, recipe={}, labels=()
+    )
+    verdict = without_choice().verdict.model_copy(update={"sentence": "Nothing was measured."})
+    return report.model_copy(update={"verdict": verdict, "complete": False})
+
+
+def hostile() -> Report:
+    """Markup in every text that a user or a library can choose."""
+    report = typical()
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "artifact": HOSTILE if arm.artifact == "quantize" else arm.artifact,
+                "runtime": HOSTILE if arm.runtime == "torch" else arm.runtime,
+                "version": HOSTILE,
+                "reason": HOSTILE,
+                "precision_requested": HOSTILE,
+                "precision_executed": {HOSTILE: 3},
+            }
+        )
+        for arm in report.arms
+    )
+    stages = tuple(
+        row.model_copy(
+            update={"name": HOSTILE if row.name == "quantize" else row.name, "notes": {HOSTILE: HOSTILE}}
+        )
+        for row in report.stages
+    )
+    return report.model_copy(
+        update={
+            "name": HOSTILE,
+            "data": HOSTILE,
+            "command": ("lissom", "run", HOSTILE, "`rm`", "a|b"),
+            "recipe": {HOSTILE: [HOSTILE]},
+            "environment": {HOSTILE: HOSTILE, "list": [HOSTILE]},
+            "labels": (HOSTILE, "$a", "{{b}}", "%{x}"),
+            "splits": {HOSTILE: SplitRow(sha256=HOSTILE, num_samples=3)},
+            "gates": tuple(
+                gate.model_copy(
+                    update={"name": HOSTILE, "measured": HOSTILE, "limit": HOSTILE, "reason": HOSTILE}
+                )
+                for gate in report.gates
+            ),
+            "stages": stages,
+            "arms": (*arms, _empty_arm(HOSTILE, HOSTILE, HOSTILE)),
+            "waterfall": tuple(
+                step.model_copy(update={"stage": HOSTILE, "runtime": HOSTILE}) for step in report.waterfall
+            ),
+            "verdict": report.verdict.model_copy(update={"sentence": HOSTILE, "artifact": HOSTILE}),
+        }
+    )
+
+
+def _stages() -> tuple[StageRow, ...]:
+    history = [
+        {"epoch": epoch, "loss": 1 / (epoch + 1), "accuracy": 0.9 + epoch / 1000} for epoch in range(30)
+    ]
+    rows = (
+        ("train", "train", (), "torch", "float32", 104_212, 25_642, {"history": history}),
+        (
+            "prune",
+            "prune",
+            ("train",),
+            "torch",
+            "float32",
+            41_870,
+            10_058,
+            {"ratio": 0.6, "macs_before": 1_204_224},
+        ),
+        ("distill", "distill", ("prune", "train"), "torch", "float32", 41_870, 10_058, {"best_epoch": 22}),
+        ("export", "export", ("distill",), "onnx", "float32", 43_101, 10_058, {"opset": 20, "nodes": 23}),
+        (
+            "quantize",
+            "quantize",
+            ("export",),
+            "onnx",
+            "int8",
+            21_655,
+            None,
+            {"reduce_range": False, "excluded": []},
+        ),
+    )
+    return tuple(
+        StageRow(
+            name=name,
+            stage=stage,
+            parents=parents,
+            id=f"{index + 1:x}c0ffee0{index}fedcba9".ljust(64, "5"),
+            digest=f"{index + 6:x}" * 64,
+            path=f"{index:02}-{name}-{index + 1:x}c0ffee0{index}fedcba9",
+            format=kind,
+            precision=precision,
+            size_bytes=size_bytes,
+            num_parameters=num_parameters,
+            notes=notes,
+        )
+        for index, (name, stage, parents, kind, precision, size_bytes, num_parameters, notes) in enumerate(
+            rows
+        )
+    )
+
+
+def _arm(
+    artifact: str,
+    runtime: str,
+    median_ms: float,
+    num_lost: int,
+    num_gained: int,
+    *,
+    parity: str | None = None,
+    chosen: bool = False,
+) -> Arm:
+    return Arm(
+        artifact=artifact,
+        runtime=runtime,
+        version={"onnxruntime": "1.31.0", "openvino": "2026.4.0"}.get(runtime, "2.13.0"),
+        error=None,
+        precision_requested=parity or "float32",
+        precision_executed={"int8": 12, "float32": 3} if parity == "int8" else {"float32": 15},
+        open_ms=2140.0 if runtime == "inductor" else 38.4,
+        first_ms=median_ms * 11,
+        accuracy=_accuracy(num_lost, num_gained),
+        latency=_latency(median_ms),
+        speedup_eager=Interval(value=0.402 / median_ms, low=0.39 / median_ms, high=0.41 / median_ms),
+        parity=_parity(parity) if parity else None,
+        eligible=True,
+        reason="loses 0.37 points on the select split, within the budget of 1",
+        chosen=chosen,
+    )
+
+
+def _accuracy(num_lost: int, num_gained: int) -> AccuracyFigures:
+    drop = (num_lost - num_gained) / NUM_SAMPLES
+    width = 1.96 * math.sqrt(num_lost + num_gained) / NUM_SAMPLES
+    return AccuracyFigures(
+        select=0.981 - drop,
+        report=264 / NUM_SAMPLES - drop,
+        drop=Interval(value=drop, low=drop - width, high=drop + width),
+        upper_bound=drop + width * 0.84,
+        num_lost=num_lost,
+        num_gained=num_gained,
+        num_flipped=num_lost + num_gained + (1 if num_lost else 0),
+    )
+
+
+def _latency(median_ms: float) -> LatencyFigures:
+    chance = random.Random(f"latency {median_ms}")
+    rounds = tuple(
+        tuple(
+            median_ms * chance.lognormvariate(0, 0.03) * (4 if chance.random() < 0.01 else 1)
+            for _ in range(25)
+        )
+        for _ in range(24)
+    )
+    return LatencyFigures(
+        median_ms=Interval(value=median_ms, low=median_ms * 0.972, high=median_ms * 1.031),
+        p90_ms=median_ms * 1.07,
+        num_samples=600,
+        rounds_ms=rounds,
+    )
+
+
+def _parity(precision: str) -> ParityFigures:
+    exact = precision == "float32"
+    return ParityFigures(
+        against="distill on torch" if exact else "export on onnxruntime",
+        precision=precision,
+        max_abs_error=3.1e-6 if exact else 0.41,
+        mean_abs_error=4e-7 if exact else 0.03,
+        cosine=0.999999 if exact else 0.9981,
+        sqnr_db=118.2 if exact else 27.6,
+        top1_agreement=1.0 if exact else 0.9926,
+        passed=True,
+        limit="max abs error 1e-4" if exact else "top-1 agreement at least 98 %",
+    )
+
+
+def _empty_arm(artifact: str, runtime: str, error: str) -> Arm:
+    return Arm(
+        artifact=artifact,
+        runtime=runtime,
+        version="10.16.1",
+        error=error,
+        precision_requested="int8",
+        precision_executed=None,
+        open_ms=None,
+        first_ms=None,
+        accuracy=None,
+        latency=None,
+        speedup_eager=None,
+        parity=None,
+        eligible=False,
+        reason="could not be measured",
+        chosen=False,
+    )
+
+
+def _verdict() -> Verdict:
+    return Verdict(
+        ok=True,
+        sentence="quantize on openvino: 4.8x smaller; 7.74x (95 % 7.41 to 8.08) faster than the original at "
+        "its best (train on inductor); accuracy drop 0.74 points (-1.56 to +3.04 points), not proven, needs "
+        "1,830 samples; gates passed.",
+        reference="train",
+        reference_artifact="train",
+        reference_runtime="inductor",
+        artifact="quantize",
+        runtime="openvino",
+        speedup=Interval(value=7.74, low=7.41, high=8.08),
+        speedup_eager=Interval(value=18.2, low=17.6, high=18.8),
+        size_ratio=4.81,
+    )
+
+
+def _gates() -> tuple[Gate, ...]:
+    rows = (
+        (
+            "reload",
+            "pass",
+            "5 of 5 artifacts",
+            "probe bit-equal",
+            "Every artifact reproduces its stored probe.",
+        ),
+        (
+            "parity",
+            "pass",
+            "99.3 % agreement",
+            "98 %",
+            "Converted models answer as the models they came from.",
+        ),
+        (
+            "accuracy",
+            "pass",
+            "drop 0.7 points",
+            "1.0 point",
+            "Within the limit, not proven: needs 1,830 samples.",
+        ),
+        ("not-slower", "pass", "7.74× (7.41 to 8.08)", "2 % slower", "Faster than the trained original."),
+        ("precision", "pass", "int8 ×12", "int8", "The engine executed the precision that was asked for."),
+        ("splits", "pass", "4 disjoint", "no shared sample", "No sample is in two splits."),
+    )
+    return tuple(
+        Gate(name=name, state=state, measured=measured, limit=limit, reason=reason, allowed=False)
+        for name, state, measured, limit, reason in rows
+    )
+
+
+def _recipe() -> dict[str, Any]:
+    return {
+        "name": "digits",
+        "seed": 0,
+        "data": {"source": "digits"},
+        "stages": [{"stage": "train", "epochs": 30}, {"stage": "prune", "ratio": 0.6}, {"stage": "quantize"}],
+        "gates": {"accuracy": {"max_drop": 0.01}, "not-slower": {"margin": 0.02}},
+    }
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "cpu": "AMD EPYC 9R14",
+        "architecture": "x86_64",
+        "isa": ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16"],
+        "cores": 2,
+        "memory_bytes": 24_695_062_528,
+        "os": "Linux-6.1-x86_64",
+        "python": "3.11.7",
+        "gpus": [],
+        "load_average": [0.51, 0.42, 0.4],
+        "governor": None,
+        "container": True,
+        "versions": {"lissom": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.0", "openvino": "2026.4.0"},
+    }

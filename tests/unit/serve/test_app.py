@@ -1,0 +1,465 @@
+"""The HTTP application, without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.artifacts import LABELS, identity_onnx_artifact, tiny_logits, tiny_onnx_artifact
+from tests.unit.serve.asgi import Response, request, send_request
+
+from lissom.errors import ArtifactError
+from lissom.runtime.preprocess import softmax
+from lissom.serve.app import Application
+from lissom.serve.bodies import MAX_BODY_BYTES
+from lissom.serve.repository import Repository
+
+ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+
+
+def open_app(*paths: Path) -> Application:
+    return Application(Repository.open(paths, runtime="onnxruntime", threads=1))
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    app = open_app(tiny_onnx_artifact(tmp_path_factory.mktemp("app") / "tiny").path)
+    yield app
+    assert app.repository is not None
+    app.repository.close()
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    values = ROWS.reshape(-1).tolist()
+    return {"name": "image", "datatype": "FP32", "shape": [2, 1, 2, 2], "data": values, **changes}
+
+
+def infer(app: Application, document: Any, **options: Any) -> Response:
+    return request(app, "POST", "/v2/models/tiny/infer", document, **options)
+
+
+def predict(app: Application, rows: Any, **options: Any) -> Response:
+    return request(app, "POST", "/predict", {"inputs": {"image": rows}}, **options)
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+def test_the_server_says_what_it_is(app: Application, path: str) -> None:
+    found = request(app, "GET", path)
+    assert found.status == 200
+    assert found.headers["content-type"] == "application/json"
+    assert found.json["name"] == "lissom"
+    assert found.json["extensions"] == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path", ["/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/v2/health/live/"]
+)
+def test_health_is_answered_to_get_and_head(app: Application, method: str, path: str) -> None:
+    found = request(app, method, path)
+    assert found.status == 200
+    assert bool(found.body) == (method == "GET")
+
+
+def test_the_server_is_alive_but_not_ready_before_its_models_are() -> None:
+    app = Application()
+    assert request(app, "GET", "/v2/health/live").status == 200
+    for method, path in [("GET", "/v2/health/ready"), ("GET", "/v2/models/tiny"), ("POST", "/predict")]:
+        found = request(app, method, path)
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        assert "still being loaded" in found.json["error"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny", "/v2/models/tiny/versions/1", "/v2/models/tiny/"])
+def test_a_model_says_what_it_takes_and_gives(app: Application, path: str) -> None:
+    found = request(app, "GET", path).json
+    assert found["name"] == "tiny"
+    assert found["versions"] == ["1"]
+    assert found["platform"] == "onnxruntime_onnx"
+    assert found["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 1, 2, 2]}]
+    assert found["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}]
+    assert found["properties"]["runtime"] == "onnxruntime"
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer"])
+@pytest.mark.parametrize("data", [ROWS.reshape(-1).tolist(), ROWS.tolist()], ids=["flat", "nested"])
+def test_infer_computes_what_the_model_computes(app: Application, path: str, data: Any) -> None:
+    found = request(app, "POST", path, {"inputs": [tensor(data=data)]})
+    assert found.status == 200
+    (output,) = found.json["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", [2, 3])
+    expected = tiny_logits(ROWS * 4 + 2)  # the request skips the preprocessing, which this undoes
+    np.testing.assert_allclose(output["data"], expected.reshape(-1), rtol=1e-5, atol=1e-5)
+    assert "id" not in found.json
+
+
+def test_infer_echoes_the_id_and_tolerates_parameters(app: Application) -> None:
+    document = {
+        "id": "request 7",
+        "parameters": {"priority": 1, "binary_data_output": True},
+        "inputs": [tensor(parameters={"own": "thing"})],
+        "outputs": [{"name": "logits", "parameters": {"binary_data": False}}],
+    }
+    found = infer(app, document)
+    assert found.status == 200
+    assert found.json["id"] == "request 7"
+    assert (found.json["model_name"], found.json["model_version"]) == ("tiny", "1")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "datatype", "x", "y"),
+    [
+        ("bool", "BOOL", [True, False], [True]),
+        ("uint8", "UINT8", [0, 255], [7]),
+        ("int8", "INT8", [-128, 127], [7]),
+        ("int32", "INT32", [-(2**31), 2**31 - 1], [7]),
+        ("int64", "INT64", [-(2**63), 2**63 - 1], [7]),
+        ("uint64", "UINT64", [0, 2**64 - 1], [7]),
+        ("float16", "FP16", [0.5, -65504], [1]),
+        ("float32", "FP32", [0.1, -3e38], [1]),
+        ("float64", "FP64", [0.1, 1e300], [1]),
+    ],
+)
+def test_infer_takes_and_gives_every_datatype_exactly(
+    tmp_path: Path, dtype: str, datatype: str, x: list[Any], y: list[Any]
+) -> None:
+    artifact = identity_onnx_artifact(tmp_path / "identity", dtype)
+    app = open_app(artifact.path)
+    inputs = [
+        {"name": "y", "datatype": datatype, "shape": [1], "data": y},
+        {"name": "x", "datatype": datatype, "shape": [1, 2], "data": x},
+    ]
+    wanted = [{"name": "y_again"}, {"name": "x_again"}]
+    document = {"inputs": inputs, "outputs": wanted}
+    found = request(app, "POST", f"/v2/models/identity_{dtype}/infer", document).json
+    assert [output["name"] for output in found["outputs"]] == ["y_again", "x_again"]
+    assert {output["datatype"] for output in found["outputs"]} == {datatype}
+    for output, given in zip(found["outputs"], (y, x), strict=True):
+        np.testing.assert_array_equal(np.array(output["data"], dtype=dtype), np.array(given, dtype=dtype))
+    only = infer_outputs(app, f"identity_{dtype}", inputs, ["x_again"])
+    assert only == ["x_again"]
+
+
+def infer_outputs(app: Application, model: str, inputs: list[Any], names: list[str]) -> list[str]:
+    document = {"inputs": inputs, "outputs": [{"name": name} for name in names]}
+    found = request(app, "POST", f"/v2/models/{model}/infer", document).json
+    return [output["name"] for output in found["outputs"]]
+
+
+def test_predict_preprocesses_and_names_the_class(app: Application) -> None:
+    found = predict(app, ROWS.tolist())
+    assert found.status == 200
+    logits = tiny_logits(ROWS)
+    assert found.json["model"] == "tiny"
+    assert found.json["labels"] == [LABELS[index] for index in logits.argmax(axis=1)]
+    np.testing.assert_allclose(found.json["scores"], softmax(logits), rtol=1e-5)
+    np.testing.assert_allclose(found.json["outputs"]["logits"], logits, rtol=1e-5, atol=1e-5)
+
+
+def test_predict_by_name_answers_as_predict_without(app: Application) -> None:
+    body = {"inputs": {"image": ROWS.tolist()}}
+    assert request(app, "POST", "/predict/tiny", body) == request(app, "POST", "/predict", body)
+
+
+def test_predict_takes_one_sample_without_the_axis_of_the_batch(app: Application) -> None:
+    single, batch = predict(app, ROWS[0].tolist()), predict(app, ROWS[:1].tolist())
+    assert single.status == 200
+    assert single == batch
+
+
+def test_predict_counts_classes_that_have_no_names(tmp_path: Path) -> None:
+    app = open_app(tiny_onnx_artifact(tmp_path / "a", labels=()).path)
+    assert predict(app, ROWS.tolist()).json["labels"] == [str(i) for i in tiny_logits(ROWS).argmax(axis=1)]
+
+
+def test_predict_gives_no_labels_for_another_task(tmp_path: Path) -> None:
+    app = open_app(tiny_onnx_artifact(tmp_path / "a", labels=(), task="own.package:factory").path)
+    found = predict(app, ROWS.tolist()).json
+    assert (found["labels"], found["scores"]) == (None, None)
+    np.testing.assert_allclose(found["outputs"]["logits"], tiny_logits(ROWS), rtol=1e-5, atol=1e-5)
+
+
+def test_two_models_are_served_side_by_side(tmp_path: Path) -> None:
+    paths = [tiny_onnx_artifact(tmp_path / name, recipe=name).path for name in ("one", "two")]
+    app = open_app(*paths)
+    body = {"inputs": {"image": ROWS.tolist()}}
+    assert [request(app, "POST", f"/predict/{name}", body).json["model"] for name in ("one", "two")] == [
+        "one",
+        "two",
+    ]
+    unnamed = request(app, "POST", "/predict", body)
+    assert unnamed.status == 400
+    assert "/predict/one, /predict/two" in unnamed.json["error"]
+
+
+HOSTILE_INFER: dict[str, tuple[Any, str]] = {
+    "empty body": (b"", "empty"),
+    "no JSON": (b"\x00\xff", "not JSON"),
+    "no object": ([1, 2], "not an object"),
+    "no inputs": ({}, "'inputs' is missing"),
+    "inputs no list": ({"inputs": {"image": 1}}, "list of tensors"),
+    "input no object": ({"inputs": [3]}, "'name'"),
+    "name no text": ({"inputs": [{"name": 3}]}, "'name'"),
+    "id no text": ({"id": 7, "inputs": [tensor()]}, "'id' is 7"),
+    "wrong name": ({"inputs": [tensor(name="imag")]}, "did you mean image"),
+    "endless name": ({"inputs": [tensor(name="i" * 1_000_000)]}, "no input"),
+    "no input at all": ({"inputs": []}, "'image' is missing"),
+    "input twice": ({"inputs": [tensor(), tensor()]}, "given twice"),
+    "wrong datatype": ({"inputs": [tensor(datatype="FP64")]}, "takes 'FP32'"),
+    "no datatype": ({"inputs": [tensor(datatype=None)]}, "takes 'FP32'"),
+    "no shape": ({"inputs": [tensor(shape=None)]}, "list of sizes"),
+    "negative shape": ({"inputs": [tensor(shape=[-2, 1, 2, 2])]}, "list of sizes"),
+    "fraction in shape": ({"inputs": [tensor(shape=[2.0, 1, 2, 2])]}, "list of sizes"),
+    "true in shape": ({"inputs": [tensor(shape=[True, 1, 2, 2])]}, "list of sizes"),
+    "wrong rank": ({"inputs": [tensor(shape=[2, 4])]}, "takes [batch, 1, 2, 2]"),
+    "endless shape": ({"inputs": [tensor(shape=[2**63] * 100_000)]}, "takes [batch, 1, 2, 2]"),
+    "huge shape": ({"inputs": [tensor(shape=[2**63, 2**63, 2, 2])]}, "has 8 values"),
+    "wrong shape": (
+        {"inputs": [tensor(shape=[2, 2, 2, 1])]},
+        "[2, 2, 2, 1], the model takes [batch, 1, 2, 2]",
+    ),
+    "too few values": ({"inputs": [tensor(data=[1, 2])]}, "has 2 values"),
+    "nested otherwise": ({"inputs": [tensor(data=[[1, 2, 3, 4], [5, 6, 7, 8]])]}, "its lists have [2, 4]"),
+    "ragged": ({"inputs": [tensor(data=[[1, 2], [3]])]}, "ragged"),
+    "mixed depth": ({"inputs": [tensor(data=[[1], 2])]}, "ragged"),
+    "list after numbers": ({"inputs": [tensor(data=[1, [2]])]}, "unequal depth at position 1"),
+    "text": ({"inputs": [tensor(data=["1"] * 8)]}, "text at position 0"),
+    "null": ({"inputs": [tensor(data=[1, None] * 4)]}, "null at position 1"),
+    "true": ({"inputs": [tensor(data=[True] * 8)]}, "true or false at position 0"),
+    "object": ({"inputs": [tensor(data=[{}] * 8)]}, "an object at position 0"),
+    "data no list": ({"inputs": [tensor(data=3)]}, "not a list"),
+    "no data": ({"inputs": [{k: v for k, v in tensor().items() if k != "data"}]}, "no 'data'"),
+    "binary size": (
+        {
+            "inputs": [
+                {**{k: v for k, v in tensor().items() if k != "data"}, "parameters": {"binary_data_size": 32}}
+            ]
+        },
+        "binary tensors are not taken",
+    ),
+    "beyond float32": ({"inputs": [tensor(data=[1e300] * 8)]}, "outside the range of FP32"),
+    "NaN": (
+        json.dumps({"inputs": [tensor(data=[float("nan")] * 8)]}).encode(),
+        "NaN and Infinity are not JSON",
+    ),
+    "infinity": (json.dumps({"inputs": [tensor(data=[float("inf")] * 8)]}).encode(), "NaN and Infinity"),
+    "beyond float64": (b'{"inputs": [{"name": "image", "data": [1e999]}]}', "not JSON"),
+    "empty batch": ({"inputs": [tensor(shape=[0, 1, 2, 2], data=[])]}, "empty"),
+    "outputs no list": ({"inputs": [tensor()], "outputs": "logits"}, "list of tensors"),
+    "unknown output": ({"inputs": [tensor()], "outputs": [{"name": "logit"}]}, "did you mean logits"),
+    "output twice": ({"inputs": [tensor()], "outputs": [{"name": "logits"}] * 2}, "asked for twice"),
+    "deep": (b"[" * 200_000, "nested more than 100"),
+    "deep and valid": (b'{"inputs":' + b"[" * 101 + b"]" * 101 + b"}", "nested more than 100"),
+    "flood of lists": (b"[" + b"[]," * 1_000_001 + b"[]]", "1,000,003 lists"),
+    "lone surrogate": (b'{"id": "\\ud800", "inputs": []}', "not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_INFER)
+def test_infer_refuses_what_it_cannot_take_and_lives_on(app: Application, case: str) -> None:
+    body, reason = HOSTILE_INFER[case]
+    found = infer(app, body)
+    assert found.status == 400, found.body[:300]
+    assert list(found.json) == ["error"]
+    assert reason in found.json["error"]
+    assert len(found.json["error"]) <= 500
+    assert_lives(app)
+
+
+HOSTILE_PREDICT: dict[str, tuple[Any, str]] = {
+    "no inputs": ({}, "'inputs' is missing"),
+    "inputs a list": ({"inputs": [1]}, "'inputs' is a list"),
+    "unknown key": ({"inputs": {"image": ROWS.tolist()}, "input": 1}, "unknown key 'input'"),
+    "wrong name": ({"inputs": {"img": ROWS.tolist()}}, "no input 'img'"),
+    "no rows": ({"inputs": {"image": []}}, "[0]"),
+    "a number": ({"inputs": {"image": 3}}, "shape []"),
+    "flat": ({"inputs": {"image": [1, 2, 3, 4]}}, "takes [batch, 1, 2, 2]"),
+    "wrong channels": ({"inputs": {"image": [[[[1, 2], [3, 4]]] * 3]}}, "[1, 3, 2, 2]"),
+    "ragged": ({"inputs": {"image": [[[[1, 2], [3]]]]}}, "ragged"),
+    "text": ({"inputs": {"image": [[["1", "2"], ["3", "4"]]]}}, "text at position 0"),
+    "beyond float32": ({"inputs": {"image": [[[1e300, 1], [1, 1]]]}}, "outside the range of FP32"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_PREDICT)
+def test_predict_refuses_what_it_cannot_take_and_lives_on(app: Application, case: str) -> None:
+    body, reason = HOSTILE_PREDICT[case]
+    found = request(app, "POST", "/predict", body)
+    assert found.status == 400, found.body[:300]
+    assert reason in found.json["error"]
+    assert_lives(app)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v3", 404),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/nope", 404),
+        ("GET", "/v2/models/tiny/versions/2", 404),
+        ("GET", "/v2/models/tiny/versions/1/versions/1", 404),
+        ("GET", "/v2/models/../../etc/passwd", 404),
+        ("POST", "/v2/models/tiny/versions/01/infer", 404),
+        ("POST", "/v2/models/nope/infer", 404),
+        ("POST", "/predict/nope", 404),
+        ("POST", "/predict/tiny/more", 404),
+        ("POST", f"/predict/{'t' * 50_000}", 404),
+        ("POST", "/v2", 405),
+        ("DELETE", "/v2/models/tiny", 405),
+        ("GET", "/v2/models/tiny/infer", 405),
+        ("GET", "/predict", 405),
+        ("POST", "/v2/health/ready", 405),
+    ],
+)
+def test_what_is_not_there_is_an_error_in_one_shape(
+    app: Application, method: str, path: str, status: int
+) -> None:
+    found = request(app, method, path)
+    assert found.status == status
+    assert list(found.json) == ["error"]
+    assert len(found.json["error"]) <= 500
+    assert ("allow" in found.headers) == (status == 405)
+    assert_lives(app)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({"Inference-Header-Content-Length": "10"}, 400, "this version takes JSON"),
+        ({"Content-Encoding": "gzip"}, 415, "uncompressed"),
+        ({"Content-Length": str(MAX_BODY_BYTES + 1)}, 413, "smaller batches"),
+        ({"Content-Length": "-1"}, 400, "not a number"),
+        ({"Content-Length": "²"}, 400, "not a number"),
+    ],
+)
+def test_headers_that_announce_trouble_are_refused_before_the_body(
+    app: Application, headers: dict[str, str], status: int, reason: str
+) -> None:
+    found = infer(app, {"inputs": [tensor()]}, headers=headers)
+    assert found.status == status
+    assert reason in found.json["error"]
+    assert_lives(app)
+
+
+def test_content_types_are_not_asked_for(app: Application) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Encoding": "identity"}):
+        assert infer(app, {"inputs": [tensor()]}, headers=headers).status == 200
+
+
+def test_a_body_in_pieces_is_put_together(app: Application) -> None:
+    body = json.dumps({"inputs": [tensor()]}).encode()
+    pieces = [body[index : index + 7] for index in range(0, len(body), 7)]
+    assert infer(app, None, chunks=pieces).status == 200
+
+
+def test_a_body_that_does_not_say_its_length_is_cut_off(app: Application) -> None:
+    piece = b" " * 2**20
+    found = infer(app, None, chunks=[piece] * (MAX_BODY_BYTES // 2**20 + 1))
+    assert (found.status, found.headers["connection"]) == (413, "close")
+    assert_lives(app)
+
+
+def test_a_client_that_goes_away_gets_no_answer(app: Application) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert sent == []
+    assert_lives(app)
+
+
+def test_a_websocket_is_turned_away(app: Application) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app({"type": "websocket", "path": "/v2"}, asyncio.Queue().get, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("exc", [RuntimeError("secret /path"), ArtifactError("secret /path"), MemoryError()])
+def test_the_cause_of_an_internal_error_is_in_the_log_only(
+    app: Application, exc: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert app.repository is not None
+    model = app.repository.models["tiny"]
+
+    def fail(inputs: Any) -> Any:
+        raise exc
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "lissom"):
+        patch.setattr(model, "infer", fail)
+        found = predict(app, ROWS.tolist())
+    assert found.status == 500
+    assert found.json == {"error": "internal error; the cause is in the log of the server"}
+    assert caplog.records[-1].exc_info is not None
+    assert predict(app, ROWS.tolist()).status == 200
+
+
+def test_an_output_that_is_not_finite_is_null(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app.repository is not None
+    logits = np.array([[np.nan, 1.0, np.inf]], dtype=np.float32)
+    monkeypatch.setattr(app.repository.models["tiny"], "infer", lambda inputs: {"logits": logits})
+    assert predict(app, ROWS[:1].tolist()).json["outputs"] == {"logits": [[None, 1.0, None]]}
+    one = tensor(shape=[1, 1, 2, 2], data=[1, 2, 3, 4])
+    assert infer(app, {"inputs": [one]}).json["outputs"][0]["data"] == [None, 1.0, None]
+
+
+def test_health_is_answered_while_a_model_computes(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app.repository is not None
+    model = app.repository.models["tiny"]
+    begun, finish, real = threading.Event(), threading.Event(), model.infer
+
+    def slow(inputs: Any) -> Any:
+        begun.set()
+        assert finish.wait(30)
+        return real(inputs)
+
+    monkeypatch.setattr(model, "infer", slow)
+
+    async def scenario() -> tuple[Response, Response]:
+        body = {"inputs": {"image": ROWS.tolist()}}
+        busy = asyncio.create_task(send_request(app, "POST", "/predict", body))
+        await asyncio.to_thread(begun.wait, 30)
+        health = await send_request(app, "GET", "/v2/health/ready")
+        assert not busy.done()
+        finish.set()
+        return health, await busy
+
+    health, answer = asyncio.run(scenario())
+    assert (health.status, answer.status) == (200, 200)
+
+
+def test_a_thousand_requests_at_once_get_their_own_answers(app: Application) -> None:
+    async def scenario() -> list[Response]:
+        calls = [
+            send_request(app, "POST", "/predict", {"inputs": {"image": [[[[i, 0], [0, 0]]]]}})
+            for i in range(1000)
+        ]
+        return await asyncio.gather(*calls)
+
+    answers = asyncio.run(scenario())
+    rows = np.zeros((1000, 1, 2, 2), dtype=np.float32)
+    rows[:, 0, 0, 0] = np.arange(1000)
+    found = [answer.json["outputs"]["logits"][0] for answer in answers]
+    np.testing.assert_allclose(found, tiny_logits(rows), rtol=1e-4, atol=1e-4)
+
+
+def assert_lives(app: Application) -> None:
+    assert request(app, "GET", "/v2/health/live").status == 200
+    assert infer(app, {"inputs": [tensor()]}).status == 200

@@ -1,0 +1,197 @@
+"""What lissom knows by name can be found, and what a user names is found where the user stands."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import pytest
+from pydantic import Field
+from tests.unit.small import TOYS
+
+from lissom.bench.selection import ORDER
+from lissom.errors import LissomError, ModelError, RequestError
+from lissom.models.data import Dataset
+from lissom.optional import is_installed
+from lissom.recipe import RuntimeName, StageConfig, stage_types
+from lissom.registry import (
+    DATASETS,
+    MODELS,
+    RUNTIMES,
+    STAGES,
+    resolve,
+    runtime_entry,
+    runtimes_for,
+    source_sha256,
+    stage_function,
+)
+from lissom.runtime.base import Runtime
+
+
+@pytest.mark.parametrize("config", STAGES, ids=lambda config: config.__name__)
+def test_every_stage_has_a_function(config: type[StageConfig]) -> None:
+    function = resolve(STAGES[config], known={})
+    assert function.__name__ == config.model_fields["stage"].default
+    assert stage_types()[function.__name__] is config
+    assert stage_function(config.model_construct()) is function
+
+
+def test_every_stage_that_recipes_know_is_carried_out_by_somebody() -> None:
+    assert set(stage_types().values()) == set(STAGES)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_is_a_class_of_its_name(name: str) -> None:
+    entry = runtime_entry(name)
+    found = resolve(entry.reference, known={})
+    assert isinstance(found, type)
+    assert issubclass(found, Runtime)
+    assert found.name == name
+    assert name in get_args(RuntimeName)
+    assert set(entry.formats) <= {"torch", "onnx"}
+    assert is_installed(entry.module)
+
+
+def test_the_order_between_equals_is_one_and_the_same() -> None:
+    assert list(RUNTIMES) == [name for name in ORDER if name in RUNTIMES]
+    assert set(RUNTIMES) <= set(ORDER) <= set(get_args(RuntimeName))
+    assert runtimes_for("onnx") == ["openvino", "onnxruntime"]
+    assert runtimes_for("torch") == ["inductor", "torch"]
+    assert runtimes_for("jpeg") == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_a_documented_function_that_takes_keywords(name: str) -> None:
+    function = resolve(name, known=MODELS)
+    assert function.__name__ == name
+    assert function.__doc__
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_is_a_function_that_gives_one(name: str) -> None:
+    assert isinstance(resolve(name, known=DATASETS)(), Dataset)
+
+
+@pytest.mark.parametrize(
+    "table", [MODELS, DATASETS, {name: entry.reference for name, entry in RUNTIMES.items()}]
+)
+def test_sources_are_hashed_by_their_file(table: dict[str, str]) -> None:
+    for name in table:
+        digest = source_sha256(name, known=table)
+        file = sys.modules[resolve(name, known=table).__module__].__file__
+        assert digest == hashlib.sha256(Path(str(file)).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("resnett", r"unknown name 'resnett'; did you mean resnet\?"),
+        ("zzz", "unknown name 'zzz'; known: mlp, resnet"),
+        ("no.such:thing", r"no module 'no\.such'"),
+        ("lissom.models.none:thing", r"no module 'lissom\.models\.none'"),
+        (":thing", "':thing'"),
+        ("..relative:thing", "relative"),
+        ("none.py:thing", r"no file none\.py"),
+        ("no/such", "no/such is no artifact, .onnx file or factory"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_a_model_error(reference: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        resolve(reference, known=MODELS)
+    with pytest.raises(ModelError, match=message):
+        source_sha256(reference, known=MODELS)
+
+
+def test_a_function_that_is_nearly_there_is_offered() -> None:
+    with pytest.raises(ModelError, match="has no 'resnit'") as caught:
+        resolve("lissom.models.cnn:resnit", known=MODELS)
+    assert caught.value.hint.startswith("did you mean resnet")
+
+
+def test_a_runtime_that_is_nearly_there_is_offered() -> None:
+    with pytest.raises(RequestError, match="unknown runtime 'onnxruntim'") as caught:
+        runtime_entry("onnxruntim")
+    assert caught.value.hint == "did you mean onnxruntime?"
+
+
+def test_a_factory_is_found_in_a_file_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "my net.py"
+    path.write_text("def build(*, size=3):\n    return size\n")
+    reference = f"{path}:build"
+    assert resolve(reference, known=MODELS)(size=5) == 5
+    assert source_sha256(reference, known=MODELS) == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text("def build(*, size=3):\n    return 2 * size\n")
+    assert resolve(reference, known=MODELS)(size=5) == 10
+
+
+def test_a_file_that_fails_to_import_is_tried_again_when_it_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text("import no_such_dependency\n")
+    with pytest.raises((ModuleNotFoundError, LissomError), match="no_such_dependency"):
+        resolve(f"{path}:build", known=MODELS)
+    assert not [name for name in sys.modules if name.startswith("lissom_user_net_")]
+    path.write_text("def build():\n    return 1\n")
+    assert resolve(f"{path}:build", known=MODELS)() == 1
+
+
+def test_a_dependency_that_a_module_lacks_is_not_taken_for_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netting_of_user.py").write_text("import netting\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ModuleNotFoundError, LissomError), match=r"\bnetting\b"):
+        resolve("netting_of_user:build", known=MODELS)
+
+
+def test_hashing_a_source_does_not_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sleeping_module.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(source_sha256("sleeping_module:build", known=MODELS)) == 64
+    assert "sleeping_module" not in sys.modules
+
+
+@pytest.mark.parametrize("reference", ["models.net:build", "compress.net:build", "net:build", "net.py:build"])
+def test_a_users_own_folder_is_found_whatever_it_is_called(tmp_path: Path, reference: str) -> None:
+    for folder in (tmp_path, tmp_path / "models", tmp_path / "compress"):
+        folder.mkdir(exist_ok=True)
+        (folder / "net.py").write_text("def build():\n    return 'mine'\n")
+    code = (
+        "import sys\n"
+        "from lissom.registry import resolve, source_sha256\n"
+        "print(resolve(sys.argv[1], known={})(), source_sha256(sys.argv[1], known={}))\n"
+    )
+    # -I keeps the working directory off the path, as the installed command does.
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", code, reference],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    digest = hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest()
+    assert process.stdout.split() == ["mine", digest], process.stderr
+
+
+class BlurConfig(StageConfig):
+    """A stage of somebody else."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("torch",)
+    stage: Literal["blur"] = Field("blur", description="Kind of the stage.")
+
+
+def test_a_stage_of_somebody_else_is_carried_out_by_the_function_of_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="no function is registered for the stage 'blur'"):
+        stage_function(BlurConfig())
+    info = tmp_path / "blurring-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: blurring\nVersion: 1.0\n")
+    # The name of an entry point may hold a colon: the file is read with `=` between name and value.
+    points = f"[lissom.stages]\n{__name__}:BlurConfig = {TOYS}:plain\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert stage_function(BlurConfig()).__name__ == "plain"
