@@ -151,6 +151,15 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(small_recipe: Path
     assert not list(folder.glob(".writing-*"))
 
 
+def test_ctrl_c_inside_an_exec_of_text_ends_with_130_too(tmp_path: Path) -> None:
+    factory = tmp_path / "own.py"
+    factory.write_text("def build():\n    exec('raise KeyboardInterrupt')\n")
+    command = [sys.executable, "-m", "lissom", "train", f"{factory}:build", "--data", "digits"]
+    process = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, text=True, check=False)
+    assert process.returncode == 130, process.stderr
+    assert "interrupted" in process.stderr
+
+
 def test_two_runs_cannot_share_a_folder(small_recipe: Path, tmp_path: Path) -> None:
     from lissom.pipeline import locked
 
