@@ -6,7 +6,9 @@ import csv
 import io
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,20 @@ import yaml
 
 from lissom.cli.output import Outcome, table, write_in
 from lissom.errors import RequestError
+from lissom.report.wording import lower_is_better, metric_title, shortened
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lissom.artifact import Artifact
     from lissom.export.verification import Parity
     from lissom.pipeline import Estimate, Result
     from lissom.recipe import Recipe
     from lissom.report.schema import Gate, Report
+
+MAX_CLASSES = 40
+"""Classes up to which the most confused ones are named."""
+NUM_CONFUSED = 10
 
 
 def finished(result: Result) -> Outcome:
@@ -182,30 +191,51 @@ def inspected(artifact: Artifact) -> Outcome:
 
 
 def predicted(path: Path, data: str | None, runtime: str | None, out: Path | None) -> Outcome:
-    """Labels of samples; the first ten as text, all of them as CSV with --out."""
+    """Labels or values of samples; the first ten as text, all of them as CSV with --out."""
     from lissom import verbs
     from lissom.artifact import Artifact
 
     artifact = Artifact.open(path)
     samples = verbs.load_data(data or artifact.manifest.data)
     split = "report" if len(samples.indices["report"]) else "calibrate"
-    labels, scores = verbs.predict(artifact, samples.raw(split), runtime=runtime)
+    labels, outputs = verbs.predict(artifact, samples.raw(split), runtime=runtime)
+    header = ["sample", "label", "score"] if labels else ["sample", "output"]
     rows = [
-        [str(i), label, f"{row.max():.4f}"] for i, (label, row) in enumerate(zip(labels, scores, strict=True))
+        [str(place), *([labels[place], f"{row.max():.4f}"] if labels else [_numbers(row)])]
+        for place, row in enumerate(outputs)
     ]
-    lines = table(["sample", "label", "score"], rows[:10], right=[0, 2])
+    shown = [[shortened(cell, 60) for cell in row] for row in rows[:10]]
+    lines = table(header, shown, right=[0, 2] if labels else [0])
     if len(rows) > 10:
         lines.append(f"... and {len(rows) - 10} more; --out DIR writes them all")
     extra: dict[str, Any] = {"labels": labels, "split": split}
-    if samples.dataset.labels is not None:
+    if labels and samples.dataset.labels is not None:
         truth = [artifact.manifest.labels[index] for index in samples.labels(split)]
         extra["accuracy"] = sum(a == b for a, b in zip(labels, truth, strict=True)) / len(truth)
         lines.append(f"{extra['accuracy']:.2%} of {len(truth)} samples of the {split} split are right")
     if out is not None:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["sample", "label", "score"], *rows])
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
         lines.append(f"written to {write_in(out, 'predictions.csv', text.getvalue().encode())}")
     return Outcome(lines, out=out, artifact=artifact, extra=extra)
+
+
+def evaluated(path: Path, data: str | None, split: str, runtime: str | None) -> Outcome:
+    """Metrics of a split as a table and, of few classes, the most frequent errors."""
+    from lissom import verbs
+    from lissom.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    found = verbs.evaluate(artifact, data=data, split=split, runtime=runtime)
+    named = {found.score_name.replace(" ", "_"): found.score} | found.metrics
+    rows = [
+        [metric_title(name), f"{value:.4f}", "lower is better" if lower_is_better(name) else ""]
+        for name, value in named.items()
+    ]
+    lines = table(["metric", "value", ""], rows, right=[1])
+    lines += _confused_lines(found.confusion, artifact.manifest.labels)
+    lines += ["", f"{found.num_samples} samples of the {split} split of {data or artifact.manifest.data}"]
+    return Outcome(lines, artifact=artifact, extra={"split": split, **asdict(found)})
 
 
 def served(
@@ -260,17 +290,26 @@ def examined() -> Outcome:
 
 
 def listed() -> Outcome:
-    """Built-in models with their parameters, and data sets."""
+    """Built-in models: parameters and work of each, their arguments, and data sets."""
     from lissom.models.catalogue import catalogue
     from lissom.registry import DATASETS
 
     found = catalogue()
-    rows = [[row.name, f"{row.num_parameters:,}", row.signature, row.summary] for row in found]
-    lines = [
-        *table(["model", "parameters", "arguments", ""], rows, right=[1]),
-        "",
-        f"data: {', '.join(DATASETS)}",
+    rows = [
+        [
+            row.name,
+            f"{row.num_parameters:,}",
+            _count(row.flops),
+            _count(row.paper_parameters),
+            _count(row.paper_flops),
+        ]
+        for row in found
     ]
+    header = ["model", "parameters", "FLOPs", "paper: parameters", "FLOPs"]
+    lines = [*table(header, rows, right=[1, 2, 3, 4]), ""]
+    for row in found:
+        lines += [f"{row.name}: {row.summary}", *_wrapped(row.signature), ""]
+    lines.append(f"data: {', '.join(DATASETS)}")
     return Outcome(lines, extra={"models": [row._asdict() for row in found], "data": list(DATASETS)})
 
 
@@ -293,6 +332,27 @@ def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as exc:
             raise RequestError(f"--kwarg {word!r}: the value is not YAML") from exc
     return arguments
+
+
+def _numbers(output: np.ndarray) -> str:
+    """One sample's output: its numbers, or at each position of a sequence the number of the highest."""
+    if output.ndim > 1:
+        return " ".join(str(index) for index in output.argmax(axis=-1).reshape(-1))
+    return " ".join(f"{value:.6g}" for value in output.reshape(-1).tolist())
+
+
+def _confused_lines(confusion: list[list[int]] | None, labels: Sequence[str]) -> list[str]:
+    """The most frequent errors, one a line; none where classes are too many to be told apart by name."""
+    if confusion is None or len(confusion) > MAX_CLASSES:
+        return []
+    from numpy import array
+
+    from lissom.models.metrics import most_confused
+
+    names = labels if len(labels) == len(confusion) else [str(index) for index in range(len(confusion))]
+    pairs = most_confused(array(confusion), NUM_CONFUSED)
+    lines = [f"{names[true]} -> {names[predicted]}: {number}" for true, predicted, number in pairs]
+    return ["", "most confused, true -> predicted", *lines] if lines else ["", "no class is confused"]
 
 
 def _gate_lines(gates: Sequence[Gate]) -> list[str]:
@@ -323,6 +383,24 @@ def _on_path(program: str) -> bool:
 
     found = shutil.which("lissom")
     return found is not None and Path(found).resolve() == Path(program).resolve()
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _count(value: int | None) -> str:
+    """A number with three digits and its unit.
+
+    >>> _count(124_430_592), _count(96_637_959_168), _count(81), _count(None)
+    ('124 M', '96.6 G', '81', '-')
+    """
+    if value is None:
+        return "-"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{float(f'{value / size:.3g}'):g} {unit}"
+    return str(value)
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -1,20 +1,84 @@
-"""What the built-in models are, for `lissom models`."""
+"""What the built-in models are, for `lissom models`: sizes and work of each, as built and as published.
+
+Every model is built on torch's meta device, which has shapes and no memory, so that a model of 124 million
+parameters costs as little as one of a thousand.
+"""
 
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from lissom.registry import MODELS, resolve
 
+_RESNET: dict[str, Any] = {"num_classes": 1000, "width": 64, "stem": "imagenet"}
+_BERT_BASE = {"vocab_size": 30522, "max_length": 512, "width": 768, "depth": 12, "num_heads": 12}
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "mlp": {"in_features": 784, "hidden": (300, 100)},
+    "resnet": {},
+    "resnet20": {},
+    "resnet32": {},
+    "resnet56": {},
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "vgg": {"num_classes": 1000, "widths": (64, 128, 256, 512, 512)},
+    "lstm": {
+        "vocab_size": 10_000,
+        "embedding": 650,
+        "hidden": 650,
+        "num_layers": 2,
+        "bidirectional": False,
+        "dropout": 0.5,
+    },
+    "gru": {"vocab_size": 30_000, "embedding": 620, "hidden": 1000},
+    "vit": {
+        "image_size": 224,
+        "patch_size": 16,
+        "num_classes": 1000,
+        "width": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "pooling": "token",
+    },
+    "bert": _BERT_BASE,
+    "bert_mlm": _BERT_BASE,
+    "gpt": {"vocab_size": 50257, "max_length": 1024, "width": 768, "depth": 12, "num_heads": 12},
+}
+"""Keyword arguments for the size of the paper that a docstring names; {} where the default is that size."""
+
+_IMAGE_SIZE = 32
+_PAPER_IMAGE_SIZE = {"resnet18": 224, "resnet34": 224, "resnet50": 224, "vgg": 224}
+_LENGTH = 128
+
 
 class Entry(NamedTuple):
-    """One built-in model, built with its default arguments."""
+    """One built-in model, with its default arguments and in the size of its paper.
+
+    Attributes:
+        name: What a recipe calls it.
+        num_parameters: Of the default.
+        flops: Floating-point operations of one sample, a multiply-accumulate counted as two; only those of
+            matrix products and convolutions. Sequences have max_length tokens, else 128; images are
+            image_size wide, else 32.
+        signature: Arguments with their defaults.
+        summary: First sentence of the docstring.
+        paper_parameters: Of the paper's size; None where no paper gives one.
+        paper_flops: Of the paper's size, for images of 224x224 where the paper has those.
+    """
 
     name: str
     num_parameters: int
+    flops: int
     signature: str
     summary: str
+    paper_parameters: int | None
+    paper_flops: int | None
 
 
 def catalogue() -> list[Entry]:
@@ -28,4 +92,55 @@ def _entry(name: str) -> Entry:
         f"{key}={parameter.default!r}" for key, parameter in inspect.signature(factory).parameters.items()
     )
     summary = (inspect.getdoc(factory) or "").partition("\n")[0]
-    return Entry(name, sum(parameter.numel() for parameter in factory().parameters()), arguments, summary)
+    default = cost(name, {})
+    preset = MODEL_PRESETS.get(name)
+    paper: tuple[int | None, int | None] = (None, None)
+    if preset is not None:
+        image_size = _PAPER_IMAGE_SIZE.get(name, _IMAGE_SIZE)
+        paper = cost(name, preset, image_size=image_size) if preset else default
+    return Entry(name, *default, arguments, summary, *paper)
+
+
+def cost(name: str, kwargs: Mapping[str, Any], *, image_size: int = _IMAGE_SIZE) -> tuple[int, int]:
+    """Parameters of a built-in model, and the floating-point operations of one sample.
+
+    Args:
+        name: Of the model.
+        kwargs: Keyword arguments of its factory; the others are its defaults.
+        image_size: Height and width of the image, for a model that takes any.
+    """
+    factory = resolve(name, known=MODELS)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(factory).parameters.items()}
+    with torch.device("meta"):
+        model: nn.Module = factory(**kwargs)
+        sample = _sample({"image_size": image_size, **defaults, **kwargs})
+        flops = _flops(model.eval(), sample)
+    return sum(parameter.numel() for parameter in model.parameters()), flops
+
+
+def _sample(arguments: Mapping[str, Any]) -> Tensor:
+    """One sample of the shape that a model with these arguments takes."""
+    if "vocab_size" in arguments:
+        return torch.zeros(1, arguments.get("max_length", _LENGTH), dtype=torch.int64)
+    if "in_features" in arguments:
+        return torch.zeros(1, arguments["in_features"])
+    return torch.zeros(1, arguments["in_channels"], arguments["image_size"], arguments["image_size"])
+
+
+def _flops(model: nn.Module, sample: Tensor) -> int:
+    """Operations of one sample, as torch counts them.
+
+    A recurrent layer uses each of its matrices once at every position. Counting its steps one by one takes
+    seconds, and in a fused kernel torch sees none; so one position is counted, and the formula is the others.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    matrices = [weight for layer in recurrent for weight in layer.parameters() if weight.dim() == 2]
+    of_others = 0
+    if matrices:
+        of_others = 2 * (sample.shape[1] - 1) * sum(weight.numel() for weight in matrices)
+        sample = sample[:, :1]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(sample)
+    return int(counter.get_total_flops()) + of_others

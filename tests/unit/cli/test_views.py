@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.unit.artifacts import tiny_onnx_artifact
+from tests.unit.serve.test_prediction import WEIGHTS, tokens_artifact, values_artifact
 
-from lissom.cli.views import keyword_arguments, predicted
+from lissom import verbs
+from lissom.cli.views import evaluated, keyword_arguments, listed, predicted
 from lissom.errors import RequestError
+from lissom.models.evaluation import Evaluation
+from lissom.registry import DATASETS, MODELS
 
 
 @pytest.mark.parametrize("word", ["widths", "widths=[1", "=3", "a=: :"])
@@ -36,3 +41,60 @@ def test_predictions_can_be_read_back_whatever_the_labels_are_called(tmp_path: P
     assert [row[1] for row in rows] == outcome.extra["labels"]
     assert all(len(row) == 3 and 1 / 3 <= float(row[2]) <= 1 for row in rows)
     assert len(set(outcome.extra["labels"])) > 1
+
+
+def test_the_models_are_listed_with_sizes_and_with_arguments_that_fit_the_screen() -> None:
+    outcome = listed()
+    sizes = outcome.lines[1 : 1 + len(MODELS)]
+    assert [line.split()[0] for line in sizes] == sorted(MODELS)
+    assert next(line for line in sizes if line.startswith("resnet18 ")).split()[1:] == [
+        *("701,466", "70.1", "M"),
+        *("11.7", "M", "3.63", "G"),
+    ]
+    assert max(len(line) for line in outcome.lines) <= 112
+    assert [row["name"] for row in json.loads(json.dumps(outcome.extra))["models"]] == sorted(MODELS)
+    assert {"num_parameters", "flops", "paper_parameters", "paper_flops"} <= outcome.extra["models"][0].keys()
+    assert outcome.lines[-1] == f"data: {', '.join(DATASETS)}"
+
+
+def test_values_are_predicted_as_numbers_and_sequences_as_the_tokens_of_the_highest_output(
+    tmp_path: Path,
+) -> None:
+    for folder, artifact in {
+        "values": values_artifact(tmp_path / "values", flat=False),
+        "mean": values_artifact(tmp_path / "mean", flat=True),
+        "tokens": tokens_artifact(tmp_path / "tokens"),
+    }.items():
+        name = artifact.manifest.signature.inputs[0].name
+        inputs = np.array([[0, 1, 2, 3]]) if name == "tokens" else np.eye(7, dtype=np.float32)
+        np.savez(tmp_path / f"{folder}.npz", **{name: inputs})
+        outcome = predicted(artifact.path, str(tmp_path / f"{folder}.npz"), "onnxruntime", tmp_path / folder)
+        with (tmp_path / folder / "predictions.csv").open(newline="") as file:
+            header, first, *_ = csv.reader(file)
+        assert header == ["sample", "output"]
+        wanted = {"values": WEIGHTS[0], "mean": [WEIGHTS[0].mean()], "tokens": [4, 4, 4, 4]}[folder]
+        assert np.allclose([float(word) for word in first[1].split()], wanted, atol=1e-5)
+        assert outcome.extra["labels"] == []
+
+
+@pytest.mark.parametrize("num_classes", [3, 41])
+def test_an_evaluation_is_a_table_and_names_what_is_confused_where_classes_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_classes: int
+) -> None:
+    confusion = np.eye(num_classes, dtype=int) * 5
+    confusion[2, 0], confusion[0, 1] = 3, 1
+    found = Evaluation(
+        num_classes * 5 + 4,
+        0.79,
+        "accuracy",
+        {"accuracy": 0.79, "calibration_error": 0.1},
+        confusion.tolist(),
+    )
+    monkeypatch.setattr(verbs, "evaluate", lambda *_, **__: found)
+    outcome = evaluated(tiny_onnx_artifact(tmp_path / "tiny").path, None, "report", None)
+    text = "\n".join(outcome.lines)
+    assert "accuracy           0.7900" in text
+    assert "calibration error  0.1000  lower is better" in text
+    assert ("owl -> cat: 3\ncat -> dog: 1" in text) == (num_classes == 3)
+    assert outcome.extra["confusion"] == confusion.tolist()
+    assert outcome.extra["score"] == 0.79
