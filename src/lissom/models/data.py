@@ -7,38 +7,28 @@ own hash, so that equal samples cannot stand on both sides and adding samples mo
 from __future__ import annotations
 
 import hashlib
-import struct
-import zipfile
-import zlib
-from collections.abc import Mapping
+import inspect
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from lissom.artifact import PreprocessingStep, TensorSpec
-from lissom.errors import DataError, ModelError
+from lissom.errors import DataError, ModelError, near
 from lissom.registry import DATASETS, resolve
 from lissom.runtime.preprocess import preprocess
 
 SPLITS = ("train", "calibrate", "select", "report")
+IGNORED = -100
+"""Token label of a position that does not count."""
+Kind = Literal["classes", "values", "tokens", "none"]
 _SHARES = {"train": 0.60, "calibrate": 0.10, "select": 0.15, "report": 0.15}
-_RESERVED = ("y", "split", "group")
-# What NumPy and zipfile raise for files that are cut, damaged, or a single .npy.
-_DAMAGE = (
-    ValueError,
-    OSError,
-    EOFError,
-    TypeError,
-    KeyError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -46,9 +36,11 @@ class Dataset:
     """Raw samples, as an application would send them.
 
     Attributes:
-        inputs: Arrays of shape [samples, ...] by input name.
-        labels: Class indices of shape [samples], or None.
-        label_names: Name of each class.
+        inputs: Arrays of shape [samples, ...] by input name. int32 and int64 are indices, such as tokens,
+            and reach the model as int64; every other type of number reaches it as float32.
+        labels: Class indices [samples]; or values to be predicted, floats [samples] or [samples, columns];
+            or token indices [samples, length], where -100 marks a position that does not count; or None.
+        label_names: Name of each class; of each column of values, or none; of each token, or none.
         preprocessing: Steps from raw sample to tensor.
         split: `train`, `calibrate`, `select` or `report` for each sample, or None to cut by hash.
         group: Group of each sample, or None.
@@ -100,7 +92,7 @@ class Data:
 
     def _split_hash(self, index: np.ndarray, steps: str) -> str:
         labels = self.dataset.labels
-        lines = [f"{self.sample_hashes[i]} {labels[i] if labels is not None else ''}" for i in index]
+        lines = [f"{self.sample_hashes[i]} {_label_text(labels, i)}" for i in index]
         return hashlib.sha256("\n".join([steps, *lines]).encode()).hexdigest()
 
     def overlap(self) -> dict[str, int]:
@@ -125,7 +117,7 @@ class Data:
         return {name: array[self.indices[split]] for name, array in self.dataset.inputs.items()}
 
     def tensors(self, split: str) -> dict[str, np.ndarray]:
-        """Inputs of a split after preprocessing, float32.
+        """Inputs of a split after preprocessing: float32, and int64 where they are indices.
 
         Raises:
             DataError: the split is empty, or holds NaN or infinity.
@@ -140,22 +132,50 @@ class Data:
         return self._tensors[split]
 
     def labels(self, split: str) -> np.ndarray:
-        """Class indices of a split, int64.
+        """Labels of a split: float32 where they are values, else int64.
 
         Raises:
             DataError: the data have no labels.
         """
         if self.dataset.labels is None:
             raise DataError(f"{self.source} has no labels; an .npz holds them under the name y")
-        return np.asarray(self.dataset.labels[self.indices[split]], dtype=np.int64)
+        dtype = np.float32 if self.kind == "values" else np.int64
+        return np.asarray(self.dataset.labels[self.indices[split]], dtype=dtype)
+
+    def check_classes(self, splits: Iterable[str]) -> None:
+        """Refuse splits in which a class has no sample; labels that are no classes pass.
+
+        Raises:
+            DataError: naming the first such split and its missing classes.
+        """
+        if self.kind != "classes":
+            return
+        for split in splits:
+            counts = np.bincount(self.labels(split), minlength=self.num_classes)
+            if missing := [
+                name for name, count in zip(self.dataset.label_names, counts, strict=True) if not count
+            ]:
+                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+                raise DataError(
+                    f"{self.source}: the {split} split ({counts.sum()} samples) has no sample of class"
+                    f" {', '.join(map(repr, missing[:3]))}{more}",
+                    hint=_split_hint(self.dataset),
+                )
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """Signature of the inputs after preprocessing; the batch size may vary."""
         return tuple(
-            TensorSpec(name=name, dtype="float32", shape=("batch", *array.shape[1:]))
+            TensorSpec(
+                name=name, dtype="int64" if _is_index(array) else "float32", shape=("batch", *array.shape[1:])
+            )
             for name, array in self.dataset.inputs.items()
         )
+
+    @property
+    def kind(self) -> Kind:
+        """What the labels are."""
+        return _kind(self.dataset.labels)
 
     @property
     def num_classes(self) -> int:
@@ -163,79 +183,85 @@ class Data:
         return len(self.dataset.label_names)
 
 
-def split_of(sample_hash: str) -> str:
-    """The split of a sample: its hash, as a number in [0, 1), against 60/10/15/15 shares.
+def split_of(sample_hash: str, shares: Mapping[str, float] = _SHARES) -> str:
+    """The split of a sample: its hash, as a number in [0, 1), against the shares, 60/10/15/15.
 
     >>> split_of("00" * 32), split_of("ff" * 32)
     ('train', 'report')
     """
     place = int(sample_hash[:16], 16) / 2**64
-    for split, share in _SHARES.items():
+    for split, share in shares.items():
         if place < share:
             return split
         place -= share
-    return "report"
+    return list(shares)[-1]
 
 
 def load_data(source: str) -> Data:
-    """Load data by built-in name, `.npz` file, or `package.module:factory` that gives a `Dataset`.
+    """Load data by built-in name, file, folder, or `package.module:factory` that gives a `Dataset`.
+
+    Options of the loader follow a question mark, as in `photos/?image_size=64` or
+    `table.csv?label=species&...`; their values are YAML. Which files and folders are known is said in
+    `lissom.models.formats`. int32 and int64 inputs are indices and stay integers; all others become float32.
 
     Raises:
-        DataError: nothing is there, or it does not hold together.
+        DataError: nothing is there, it does not hold together, or an option is unknown.
     """
-    if source.endswith(".npz"):
-        return Data(source, checked(dataset_from_npz(Path(source)), source))
-    if source not in DATASETS and Path(source).is_dir():
-        raise DataError(
-            f"{source} is a folder; give an .npz file with arrays, labels under y, and optional split"
-        )
+    from lissom.models.formats import reader_of
+
+    place, options = _parsed(source)
+    reader = None if place in DATASETS else reader_of(place)
+    if reader is not None:
+        return Data(source, checked(_called(reader, options, source, Path(place)), source))
     try:
-        dataset = resolve(source, known=DATASETS)()
+        factory = resolve(place, known=DATASETS)
     except ModelError as exc:
         raise DataError(str(exc).replace("unknown name", "unknown data"), hint=exc.hint) from exc
+    dataset = _called(factory, options, source)
     if not isinstance(dataset, Dataset):
         raise DataError(f"{source} gave a {type(dataset).__name__}, not a lissom.Dataset")
     return Data(source, checked(dataset, source))
 
 
-def digits() -> Dataset:
-    """Handwritten digits: 1,797 real scans of 8x8 pixels, values 0 to 16, ten classes.
+def _parsed(source: str) -> tuple[str, dict[str, Any]]:
+    """The place, and the options after its question mark."""
+    place, _, query = source.partition("?")
+    options: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, equals, text = part.partition("=")
+        try:
+            value = yaml.safe_load(urllib.parse.unquote(text))
+        except yaml.YAMLError as exc:
+            raise DataError(f"{source}: the option {key} is no YAML: {text!r}") from exc
+        if not equals or not key or key in options:
+            raise DataError(
+                f"{source}: {part!r} is not an option, or one that is given twice",
+                hint="options are written source?key=value&key=value",
+            )
+        options[key] = value
+    return place, options
 
-    E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998; the copy that scikit-learn ships.
-    """
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return Dataset(
-        inputs={"image": bunch.images[:, None].astype(np.float32)},
-        labels=bunch.target,
-        label_names=tuple(str(name) for name in bunch.target_names),
-        preprocessing=(PreprocessingStep(input="image", mean=(0.0,), std=(16.0,)),),
-    )
-
-
-def dataset_from_npz(path: Path) -> Dataset:
-    """One array per input name, labels `y`, optional `split` and `group`; nothing is unpickled.
-
-    Raises:
-        DataError: the file is missing, damaged, or holds objects.
-    """
+def _called(factory: Callable[..., Any], options: Mapping[str, Any], source: str, *place: Path) -> Any:
+    """What the loader gives for these options, once they are known to be its own."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as exc:
-        raise DataError(f"no data at {path}") from exc
-    except _DAMAGE as exc:
-        raise DataError(f"{path} cannot be read as .npz: {exc or type(exc).__name__}") from exc
-    inputs = {name: array for name, array in arrays.items() if name not in _RESERVED}
-    labels = arrays.get("y")
-    if labels is None:
-        return Dataset(inputs, split=arrays.get("split"), group=arrays.get("group"))
-    if labels.dtype.kind == "f":
-        raise DataError(f"{path}: the labels y are {labels.dtype}; classes are integers or strings")
-    names, positions = np.unique(labels, return_inverse=True)
-    label_names = tuple(str(name) for name in names)
-    return Dataset(inputs, positions, label_names, split=arrays.get("split"), group=arrays.get("group"))
+        signature = inspect.signature(factory)
+    except ValueError:  # a builtin has none
+        return factory(*place, **options)
+    parameters = list(signature.parameters.values())[len(place) :]
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in [key for key in options if key not in known]:
+            offer = near(key, known) if known else "these data have none"
+            raise DataError(
+                f"{source}: unknown option {key!r}; {offer}",
+                hint=f"options: {', '.join(known)}" if known else f"write {source.partition('?')[0]}",
+            )
+    try:
+        signature.bind(*place, **options)
+    except TypeError as exc:
+        raise DataError(f"{source}: {exc}", hint="options are written source?key=value&key=value") from exc
+    return factory(*place, **options)
 
 
 def checked(dataset: Dataset, source: str) -> Dataset:
@@ -263,8 +289,8 @@ def checked(dataset: Dataset, source: str) -> Dataset:
         )
     if dataset.split is not None and (unknown := sorted(set(map(str, dataset.split)) - set(SPLITS))):
         raise DataError(f"{source}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}")
-    if dataset.labels is not None:
-        _check_labels(dataset.labels, len(dataset.label_names), source)
+    _check_labels(dataset, source)
+    _check_preprocessing(dataset, source)
     return dataset
 
 
@@ -281,15 +307,81 @@ def _with_arrays(dataset: Dataset) -> Dataset:
     )
 
 
-def _check_labels(labels: np.ndarray, num_classes: int, source: str) -> None:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+def _kind(labels: np.ndarray | None) -> Kind:
+    if labels is None:
+        return "none"
+    if labels.dtype.kind == "f":
+        return "values"
+    return "tokens" if labels.ndim == 2 else "classes"
+
+
+def _is_index(array: np.ndarray) -> bool:
+    return array.dtype in (np.int32, np.int64)
+
+
+def _label_text(labels: np.ndarray | None, index: int) -> str:
+    """What stands for a label in the hash of its split."""
+    if labels is None:
+        return ""
+    return str(labels[index]) if labels.ndim == 1 else np.ascontiguousarray(labels[index]).tobytes().hex()
+
+
+def _check_labels(dataset: Dataset, source: str) -> None:
+    labels, names = dataset.labels, dataset.label_names
+    if labels is None:
+        return
+    if labels.dtype.kind not in "iuf" or labels.ndim > 2:
         raise DataError(
-            f"{source}: labels are integers of shape [samples], found {labels.dtype} {labels.shape}"
+            f"{source}: labels are integers of shape [samples] (classes) or [samples, length] (tokens), or"
+            f" floats of shape [samples] or [samples, columns] (values); found {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= num_classes:
+    if _kind(labels) == "values":
+        _check_values(labels, names, source)
+    elif _kind(labels) == "tokens":
+        _check_tokens(labels, names, source)
+    elif labels.min() < 0 or labels.max() >= len(names):
         raise DataError(
-            f"{source}: labels lie between {labels.min()} and {labels.max()}, with {num_classes} names"
+            f"{source}: labels lie between {labels.min()} and {labels.max()}, with {len(names)} names"
         )
+
+
+def _check_values(labels: np.ndarray, names: tuple[str, ...], source: str) -> None:
+    columns = labels.reshape(len(labels), -1)
+    if names and len(names) != columns.shape[1]:
+        raise DataError(f"{source}: {columns.shape[1]} columns of values, with {len(names)} names")
+    bad = np.flatnonzero(~np.isfinite(columns).all(axis=1))
+    if len(bad):
+        raise DataError(f"{source}: the label of sample {bad[0]} is NaN or infinity")
+
+
+def _check_tokens(labels: np.ndarray, names: tuple[str, ...], source: str) -> None:
+    if labels.shape[1] == 1:
+        raise DataError(
+            f"{source}: labels of shape {labels.shape} could be classes or tokens",
+            hint="classes have the shape [samples]: y[:, 0]",
+        )
+    bad = np.flatnonzero(((labels < 0) & (labels != IGNORED)).any(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{source}: a token label of sample {bad[0]} is negative; only {IGNORED} may be, for a position"
+            " that does not count"
+        )
+    if names and labels.max() >= len(names):
+        raise DataError(f"{source}: token labels reach {labels.max()}, with {len(names)} names")
+
+
+def _check_preprocessing(dataset: Dataset, source: str) -> None:
+    for step in dataset.preprocessing:
+        if step.input not in dataset.inputs:
+            raise DataError(
+                f"{source}: preprocessing of unknown input {step.input!r}; {near(step.input, dataset.inputs)}"
+            )
+        if _is_index(dataset.inputs[step.input]):
+            raise DataError(
+                f"{source}: input {step.input!r} holds indices ({dataset.inputs[step.input].dtype}), which"
+                " cannot be normalized",
+                hint=f"numbers to be normalized are floats or uint8: {step.input}.astype('float32')",
+            )
 
 
 def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,6 @@ def test_preprocessing_is_applied_to_tensors_and_not_to_raw_samples() -> None:
     assert data.raw("train")["image"].max() == 16
     assert data.tensors("train")["image"].max() == 1
     assert len(data.dataset.inputs["image"]) == 1797
-    assert data.dataset.label_names == tuple("0123456789")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,12 @@ def test_preprocessing_is_applied_to_tensors_and_not_to_raw_samples() -> None:
         ({"image": IMAGES, "y": LABELS[:-1]}, "arrays differ in length: image 40, y 39"),
         ({"image": IMAGES[:0], "y": LABELS[:0]}, "holds no samples"),
         ({"y": LABELS}, "holds no samples"),
-        ({"image": IMAGES, "y": np.eye(4)[LABELS]}, "classes are integers or strings"),
+        ({"image": IMAGES, "y": LABELS[:, None]}, r"labels of shape \(40, 1\) could be classes or tokens"),
+        ({"image": IMAGES, "y": np.where(LABELS == 3, np.nan, 1.0)}, "label of sample 3 is NaN or infinity"),
+        (
+            {"image": IMAGES, "y": np.full((40, 6), -7)},
+            "token label of sample 0 is negative; only -100 may be",
+        ),
         (
             {"image": IMAGES, "y": LABELS, "split": np.array(["tran"] * 40)},
             "unknown split 'tran'; known: train",
@@ -234,8 +239,9 @@ def test_data_that_are_not_there_are_refused(tmp_path: Path) -> None:
         load_data(str(tmp_path / "none.npz"))
     with pytest.raises(DataError, match=r"unknown data 'digit'; did you mean digits\?"):
         load_data("digit")
-    with pytest.raises(DataError, match=r"is a folder; give an \.npz file"):
-        load_data(str(tmp_path))
+    with pytest.raises(DataError, match="no data at") as caught:
+        load_data(str(tmp_path / "photos/"))
+    assert "known folders: one subfolder of images a class" in caught.value.hint
 
 
 def test_data_come_from_a_function_of_the_user(tmp_path: Path) -> None:
@@ -260,7 +266,10 @@ def test_data_come_from_a_function_of_the_user(tmp_path: Path) -> None:
     [
         (LABELS, ("a", "b", "c"), "labels lie between 0 and 3, with 3 names"),
         (LABELS - 1, ("a", "b", "c", "d"), "labels lie between -1 and 2"),
-        (LABELS.astype(np.float32), ("a", "b", "c", "d"), "labels are integers"),
+        (LABELS.astype(np.float32), ("a", "b", "c", "d"), "1 columns of values, with 4 names"),
+        (np.ones((40, 3)), ("a", "b"), "3 columns of values, with 2 names"),
+        (np.ones((40, 3), int), ("a",), "token labels reach 1, with 1 names"),
+        (np.ones((40, 3, 2), int), (), "labels are integers of shape"),
         (LABELS > 1, ("a", "b"), "labels are integers"),
     ],
 )
@@ -287,3 +296,123 @@ def test_lists_in_the_place_of_arrays_are_taken_or_refused_but_never_misread(fie
 
 def test_the_data_of_the_tests_have_every_split() -> None:
     assert min(len(index) for index in blobs().indices.values()) >= 8
+
+
+def test_indices_stay_integers_and_every_other_number_becomes_float32() -> None:
+    kinds = (np.int32, np.int64, np.uint8, np.int8, np.int16, np.float16, np.float64, np.bool_)
+    inputs = {np.dtype(kind).name: np.ones((40, 3), kind) for kind in kinds}
+    data = Data("mine", checked(Dataset(inputs, LABELS, tuple("abcd")), "mine"))
+    wanted = {name: "int64" if name in ("int32", "int64") else "float32" for name in inputs}
+    assert {spec.name: spec.dtype for spec in data.input_specs} == wanted
+    assert {name: array.dtype.name for name, array in data.tensors("train").items()} == wanted
+
+
+def test_the_labels_say_what_they_are(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 50, (40, 5))
+    tokens[:, 0] = -100
+    kinds: dict[str, Any] = {
+        "classes": {"y": LABELS},
+        "values": {"y": np.linspace(0, 1, 40)},
+        "tokens": {"y": tokens},
+        "none": {},
+    }
+    found = {kind: load_data(npz(tmp_path, x=IMAGES, **arrays)) for kind, arrays in kinds.items()}
+    assert [data.kind for data in found.values()] == list(kinds)
+    assert found["values"].labels("train").dtype == np.float32
+    assert found["tokens"].labels("train").dtype == np.int64
+    assert found["tokens"].labels("train").shape[1] == 5
+    assert found["values"].num_classes == found["tokens"].num_classes == 0
+
+
+def test_several_values_a_sample_may_have_names() -> None:
+    dataset = checked(Dataset({"x": IMAGES}, np.ones((40, 2)), ("width", "height")), "mine")
+    assert Data("mine", dataset).labels("train").shape[1] == 2
+
+
+def test_every_token_label_decides_the_hash_of_its_split() -> None:
+    tokens = np.zeros((40, 2000), dtype=np.int64)
+    changed = tokens.copy()
+    changed[:, 1000] = 1
+    one, other = (Data("a", Dataset({"x": IMAGES}, labels)) for labels in (tokens, changed))
+    assert one.split_hashes["train"] != other.split_hashes["train"]
+
+
+def test_a_class_without_samples_in_a_split_is_named() -> None:
+    split = np.array(["train"] * 20 + ["select"] * 10 + ["report"] * 10)
+    labels = LABELS.copy()
+    labels[20:30] = 0
+    data = Data("mine", Dataset({"x": IMAGES}, labels, ("ant", "bee", "cat", "dog"), split=split))
+    data.check_classes(["train", "report"])
+    message = r"mine: the select split \(10 samples\) has no sample of class 'bee', 'cat', 'dog'"
+    with pytest.raises(DataError, match=message) as caught:
+        data.check_classes(["train", "select"])
+    assert caught.value.hint
+
+
+def test_labels_that_are_no_classes_miss_none() -> None:
+    data = Data("mine", Dataset({"x": IMAGES}, np.zeros(40)))
+    data.check_classes(SPLITS)
+    assert data.kind == "values"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [("tokens", "holds indices"), ("pixels", "preprocessing of unknown input 'pixels'")],
+)
+def test_preprocessing_that_cannot_be_applied_is_refused(steps: str, message: str) -> None:
+    step = PreprocessingStep(input=steps, mean=(0.0,), std=(1.0,))
+    dataset = Dataset({"tokens": np.ones((40, 3), int)}, LABELS, tuple("abcd"), (step,))
+    with pytest.raises(DataError, match=message):
+        checked(dataset, "mine")
+
+
+FACTORY = """
+import numpy as np
+from lissom import Dataset
+seen = []
+def data(size=2, *, name="a", share=0.5):
+    seen.append((size, name, share))
+    return Dataset({"x": np.ones((6, size))})
+def plain():
+    return Dataset({"x": np.ones((6, 2))})
+def free(**options):
+    return Dataset({"x": np.ones((6, options["size"]))})
+def needy(size):
+    return Dataset({"x": np.ones((6, size))})
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(FACTORY)
+    return str(path)
+
+
+def test_options_follow_a_question_mark_and_are_yaml(factories: str) -> None:
+    data = load_data(f"{factories}:data?size=3&name=two%26three&share=1e-1")
+    assert data.source.endswith(":data?size=3&name=two%26three&share=1e-1")
+    assert data.raw("calibrate")["x"].shape == (6, 3)
+    assert load_data(f"{factories}:free?size=5").raw("calibrate")["x"].shape == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("query", "message", "hint"),
+    [
+        ("data?sise=3", r"unknown option 'sise'; did you mean size\?", "options: size, name, share"),
+        ("plain?size=3", "unknown option 'size'; these data have none", "mine.py:plain"),
+        ("needy", "missing a required argument: 'size'", r"source\?key=value"),
+        ("data?size", "'size' is not an option", r"source\?key=value&key=value"),
+        ("data?size=1&size=2", "given twice", r"source\?key=value&key=value"),
+        ("data?size=[", "no YAML", ""),
+    ],
+)
+def test_options_that_are_not_known_are_refused(factories: str, query: str, message: str, hint: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(f"{factories}:{query}")
+    assert re.search(hint, caught.value.hint)
+
+
+def test_built_in_data_refuse_what_is_not_theirs() -> None:
+    with pytest.raises(DataError, match=r"digits.*unknown option 'samples'; these data have none"):
+        load_data("digits?samples=3")

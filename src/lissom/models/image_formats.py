@@ -1,0 +1,243 @@
+"""Readers of images: a folder of files, CIFAR binary, and IDX. All give uint8 [samples, channels, H, W]."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lissom.errors import DataError
+from lissom.models.data import Dataset
+from lissom.models.preparation import PARTS, require_whole, with_names, with_normalization, with_parts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_IGNORED_FILES = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
+_GREY = ("1", "L", "LA")
+_IDX_NAME = re.compile(r"(?P<part>.*?)(?P<what>images|labels)[-._](?P<kind>idx[13])-ubyte(\.gz)?")
+
+
+class Picture(NamedTuple):
+    """The bytes of an image file, and what to call it in a message."""
+
+    name: str
+    content: bytes
+
+
+def dataset_from_image_folder(path: Path, *, image_size: int | None = None) -> Dataset:
+    """Images in one subfolder a class, perhaps inside `train/` beside `test/` or `val/`; any Pillow format.
+
+    Args:
+        path: The folder.
+        image_size: Side in pixels to which every image is cropped at its centre and resized; without it,
+            all must have one size.
+
+    Raises:
+        DataError: naming the file that is no image, is damaged, or differs in size.
+    """
+    _check_image_size(image_size)
+    folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name[0] != "."]
+    in_parts = "train" in {folder.name for folder in folders} and {f.name for f in folders} <= set(PARTS)
+    entries: list[tuple[str, str, Path]] = []
+    for part in folders if in_parts else [path]:
+        for folder in sorted(child for child in part.iterdir() if child.is_dir() and child.name[0] != "."):
+            files = [file for file in sorted(folder.rglob("*")) if _is_candidate(file)]
+            if not files:
+                raise DataError(f"the class folder {folder} holds no images", hint="remove it, or fill it")
+            entries += [(part.name if in_parts else "train", folder.name, file) for file in files]
+    if not entries:
+        raise DataError(f"{path} holds no class folders with images")
+    pictures = [Picture(str(file), file.read_bytes()) for _, _, file in entries]
+    labels, names = with_names(np.array([label for _, label, _ in entries]))
+    images = images_of(pictures, image_size, str(path))
+    return with_normalization(
+        with_parts(Dataset({"image": images}, labels, names), [part for part, _, _ in entries]), "image"
+    )
+
+
+def images_of(pictures: Sequence[Picture], image_size: int | None, source: str) -> np.ndarray:
+    """Decoded images, uint8 [n, 3, H, W], or [n, 1, H, W] when all are grey.
+
+    Raises:
+        DataError: naming the file that is no image, is damaged, or differs in size.
+    """
+    arrays = [_decoded(picture, image_size) for picture in pictures]
+    sizes = [array.shape[1:] for array in arrays]
+    other = next((index for index, size in enumerate(sizes) if size != sizes[0]), None)
+    if other is not None:
+        (h, w), (height, width) = sizes[0], sizes[other]
+        raise DataError(
+            f"images differ in size: {pictures[0].name} has {w}x{h} pixels, {pictures[other].name}"
+            f" {width}x{height}",
+            hint=f"give one size to all: {source}?image_size={min(h, w, height, width)}",
+        )
+    channels = max(len(array) for array in arrays)
+    return np.stack([np.broadcast_to(array, (channels, *array.shape[1:])) for array in arrays])
+
+
+def dataset_from_cifar(path: Path) -> Dataset:
+    """CIFAR-10 or CIFAR-100, the binary version: one or two label bytes and 3,072 pixels a record.
+
+    Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. CIFAR-100 gives the fine labels.
+
+    Raises:
+        DataError: naming the file and record that is cut or has an unknown label.
+    """
+    files = sorted(file for file in path.iterdir() if file.suffix == ".bin")
+    is_ten = any("_batch" in file.name for file in files)
+    num_classes, num_label_bytes = (10, 1) if is_ten else (100, 2)
+    images, labels, parts = [], [], []
+    for file in files:
+        records = _cifar_records(file, num_label_bytes)
+        column = records[:, num_label_bytes - 1]
+        if len(wrong := np.flatnonzero(column >= num_classes)):
+            raise DataError(
+                f"{file}: record {wrong[0]} has label {column[wrong[0]]}; CIFAR-{num_classes} has 0 to"
+                f" {num_classes - 1}"
+            )
+        images.append(records[:, num_label_bytes:].reshape(-1, 3, 32, 32))
+        labels.append(column.astype(np.int64))
+        parts += ["test" if file.name.startswith("test") else "train"] * len(records)
+    names = _cifar_names(path / ("batches.meta.txt" if is_ten else "fine_label_names.txt"), num_classes)
+    dataset = Dataset({"image": np.concatenate(images)}, np.concatenate(labels), names)
+    return with_normalization(with_parts(dataset, parts), "image")
+
+
+def dataset_from_idx(path: Path) -> Dataset:
+    """MNIST and its kin: pairs of IDX files of images and labels, perhaps packed by gzip.
+
+    LeCun, Cortes and Burges, The MNIST database; a name that holds `t10k` or `test` is the test part.
+
+    Raises:
+        DataError: naming the file, and the record where it is cut, or the partner that is missing.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(path.iterdir()):
+        if name := _IDX_NAME.fullmatch(file.name):
+            found.setdefault(name["part"], {}).setdefault(name["what"], file)
+    images, labels, parts = [], [], []
+    for part, pair in found.items():
+        for what in {"images", "labels"} - set(pair):
+            raise DataError(f"{path}: {next(iter(pair.values())).name} has no file of {what} beside it")
+        images.append(_idx_array(pair["images"], 3))
+        labels.append(_idx_array(pair["labels"], 1))
+        if len(images[-1]) != len(labels[-1]):
+            raise DataError(
+                f"{pair['images']} has {len(images[-1])} records, {pair['labels'].name} {len(labels[-1])}"
+            )
+        is_test = "t10k" in part or "test" in part
+        parts += ["test" if is_test else "train"] * len(labels[-1])
+    if not images:
+        raise DataError(f"{path}: no file is named as in train-images-idx3-ubyte, train-labels-idx1-ubyte")
+    if len({array.shape[1:] for array in images}) > 1:
+        raise DataError(f"{path}: the parts {', '.join(found)} hold images of different sizes")
+    classes, names = with_names(np.concatenate(labels))
+    dataset = Dataset({"image": np.concatenate(images)[:, None]}, classes, names)
+    return with_normalization(with_parts(dataset, parts), "image")
+
+
+def _check_image_size(image_size: int | None) -> None:
+    if image_size is not None:
+        require_whole("image_size", image_size, minimum=1)
+
+
+def _is_candidate(file: Path) -> bool:
+    return file.is_file() and file.name[0] != "." and file.name not in _IGNORED_FILES
+
+
+def _decoded(picture: Picture, image_size: int | None) -> np.ndarray:
+    """One image, uint8 [1 or 3, H, W], turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(picture.content)) as opened:
+            image = ImageOps.exif_transpose(opened)
+            return _pixels(image, picture.name, image_size)
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error) as exc:
+        reason = "it is empty" if not picture.content else str(exc).replace(f" {picture.content!r}", "")
+        raise DataError(f"{picture.name} cannot be read as an image: {reason}") from exc
+    except Image.DecompressionBombError as exc:
+        raise DataError(f"{picture.name} is refused: {exc}") from exc
+
+
+def _pixels(image: Image.Image, name: str, image_size: int | None) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode[0] in "IF":
+        raise DataError(f"{name} has pixels of mode {image.mode}; images have 8 bits a channel")
+    image = image.convert("L" if image.mode in _GREY else "RGB")
+    if image_size is not None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        image = square.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _cifar_records(file: Path, num_label_bytes: int) -> np.ndarray:
+    """Records of a file, uint8 [n, labels + 3072]."""
+    length = num_label_bytes + 3 * 32 * 32
+    content = file.read_bytes()
+    count, rest = divmod(len(content), length)
+    if rest:
+        raise DataError(f"{file} is cut in record {count}: it has {rest} of {length} bytes")
+    if not count:
+        raise DataError(f"{file} holds no records")
+    return np.frombuffer(content, dtype=np.uint8).reshape(count, length)
+
+
+def _cifar_names(file: Path, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes, one a line, or their numbers where the file is missing."""
+    if not file.is_file():
+        return tuple(str(index) for index in range(num_classes))
+    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    if len(names) != num_classes:
+        raise DataError(f"{file} names {len(names)} classes, not {num_classes}")
+    return names
+
+
+def _idx_array(file: Path, rank: int) -> np.ndarray:
+    """Unsigned bytes of an IDX file, [n, ...]: magic 0x0000080<rank>, sizes as big-endian int32, records."""
+    content = _unpacked(file)
+    magic = 0x800 + rank
+    if len(content) < 4 + 4 * rank:
+        raise DataError(f"{file} is cut in its header: it has {len(content)} of {4 + 4 * rank} bytes")
+    found, *sizes = struct.unpack(f">{rank + 1}I", content[: 4 + 4 * rank])
+    if found != magic:
+        raise DataError(
+            f"{file} begins with 0x{found:08x}, not 0x{magic:08x} (unsigned bytes, {rank} dimensions)"
+        )
+    body = len(content) - 4 - 4 * rank
+    record = int(np.prod(sizes[1:], dtype=object))
+    if record == 0 or sizes[0] == 0:
+        raise DataError(f"{file} holds no records: its sizes are {', '.join(map(str, sizes))}")
+    if body < sizes[0] * record:
+        raise DataError(f"{file} is cut in record {body // record} of {sizes[0]}")
+    if body > sizes[0] * record:
+        raise DataError(f"{file} goes on after its {sizes[0]} records, by {body - sizes[0] * record} bytes")
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * rank).reshape(sizes)
+
+
+def _unpacked(file: Path) -> bytes:
+    """The content, unpacked as far as a packed file goes."""
+    if file.suffix != ".gz":
+        return file.read_bytes()
+    content = bytearray()
+    try:
+        with gzip.open(file) as stream:
+            while chunk := stream.read1(1 << 20):
+                content += chunk
+    except EOFError:  # cut: how far it goes tells the record
+        pass
+    except (gzip.BadGzipFile, zlib.error) as exc:
+        raise DataError(f"{file} cannot be unpacked: {exc}") from exc
+    return bytes(content)
