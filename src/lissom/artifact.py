@@ -29,6 +29,8 @@ MANIFEST_NAME = "manifest.json"
 PAYLOAD_NAME = "payload"
 EVIDENCE_NAME = "evidence"
 TEMPORARY_PREFIX = ".writing-"
+WORK_PREFIX = ".training-"
+"""A folder of checkpoints, from which a killed run goes on."""
 ID_LENGTH = 16
 
 Dim = int | str

@@ -24,6 +24,7 @@ from lissom.artifact import (
     ID_LENGTH,
     MANIFEST_NAME,
     TEMPORARY_PREFIX,
+    WORK_PREFIX,
     Artifact,
     ParentRef,
     content_id,
@@ -32,9 +33,11 @@ from lissom.artifact import (
 )
 from lissom.errors import DataError, DiskFull, MissingExtra, RequestError
 from lissom.logs import NoProgress, Progress
+from lissom.models import processes
+from lissom.models.processes import place
 from lissom.optional import is_installed, version
-from lissom.recipe import LoadConfig, ModelConfig, Recipe, StageConfig, check_allowed
-from lissom.registry import MODELS, runtime_entry, runtimes_for, source_sha256, stage_function
+from lissom.recipe import LoadConfig, ModelConfig, OptimizationConfig, Recipe, StageConfig, check_allowed
+from lissom.registry import MODELS, TASKS, runtime_entry, runtimes_for, source_sha256, stage_function
 from lissom.runtime.machine import machine
 
 if TYPE_CHECKING:
@@ -138,6 +141,8 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_file(recipe)
     check_allowed(allow)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
+    if not place().leads:
+        return _follow(recipe, folder)
     progress = progress or NoProgress()
     with locked(folder):
         check_machine(recipe)
@@ -155,7 +160,26 @@ def run(
         )
         chosen = next(artifact for artifact in artifacts if artifact.name == report.verdict.artifact)
         _link(folder, chosen)
+    processes.finish()
     return Result(folder, chosen, report, tuple(reused))
+
+
+def _follow(recipe: Recipe, folder: Path) -> Result:
+    """Take part in the trainings that the leader announces, and give what it left."""
+    from lissom.report.files import read_report
+
+    data = load_data(recipe)
+    stages = plan(recipe, data)
+    while (index := processes.next_stage()) is not None:
+        stage = stages[index - 1]
+        names = stage.config.sources.values()
+        made = {
+            other.config.name: Artifact.open(folder / other.folder_name)
+            for other in stages
+            if other.config.name in names
+        }
+        _make(recipe, stage, data, made, folder / stage.folder_name, NoProgress())
+    return Result(folder, Artifact.open(folder / "artifact"), read_report(folder), ())
 
 
 def clean(folder: str | Path, *, dry_run: bool = False) -> list[Path]:
@@ -179,7 +203,7 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> list[Path]:
                 and (path / MANIFEST_NAME).is_file()
                 and path.name not in kept
             )
-            or path.name.startswith(TEMPORARY_PREFIX)
+            or path.name.startswith((TEMPORARY_PREFIX, WORK_PREFIX))
         ]
         for path in leftovers if not dry_run else ():
             shutil.rmtree(path)
@@ -251,6 +275,8 @@ def make_artifacts(
             reused.append(stage.config.name)
         else:
             _check_space(folder)
+            if isinstance(stage.config, OptimizationConfig):
+                processes.announce(stage.index)
             made[stage.config.name] = _make(recipe, stage, data, made, path, progress)
     return list(made.values()), reused
 
@@ -288,11 +314,20 @@ def _id_inputs(recipe: Recipe, config: StageConfig, data: Data, parents: Mapping
         "seed": recipe.seed,
         "parents": dict(parents),
         "splits": data.split_hashes,
+        "task": _task_identity(recipe.model_of(config).task, data),
         "tools": {"lissom": version("lissom")} | {name: version(name) for name in config.libraries},
         "model": None if parents else model_identity(recipe.model_of(config)),
         # Whether 8-bit weights saturate depends on the processor.
         "isa": machine()["isa"] if config.stage == "quantize" else None,
     }
+
+
+def _task_identity(asked: str | None, data: Data) -> dict[str, Any]:
+    """Name of the task, and the hash of its source when it is the user's own."""
+    from lissom.models.tasks import task_name
+
+    name = task_name(asked, data)
+    return {"name": name, "source": None if name in TASKS else source_sha256(name, known=TASKS)}
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
@@ -338,7 +373,7 @@ def _make(
         "recipe": recipe.name,
         "name": stage.config.name,
         "stage": stage.config.stage,
-        "task": recipe.model_of(stage.config).task,
+        "task": stage.id_inputs["task"]["name"],
         "labels": data.dataset.label_names,
         "preprocessing": data.dataset.preprocessing,
         "parents": tuple(

@@ -6,12 +6,15 @@ Third parties add stages through entry points: `lissom.stage_configs` offers the
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -61,11 +64,35 @@ RUNTIMES: dict[str, RuntimeEntry] = {
 
 MODELS: dict[str, str] = {
     "resnet": "lissom.models.cnn:resnet",
+    "resnet20": "lissom.models.cnn:resnet20",
+    "resnet32": "lissom.models.cnn:resnet32",
+    "resnet56": "lissom.models.cnn:resnet56",
+    "resnet18": "lissom.models.cnn:resnet18",
+    "resnet34": "lissom.models.cnn:resnet34",
+    "resnet50": "lissom.models.cnn:resnet50",
+    "vgg": "lissom.models.vgg:vgg",
     "mlp": "lissom.models.mlp:mlp",
+    "rnn": "lissom.models.rnn:rnn",
+    "lstm": "lissom.models.rnn:lstm",
+    "gru": "lissom.models.rnn:gru",
+    "vit": "lissom.models.vit:vit",
+    "bert": "lissom.models.bert:bert",
+    "bert_mlm": "lissom.models.bert:bert_mlm",
+    "gpt": "lissom.models.gpt:gpt",
 }
 
 DATASETS: dict[str, str] = {
-    "digits": "lissom.models.data:digits",
+    "digits": "lissom.models.embedded:digits",
+    "glyphs": "lissom.models.embedded:glyphs",
+    "topics": "lissom.models.embedded:topics",
+    "topics-text": "lissom.models.embedded:topics_text",
+    "topics-masked": "lissom.models.embedded:topics_masked",
+}
+
+TASKS: dict[str, str] = {
+    "classification": "lissom.models.tasks:Classification",
+    "regression": "lissom.models.tasks:Regression",
+    "language-modelling": "lissom.models.tasks:LanguageModelling",
 }
 
 
@@ -130,8 +157,80 @@ def resolve(reference: str, *, known: dict[str, str]) -> Callable[..., Any]:
 
 
 def source_sha256(reference: str, *, known: dict[str, str]) -> str:
-    """Hash of the file that defines what `reference` names, without importing it."""
-    return sha256_file(_source_file(_place(reference, known)[0], reference))
+    """Hash of the files that define what `reference` names, without importing them; see `source_files`.
+
+    Where there is one file alone, it is the sha256 of that file.
+    """
+    first, *others = source_files(reference, known=known)
+    if not others:
+        return sha256_file(first)
+    lines = (f"{os.path.relpath(path, first.parent)} {sha256_file(path)}" for path in (first, *others))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def source_files(reference: str, *, known: dict[str, str]) -> list[Path]:
+    """The file that defines what `reference` names, and those that it imports, and those that they import.
+
+    Of what is imported those modules count that lie beside the factory's file or its top-level package, or
+    in the working directory; of lissom itself only `lissom.models`, and of an installed package none, whose
+    version says what it is. Imports are read, not run: one by a computed name is not seen.
+    """
+    place = _place(reference, known)[0]
+    first = _source_file(place, reference).absolute()
+    depth = 0 if place.endswith(".py") else place.count(".") + (first.name == "__init__.py")
+    roots = [first.parents[depth], Path.cwd()]
+    found: dict[Path, None] = {}  # in the order in which they are met
+    waiting = [first]
+    while waiting:
+        path = waiting.pop(0)
+        if path not in found:
+            found[path] = None
+            waiting += [file for name in _imports(path) for file in _own_files(name, path, roots)]
+    return list(found)
+
+
+def _imports(path: Path) -> list[str]:
+    """Names of the modules that a file imports, those of `from a import b` as `a` and `a.b`."""
+    try:
+        waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
+    except (SyntaxError, ValueError):  # no Python, or none that runs: the import will say so
+        return []
+    found: list[str] = []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names = [f"{base}{'' if base.endswith('.') else '.'}{alias.name}" for alias in node.names]
+            found += [base, *names]
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return sorted(found)
+
+
+def _own_files(name: str, importer: Path, roots: Sequence[Path]) -> list[Path]:
+    """The file of an imported module, when it is one of those that define the factory."""
+    stem = name.lstrip(".")
+    if level := len(name) - len(stem):
+        roots = importer.parents[level - 1 : level]
+    for root in roots:
+        base = root.joinpath(*stem.split(".")) if stem else root
+        files = [base / "__init__.py", *([base.with_name(f"{base.name}.py")] if stem else [])]
+        if found := [path for path in files if path.is_file()]:
+            return [path for path in found[:1] if _counts(path)]
+    return []
+
+
+def _counts(path: Path) -> bool:
+    """False for what is installed, and for parts of lissom that are no models."""
+    package = Path(__file__).absolute().parent
+    if path.is_relative_to(package):
+        return path.is_relative_to(package / "models")
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    return not any(path.is_relative_to(folder) for folder in installed)
 
 
 def _place(reference: str, known: dict[str, str]) -> tuple[str, str]:

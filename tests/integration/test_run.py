@@ -155,7 +155,8 @@ def test_ctrl_c_inside_an_exec_of_text_ends_with_130_too(tmp_path: Path) -> None
     factory = tmp_path / "own.py"
     factory.write_text("def build():\n    exec('raise KeyboardInterrupt')\n")
     command = [sys.executable, "-m", "lissom", "train", f"{factory}:build", "--data", "digits"]
-    process = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, text=True, check=False)
+    command += ["--out", str(tmp_path / "run")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 130, process.stderr
     assert "interrupted" in process.stderr
 

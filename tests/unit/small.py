@@ -10,15 +10,34 @@ import numpy as np
 
 from lissom.artifact import Artifact, ParentRef, content_id
 from lissom.logs import NoProgress
-from lissom.models.data import Data, Dataset
+from lissom.models.data import IGNORED, Data, Dataset
 from lissom.models.stages import Context
+from lissom.models.tasks import task_name
 from lissom.recipe import ModelConfig, StageConfig, stage_types
 from lissom.registry import stage_function
 
 TOYS = "tests.unit.toys"
+VOCABULARY, LENGTH, MASK = 16, 12, 15
+_TOKENS: dict[str, Any] = {"vocab_size": VOCABULARY}
+_TRANSFORMER: dict[str, Any] = {"width": 16, "depth": 2, "num_heads": 2}
+
 KWARGS: dict[str, dict[str, Any]] = {
     "resnet": {"widths": [16, 32], "blocks": [1, 1]},
+    "resnet20": {"width": 8},
+    "resnet32": {"width": 8},
+    "resnet56": {"width": 8},
+    "resnet18": {"width": 8},
+    "resnet34": {"width": 8},
+    "resnet50": {"width": 8},
+    "vgg": {"widths": [8, 16]},
     "mlp": {"hidden": [32, 16]},
+    "rnn": {**_TOKENS, "embedding": 8, "hidden": 16},
+    "lstm": {**_TOKENS, "embedding": 8, "hidden": 16},
+    "gru": {**_TOKENS, "embedding": 8, "hidden": 16},
+    "vit": {**_TRANSFORMER, "image_size": 8, "patch_size": 4},
+    "bert": {**_TRANSFORMER, **_TOKENS, "max_length": LENGTH},
+    "bert_mlm": {**_TRANSFORMER, **_TOKENS, "max_length": LENGTH},
+    "gpt": {**_TRANSFORMER, **_TOKENS, "max_length": LENGTH},
 }
 """Built-in models smaller than their defaults, where those would take seconds."""
 
@@ -43,7 +62,53 @@ def blobs(
     return Data("blobs", Dataset({"image": samples.astype(np.float32)}, labels, names))
 
 
+def texts(num_samples: int = 200, *, num_classes: int = 4) -> Data:
+    """Sequences of tokens that count up by a step, which is the class; some end early, in padding."""
+    tokens, steps = _counted(num_samples, num_classes)
+    names = tuple(f"by {step}" for step in range(1, num_classes + 1))
+    lengths = np.random.default_rng(8).integers(LENGTH // 2, LENGTH + 1, num_samples)
+    tokens[np.arange(LENGTH) >= lengths[:, None]] = 0
+    return Data("texts", Dataset({"tokens": tokens}, steps - 1, names))
+
+
+def next_tokens(num_samples: int = 200) -> Data:
+    """The same sequences without padding; the label of each token is the one after it."""
+    tokens, steps = _counted(num_samples, 4)
+    return Data("next tokens", Dataset({"tokens": tokens}, _after(tokens, steps[:, None])))
+
+
+def masked_tokens(num_samples: int = 200) -> Data:
+    """The same sequences with tokens masked; labels are the original token there, and -100 elsewhere."""
+    tokens, _ = _counted(num_samples, 4)
+    hidden = np.random.default_rng(9).random(tokens.shape) < 0.2
+    hidden[:, LENGTH // 2] = True  # at least one
+    given = np.where(hidden, MASK, tokens)
+    return Data("masked tokens", Dataset({"tokens": given}, np.where(hidden, tokens, IGNORED)))
+
+
+def _counted(num_samples: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens 1 to 14, counted up around the end, and the step of each sequence."""
+    generator = np.random.default_rng(7)
+    steps = np.arange(num_samples) % num_steps + 1
+    tokens = generator.integers(1, MASK, (num_samples, 1))
+    for _ in range(LENGTH - 1):
+        tokens = np.concatenate([tokens, _after(tokens[:, -1:], steps[:, None])], axis=1)
+    return tokens, steps
+
+
+def _after(tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    after: np.ndarray = (tokens - 1 + steps) % (MASK - 1) + 1
+    return after
+
+
 DATA = blobs(200)
+_TEXTS = {**dict.fromkeys(("rnn", "lstm", "gru", "bert"), texts()), "gpt": next_tokens()}
+_TEXTS["bert_mlm"] = masked_tokens()
+
+
+def data_for(name: str) -> Data:
+    """Data that a built-in model can learn: images, classes of token sequences, or tokens."""
+    return _TEXTS.get(name, DATA)
 
 
 def context(
@@ -68,7 +133,7 @@ def context(
         "recipe": "small",
         "name": name,
         "stage": config.stage,
-        "task": "classification",
+        "task": task_name((model or ModelConfig()).task, data),
         "labels": data.dataset.label_names,
         "preprocessing": data.dataset.preprocessing,
         "parents": refs,

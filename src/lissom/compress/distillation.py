@@ -3,13 +3,14 @@
     loss = (1 - alpha) * CE(student, labels) + alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv 1503.02531. The factor T^2
-keeps the size of the gradient when the temperature T changes. The data are not augmented, so the
+keeps the size of the gradient when the temperature T changes. Unless the images are augmented, the
 teacher answers each sample once and its logits are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +19,15 @@ from torch.nn import functional
 from lissom.artifact import Artifact
 from lissom.errors import ModelError
 from lissom.models.evaluation import predict
+from lissom.models.losses import loss_for
 from lissom.models.stages import Context, save_torch
 from lissom.models.training import fit
 from lissom.recipe import DistillConfig
 from lissom.runtime.pytorch import TorchEager
 from lissom.structure import factory_of, load_model
+
+if TYPE_CHECKING:
+    from lissom.models.loop import Batch
 
 
 def distill(parents: Mapping[str, Artifact], config: DistillConfig, context: Context) -> Artifact:
@@ -30,35 +35,44 @@ def distill(parents: Mapping[str, Artifact], config: DistillConfig, context: Con
     student, teacher = parents["input"], parents["teacher"]
     _check_outputs(student, teacher)
     model = load_model(student)
-    with TorchEager(teacher) as runtime:
-        teacher_logits = torch.from_numpy(predict(runtime.infer, context.data.tensors("train")))
+    hard_loss = loss_for(context.task, config)
+    answers = _live_answers(teacher) if config.augment.active else _kept_answers(teacher, context)
 
-    def loss(outputs: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        targets = teacher_logits.to(outputs.device)[positions]
-        hard = functional.cross_entropy(outputs, labels, label_smoothing=config.label_smoothing)
-        return (1 - config.alpha) * hard + config.alpha * soft_loss(outputs, targets, config.temperature)
+    def loss(outputs: Tensor, batch: Batch) -> Tensor:
+        soft = soft_loss(outputs, answers(batch), config.temperature)
+        return (1 - config.alpha) * hard_loss(outputs, batch.targets) + config.alpha * soft
 
-    description = f"distill {context.fields['name']}"
-    history = fit(
-        model,
-        context.data,
-        config,
-        loss=loss,
-        seed=context.seed,
-        progress=context.progress,
-        description=description,
-    )
+    history = fit(model, context, config, loss=loss)
     return save_torch(model, factory_of(student), context, notes={"history": history})
 
 
+def _kept_answers(teacher: Artifact, context: Context) -> Callable[[Batch], Tensor]:
+    """The teacher's logits of every train sample, looked up by position."""
+    with TorchEager(teacher) as runtime:
+        logits = torch.from_numpy(predict(runtime.infer, context.data.tensors("train")))
+    return lambda batch: logits[batch.positions.cpu()].to(batch.positions.device)
+
+
+def _live_answers(teacher: Artifact) -> Callable[[Batch], Tensor]:
+    """The teacher's logits of the batch as it was augmented."""
+    model = load_model(teacher)
+
+    @torch.no_grad()
+    def answer(batch: Batch) -> Tensor:
+        logits: Tensor = model.to(batch.positions.device)(*batch.inputs)
+        return logits
+
+    return answer
+
+
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T^2 KL(teacher || student)` of logits of shape [batch, classes], averaged over the batch.
+    """`T^2 KL(teacher || student)` of logits of shape [..., classes], averaged over all that stand before.
 
     >>> float(soft_loss(torch.zeros(2, 3), torch.zeros(2, 3), 4.0))
     0.0
     """
-    log_student = functional.log_softmax(student / temperature, dim=-1)
-    log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
+    log_student = functional.log_softmax(student / temperature, dim=-1).flatten(0, -2)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
     divergence = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 

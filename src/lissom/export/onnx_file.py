@@ -31,7 +31,7 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
     call = _caller(path, [spec.name for spec in signature.outputs])
     inputs = context.probe_inputs()
     draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
-    add_predictions(draft, call, context.data)
+    add_predictions(draft, call, context)
 
 
 def _caller(path: Path, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,18 +22,38 @@ if TYPE_CHECKING:
 
 
 def factory_for(config: ModelConfig, data: Data) -> Factory:
-    """The factory of a recipe; channels, features and classes come from the data unless they are given."""
+    """The factory of a recipe; what its arguments can be told from the data need not be given."""
     function = resolve(config.source, known=MODELS)
     takes = inspect.signature(function).parameters
-    shape = data.input_specs[0].shape[1:]
-    from_data: dict[str, Any] = {"in_channels": shape[0] if shape else 1, "num_classes": data.num_classes}
-    from_data["in_features"] = int(torch.Size([dim for dim in shape if isinstance(dim, int)]).numel())
-    fitting = {name: value for name, value in from_data.items() if name in takes and value}
+    fitting = {name: value for name, value in _from_data(data).items() if name in takes and value}
     return Factory(
         source=config.source,
         kwargs={**fitting, **config.kwargs},
         sha256=source_sha256(config.source, known=MODELS),
     )
+
+
+def _from_data(data: Data) -> dict[str, int]:
+    """Arguments that a factory may take, by name: sizes of the first input, and of the labels."""
+    spec = data.input_specs[0]
+    shape = tuple(dim for dim in spec.shape[1:] if isinstance(dim, int))
+    sizes = {"in_features": math.prod(shape), "num_classes": _num_outputs(data)}
+    if spec.dtype == "int64":
+        highest = int(next(iter(data.dataset.inputs.values())).max())
+        if data.kind == "tokens" and data.dataset.labels is not None:
+            highest = max(highest, int(data.dataset.labels.max()))
+        return sizes | {"vocab_size": highest + 1, "max_length": shape[0] if shape else 1}
+    return sizes | {
+        "in_channels": shape[0] if shape else 1,
+        "image_size": shape[-1] if len(shape) == 3 else 0,
+    }
+
+
+def _num_outputs(data: Data) -> int:
+    """Classes, or values of a label."""
+    if data.kind == "values":
+        return data.labels("train")[:1].size
+    return data.num_classes
 
 
 def model_for(config: ModelConfig, factory: Factory) -> nn.Module:

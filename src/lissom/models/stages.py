@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,22 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from lissom.artifact import Artifact, Draft, Factory, Signature, TensorSpec, Tolerance, canonical_json
+from lissom.artifact import (
+    WORK_PREFIX,
+    Artifact,
+    Draft,
+    Factory,
+    Signature,
+    TensorSpec,
+    Tolerance,
+    canonical_json,
+)
 from lissom.errors import ArtifactError, ModelError
 from lissom.logs import Progress
 from lissom.models.data import Data
-from lissom.models.evaluation import predict
+from lissom.models.evaluation import answers, predict
+from lissom.models.processes import place, wait
+from lissom.models.tasks import Task, task_of
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 from lissom.runtime.pytorch import call_model
 from lissom.structure import (
@@ -58,6 +71,16 @@ class Context:
     seed: int
     progress: Progress
 
+    @cached_property
+    def task(self) -> Task:
+        """What the model is trained to do."""
+        return task_of(self.fields["task"], self.data)
+
+    @property
+    def work_folder(self) -> Path:
+        """Where a training keeps its checkpoints until the artifact is written."""
+        return self.folder.parent / f"{WORK_PREFIX}{self.folder.name}"
+
     def draft(self) -> Draft:
         """The artifact of this stage, to be filled."""
         return Draft(self.folder)
@@ -71,22 +94,32 @@ class Context:
 def save_torch(model: nn.Module, factory: Factory, context: Context, *, notes: Mapping[str, Any]) -> Artifact:
     """Write a torch model as an artifact, and prove that what was written is what was meant.
 
+    Where several processes train together, the first one writes and the others wait for it.
+
     Raises:
         ArtifactError: the model, rebuilt from the written files, gives other bits on the probe.
     """
+    if place().leads:
+        _write_torch(model, factory, context, notes)
+        shutil.rmtree(context.work_folder, ignore_errors=True)
+    wait()
+    return Artifact.open(context.folder)
+
+
+def _write_torch(model: nn.Module, factory: Factory, context: Context, notes: Mapping[str, Any]) -> None:
     model.eval()
     structure = record(model, factory)
     weights = weights_bytes(model)
     inputs = context.probe_inputs()
-    signature = signature_of(model, context.data, inputs)
+    signature = signature_of(model, context.data, inputs, output_name=context.task.output_name)
     outputs = call_model(model, signature, inputs)
     _check_reload(load_weights(rebuild(factory, structure), weights), signature, inputs, outputs)
     with context.draft() as draft:
         draft.add(WEIGHTS_FILE, weights)
         draft.add(STRUCTURE_FILE, canonical_json(structure))
         draft.add(PROBE_FILE, probe_bytes(inputs, outputs))
-        add_predictions(draft, lambda batch: _checked_call(model, signature, batch), context.data)
-        return draft.commit(
+        add_predictions(draft, lambda batch: _checked_call(model, signature, batch), context)
+        draft.commit(
             **context.fields,
             format="torch",
             precision=_precision(model),
@@ -98,19 +131,30 @@ def save_torch(model: nn.Module, factory: Factory, context: Context, *, notes: M
         )
 
 
-def add_predictions(draft: Draft, call: Any, data: Data) -> None:
-    """Store outputs and labels of every sample of the report split, when there is one."""
-    if len(data.indices["report"]):
-        scores = predict(call, data.tensors("report"))
-        draft.add(
-            PREDICTIONS_FILE, safetensors.numpy.save({"outputs": scores, "labels": data.labels("report")})
-        )
+def add_predictions(draft: Draft, call: Any, context: Context) -> None:
+    """Store labels and outputs of every sample of the report split, when there is one.
+
+    Of outputs with a value at each position, which would be large, only the answers are stored.
+    """
+    data = context.data
+    if not len(data.indices["report"]):
+        return
+    one = {name: array[:1] for name, array in data.tensors("report").items()}
+    small = next(iter(call(one).values())).ndim <= 2
+    found = (
+        {"outputs": predict(call, data.tensors("report"))}
+        if small
+        else {"answers": answers(call, data, "report", context.task)}
+    )
+    draft.add(PREDICTIONS_FILE, safetensors.numpy.save({**found, "labels": data.labels("report")}))
 
 
-def signature_of(model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray]) -> Signature:
-    """Names, dtypes and shapes; the batch may vary, outputs are called logits or output_0, output_1..."""
+def signature_of(
+    model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray], *, output_name: str = "logits"
+) -> Signature:
+    """Names, dtypes and shapes; the batch may vary, several outputs are called output_0, output_1..."""
     tensors = call_positionally(model, data, inputs)
-    names = ["logits"] if len(tensors) == 1 else [f"output_{index}" for index in range(len(tensors))]
+    names = [output_name] if len(tensors) == 1 else [f"output_{index}" for index in range(len(tensors))]
     specs = tuple(
         TensorSpec(
             name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=("batch", *tensor.shape[1:])

@@ -1,48 +1,54 @@
-"""Training: a model, a loss, and Lightning's loop around them.
+"""Training: a model, a task's loss, and Lightning's loop around them.
 
-The loop is Lightning's; what is here says which samples make a batch, which optimiser and schedule are
-used, and where the figures of each epoch go. Batches depend on the seed alone.
+    work folder   .training-<stage folder>/last.ckpt   written after every epoch, removed when all is done
+    logs          <run folder>/logs/<stage>/           what TensorBoard reads; MLflow too when installed
+
+A run that was killed goes on from the last epoch's checkpoint and ends with the same bits.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import pickle
+import signal
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lissom.artifact import Artifact
-from lissom.errors import DataError, ModelError
-from lissom.logs import Advance, Progress, quiet_libraries
+from lissom.errors import DataError, MachineError
+from lissom.logs import log, quiet_libraries
+from lissom.models.augmentation import Augmenter
 from lissom.models.data import Data
 from lissom.models.loading import factory_for, model_for
-from lissom.models.stages import Context, call_positionally, save_torch
+from lissom.models.processes import place
+from lissom.models.stages import Context, save_torch, signature_of
+from lissom.models.tasks import Task
+from lissom.optional import is_installed
 from lissom.recipe import OptimizationConfig, TrainConfig
 from lissom.structure import factory_of, load_model
 
 if TYPE_CHECKING:
     from lissom.artifact import Factory
+    from lissom.models.loop import BatchLoss
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(outputs, labels, positions of the samples in the train split) to a scalar."""
+LOGS_NAME = "logs"
+_LAST, _BEST = "last.ckpt", "best.ckpt"
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+_DAMAGE = (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context) -> Artifact:
-    """Train on the train split with cross-entropy."""
+    """Train on the train split with the loss of the task."""
     model, factory = starting_model(parents, context)
-    loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    history = fit(
-        model,
-        context.data,
-        config,
-        loss=lambda outputs, labels, positions: loss(outputs, labels),
-        seed=context.seed,
-        progress=context.progress,
-        description=f"train {context.fields['name']}",
-    )
+    history = fit(model, context, config)
     return save_torch(model, factory, context, notes={"history": history})
 
 
@@ -57,163 +63,203 @@ def starting_model(parents: Mapping[str, Artifact], context: Context) -> tuple[n
 
 
 def fit(
-    model: nn.Module,
-    data: Data,
-    config: OptimizationConfig,
-    *,
-    loss: Loss,
-    seed: int,
-    progress: Progress,
-    description: str,
+    model: nn.Module, context: Context, config: OptimizationConfig, *, loss: BatchLoss | None = None
 ) -> list[dict[str, float]]:
-    """Optimise `model` in place; gives loss and accuracy of every epoch.
+    """Optimise `model` in place, by the loss of the task unless another is given; gives each epoch's figures.
 
     Raises:
-        DataError: the loss becomes NaN or infinite; the message names epoch and step.
+        ModelError: the outputs of the model do not fit the labels.
+        DataError: a class is missing, or the loss becomes NaN or infinite; the message names epoch, step and
+            samples, and the last good checkpoint is kept.
+        MachineError: float16 was asked for without a GPU.
     """
+    data, task = context.data, context.task
+    check_trainable(model, data, task, config)
+    augment = Augmenter(config.augment, data) if config.augment.active else None
+    work = context.work_folder
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+        from lissom.models.loop import TrainingModule
+
+        checkpoint = _usable_checkpoint(work / _LAST)
+        loader = _train_loader(data, config, context.seed, epoch=_num_epochs(checkpoint))
+        steps_per_epoch = -(-len(loader) // config.accumulate)
+        module = TrainingModule(
+            model, config, task, loss, augment=augment, steps_per_epoch=steps_per_epoch, seed=context.seed
+        )
+        if checkpoint is None or not _finished(checkpoint, config):
+            _run_loop(module, loader, context, config, work)
+            checkpoint = _checkpoint(work / _LAST)
+        chosen = _checkpoint(work / _BEST) if config.selects else checkpoint
+        _take_weights(model, chosen)
+        history: list[dict[str, float]] = checkpoint["lissom"]["history"]
+    return history
+
+
+def check_trainable(model: nn.Module, data: Data, task: Task, config: OptimizationConfig) -> None:
+    """Refuse what cannot be trained, before any step is made."""
+    if config.precision == "float16" and not torch.cuda.is_available():
+        raise MachineError(
+            "float16 training needs a GPU; this machine has none", hint="set precision to bfloat16"
+        )
+    if len(data.indices["train"]) < 2:
+        raise DataError(f"{data.source}: {len(data.indices['train'])} training samples are too few")
+    if data.kind == "classes":
+        if data.num_classes < 2:
+            raise DataError(f"{data.source} has {data.num_classes} class; classification needs two")
+        data.check_classes(("train",))
+    sample = {name: array[:2] for name, array in data.tensors("train").items()}
+    task.check(signature_of(model.eval(), data, sample).outputs, data)
+
+
+def _run_loop(
+    module: Any, loader: DataLoader[Any], context: Context, config: OptimizationConfig, work: Path
+) -> None:
     import lightning
 
-    _check_outputs(model, data)
-    loader = _loader(data, config.batch_size, seed)
-    module = _lightning_module(
-        model, config, loss, num_steps=config.epochs * len(loader), num_classes=data.num_classes
-    )
-    with (
-        quiet_libraries(),
-        torch.random.fork_rng(devices=[]),
-        progress.task(description, config.epochs) as advance,
-    ):
-        torch.manual_seed(seed)
+    from lissom.models.loop import StepProgress
+
+    module.model.train()
+    if config.channels_last:
+        module.model.to(memory_format=torch.channels_last)
+    num_steps = config.epochs * len(loader)
+    here = place()
+    with context.progress.task(f"{context.fields['stage']} {context.fields['name']}", num_steps) as advance:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
             accelerator="auto",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
+            devices=here.local_world,
+            num_nodes=here.world // here.local_world,
+            strategy="ddp" if here.world > 1 else "auto",
+            precision=_PRECISIONS[config.precision],
+            accumulate_grad_batches=config.accumulate,
+            logger=_loggers(context),
+            callbacks=[*_callbacks(config, work), StepProgress(advance, num_steps)],
+            default_root_dir=work,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[_epoch_callback(advance)],
         )
-        _fit_or_interrupt(trainer, module, loader)
-    model.cpu().eval()
-    history: list[dict[str, float]] = module.history
-    return history
+        with _interruptible():
+            trainer.fit(
+                module,
+                loader,
+                DataLoader(_samples(context.data, "select"), batch_size=max(64, config.batch_size)),
+                ckpt_path=work / _LAST if (work / _LAST).exists() else None,
+                weights_only=True,
+            )
+    module.model.cpu().to(memory_format=torch.contiguous_format)
 
 
-def _loader(data: Data, batch_size: int, seed: int) -> DataLoader[Any]:
-    inputs = [torch.from_numpy(array) for array in data.tensors("train").values()]
-    labels = torch.from_numpy(data.labels("train"))
-    if len(labels) < 2:
-        raise DataError(f"{data.source}: {len(labels)} training samples are too few")
-    samples = TensorDataset(*inputs, labels, torch.arange(len(labels)))
-    order = RandomSampler(samples, generator=torch.Generator().manual_seed(seed))
-    # The last batch may be short, but never of one sample: batch normalisation cannot use it.
-    drop_last = len(labels) % batch_size == 1
-    batches = BatchSampler(order, batch_size, drop_last=drop_last)
-    return DataLoader(samples, sampler=batches, batch_size=None)
+def _callbacks(config: OptimizationConfig, work: Path) -> list[Any]:
+    from lightning.pytorch import callbacks
 
-
-def _lightning_module(
-    model: nn.Module, config: OptimizationConfig, loss: Loss, *, num_steps: int, num_classes: int
-) -> Any:
-    import lightning
-    from torchmetrics import MeanMetric
-    from torchmetrics.classification import Accuracy
-
-    class Module(lightning.LightningModule):
-        """Calls the model, keeps the figures of each epoch."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-            self.mean_loss = MeanMetric()
-            self.accuracy = Accuracy(task="multiclass", num_classes=num_classes)
-            self.history: list[dict[str, float]] = []
-
-        def training_step(self, batch: Sequence[Tensor], step: int) -> Tensor:
-            *inputs, labels, positions = batch
-            outputs = self.model(*inputs)
-            value = loss(outputs, labels, positions)
-            if not torch.isfinite(value):
-                raise DataError(
-                    f"the loss is {value.item()} in epoch {self.current_epoch + 1}, step {step + 1}",
-                    hint="lower learning_rate, or look for extreme values in the data",
-                )
-            self.mean_loss.update(value.detach())
-            self.accuracy.update(outputs.detach(), labels)
-            return value
-
-        def on_train_epoch_end(self) -> None:
-            figures = {"loss": float(self.mean_loss.compute()), "accuracy": float(self.accuracy.compute())}
-            self.history.append(figures)
-            self.mean_loss.reset()
-            self.accuracy.reset()
-
-        def configure_optimizers(self) -> Any:
-            optimizer = _optimizer(self.model, config)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": _scheduler(optimizer, config, num_steps), "interval": "step"},
-            }
-
-    module = Module()
-    model.train()
-    return module
-
-
-def _optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    found: list[Any] = []
+    if config.ema is not None:
+        found.append(callbacks.EMAWeightAveraging(decay=config.ema))
+    if config.early_stopping is not None:
+        rule = config.early_stopping
+        found.append(
+            callbacks.EarlyStopping(
+                "select_score", mode="max", patience=rule.patience, min_delta=rule.min_delta
+            )
         )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=config.weight_decay,
+    if config.selects:
+        found.append(_checkpoint_callback(work, _BEST, monitor="select_score", mode="max", save_top_k=1))
+    return [*found, _checkpoint_callback(work, _LAST, save_top_k=1)]
+
+
+def _checkpoint_callback(work: Path, name: str, **rule: Any) -> Any:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    return ModelCheckpoint(
+        dirpath=work,
+        filename=name.removesuffix(".ckpt"),
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        **rule,
     )
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, config: OptimizationConfig, num_steps: int) -> Any:
-    if config.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=config.learning_rate, total_steps=num_steps
-        )
-    if config.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+def _loggers(context: Context) -> list[Any]:
+    """TensorBoard always; MLflow when installed, into the folder of the run unless it is told otherwise."""
+    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+
+    folder, name = context.folder.parent, str(context.fields["name"])
+    found: list[Any] = [TensorBoardLogger(folder / LOGS_NAME, name=name, version="")]
+    if is_installed("mlflow"):
+        store = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{(folder / 'mlruns').resolve()}"
+        found.append(MLFlowLogger(str(context.fields["recipe"]), run_name=name, tracking_uri=store))
+    return found
 
 
-def _epoch_callback(advance: Advance) -> Any:
-    import lightning
+def _train_loader(data: Data, config: OptimizationConfig, seed: int, *, epoch: int) -> DataLoader[Any]:
+    from lissom.models.loop import EpochBatches
 
-    class EpochProgress(lightning.Callback):
-        """Moves the progress bar by one after each epoch."""
+    here, samples = place(), _samples(data, "train")
+    batches = EpochBatches(
+        len(samples), config.batch_size, seed=seed, epoch=epoch, rank=here.rank, world=here.world
+    )
+    workers = config.num_workers
+    return DataLoader(
+        samples, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+    )
 
-        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            advance(1)
 
-    return EpochProgress()
+def _samples(data: Data, split: str) -> TensorDataset:
+    """Inputs, labels and positions of a split."""
+    inputs = [torch.from_numpy(array) for array in data.tensors(split).values()]
+    labels = torch.from_numpy(data.labels(split))
+    return TensorDataset(*inputs, labels, torch.arange(len(labels)))
 
 
-def _fit_or_interrupt(trainer: Any, module: Any, loader: DataLoader[Any]) -> None:
-    """Lightning turns Ctrl-C into exit(1); we want the interrupt itself."""
+def _usable_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint that an earlier process left; a damaged one is removed, and training starts anew."""
+    if not path.exists():
+        return None
     try:
-        trainer.fit(module, loader)
+        return _checkpoint(path)
+    except _DAMAGE as exc:
+        log.warning("%s is damaged (%s); training starts at the first epoch", path, exc)
+        path.unlink()
+        return None
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return found
+
+
+def _finished(checkpoint: Mapping[str, Any], config: OptimizationConfig) -> bool:
+    """True when a checkpoint is that of the last epoch, or of the one after which training stopped early."""
+    stopped = any(
+        state.get("stopped_epoch")
+        for name, state in checkpoint["callbacks"].items()
+        if "EarlyStopping" in name
+    )
+    return bool(stopped) or _num_epochs(checkpoint) >= config.epochs
+
+
+def _num_epochs(checkpoint: Mapping[str, Any] | None) -> int:
+    return len(checkpoint["lissom"]["history"]) if checkpoint else 0
+
+
+def _take_weights(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    prefix = "model."
+    state = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}
+    model.load_state_dict(state)
+    model.eval()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning turns Ctrl-C into exit(1) and leaves it ignored; we want the interrupt and the handler."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
     except SystemExit as exc:
         raise KeyboardInterrupt from exc
-
-
-def _check_outputs(model: nn.Module, data: Data) -> None:
-    if data.num_classes < 2:
-        raise DataError(f"{data.source} has {data.num_classes} class; classification needs two")
-    sample = {name: array[:2] for name, array in data.tensors("train").items()}
-    outputs = call_positionally(model.eval(), data, sample)
-    if len(outputs) != 1 or outputs[0].ndim != 2 or outputs[0].shape[1] != data.num_classes:
-        found = " and ".join(" x ".join(str(size) for size in tensor.shape[1:]) for tensor in outputs)
-        raise ModelError(
-            f"the model gives {found} outputs, but {data.source} has {data.num_classes} classes",
-            hint=f"build it with as many outputs, for example model.kwargs.num_classes={data.num_classes}",
-        )
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not handler:
+            signal.signal(signal.SIGINT, handler)

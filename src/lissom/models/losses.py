@@ -1,0 +1,100 @@
+"""Losses by name, each a function (outputs, targets, config) to a scalar.
+
+Focal loss: `-(1 - p)^gamma log p` of the probability p of the right class, so that samples which are
+already right count less (Lin et al., arXiv 1708.02002). Huber: half the squared error up to `delta`,
+beyond it linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lissom.errors import RecipeError, near
+from lissom.models.data import IGNORED
+from lissom.models.tasks import Task
+from lissom.recipe import OptimizationConfig
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) to a scalar."""
+
+
+def loss_for(task: Task, config: OptimizationConfig) -> TaskLoss:
+    """The loss that the recipe names, else the task's own or its first.
+
+    Raises:
+        RecipeError: the loss does not fit the task.
+    """
+    if config.loss is None and not task.losses:
+        return task.loss
+    name = config.loss or task.losses[0]
+    if name not in task.losses:
+        raise RecipeError(
+            f"the loss {name!r} does not fit {type(task).__name__}",
+            hint=near(name, task.losses) if task.losses else "this task has a loss of its own; name none",
+        )
+    function = LOSSES[name]
+    return lambda outputs, targets: function(outputs, targets, config)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+    """Logits [..., classes] against class indices [...] or, when samples are mixed, shares [..., classes]."""
+    logits, wanted = _flat(outputs, targets)
+    return functional.cross_entropy(
+        logits, wanted, label_smoothing=config.label_smoothing, ignore_index=IGNORED
+    )
+
+
+def focal(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+    """Focal loss of logits [..., classes]; with gamma 0 it is cross-entropy without smoothing."""
+    logits, wanted = _flat(outputs, targets)
+    log_shares = functional.log_softmax(logits, dim=-1)
+    discounted = (1 - log_shares.exp()) ** config.focal_gamma * log_shares
+    if wanted.is_floating_point():
+        return -(wanted * discounted).sum(dim=-1).mean()
+    return functional.nll_loss(discounted, wanted, ignore_index=IGNORED)
+
+
+def mse(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+    """Mean squared error."""
+    return functional.mse_loss(outputs, targets.reshape(outputs.shape))
+
+
+def mae(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+    """Mean absolute error."""
+    return functional.l1_loss(outputs, targets.reshape(outputs.shape))
+
+
+def huber(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+    """Huber loss."""
+    return functional.huber_loss(outputs, targets.reshape(outputs.shape), delta=config.huber_delta)
+
+
+def penalty(model: nn.Module, config: OptimizationConfig) -> Tensor | float:
+    """`l1 sum |w| + l2 / 2 sum w^2` over weights; biases and norms, which have one axis, are free."""
+    if not config.l1 and not config.l2:
+        return 0.0
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    absolute = torch.stack([weight.abs().sum() for weight in weights]).sum() if config.l1 else 0.0
+    squared = torch.stack([weight.square().sum() for weight in weights]).sum() if config.l2 else 0.0
+    return config.l1 * absolute + config.l2 / 2 * squared
+
+
+def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of a sequence count as samples."""
+    if logits.ndim <= 2:
+        return logits, targets
+    flat = targets.reshape(-1, logits.shape[-1]) if targets.is_floating_point() else targets.reshape(-1)
+    return logits.reshape(-1, logits.shape[-1]), flat
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, OptimizationConfig], Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "focal": focal,
+    "mse": mse,
+    "mae": mae,
+    "huber": huber,
+}

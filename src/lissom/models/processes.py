@@ -1,0 +1,76 @@
+"""Several processes that train one model together, as `torchrun` starts them.
+
+    torchrun --nproc-per-node 2 -m lissom run recipes/digits.yaml
+
+The first process, the leader, does everything. The others, the followers, hear from it which stage trains
+next, take part in that training, and otherwise wait. What is said is one number, never a pickled object.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import NamedTuple
+
+_PATIENCE = timedelta(days=7)
+"""How long a follower waits for the leader, which measures and exports in between."""
+_FINISHED = -1
+
+
+class Place(NamedTuple):
+    """Where this process stands among those that train together."""
+
+    rank: int
+    world: int
+    local_world: int
+
+    @property
+    def leads(self) -> bool:
+        """True for the process that writes."""
+        return self.rank == 0
+
+
+def place() -> Place:
+    """The place that torchrun gave this process; alone without torchrun."""
+    world = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if world == 1:
+        return Place(0, 1, 1)
+    return Place(int(os.environ["RANK"]), world, int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def announce(stage: int) -> None:
+    """Tell the followers that the stage of this index trains now."""
+    _broadcast(stage)
+
+
+def finish() -> None:
+    """Tell the followers that everything is written."""
+    _broadcast(_FINISHED)
+
+
+def next_stage() -> int | None:
+    """Wait for the leader: the index of the stage that trains now, or None when everything is written."""
+    index = _broadcast(_FINISHED)
+    return None if index == _FINISHED else index
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    import torch.distributed as distributed
+
+    if place().world > 1:
+        distributed.barrier()
+
+
+def _broadcast(number: int) -> int:
+    import torch
+    import torch.distributed as distributed
+
+    if place().world == 1:
+        return number
+    if not distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    message = torch.tensor([number])
+    distributed.broadcast(message, src=0)
+    return int(message)
