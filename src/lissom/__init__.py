@@ -12,10 +12,22 @@ if TYPE_CHECKING:
     from lissom.artifact import Artifact, PreprocessingStep
     from lissom.errors import LissomError
     from lissom.models.data import Dataset
+    from lissom.models.tasks import Task
     from lissom.pipeline import Result, run
     from lissom.recipe import Recipe
     from lissom.runtime.base import Runtime, open_runtime
-    from lissom.verbs import bench, distill, export, load_data, predict, prune, quantize, train, verify
+    from lissom.verbs import (
+        bench,
+        distill,
+        evaluate,
+        export,
+        load_data,
+        predict,
+        prune,
+        quantize,
+        train,
+        verify,
+    )
 
 _HOMES = {
     "Artifact": "lissom.artifact",
@@ -25,8 +37,10 @@ _HOMES = {
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
     "Runtime": "lissom.runtime.base",
+    "Task": "lissom.models.tasks",
     "bench": "lissom.verbs",
     "distill": "lissom.verbs",
+    "evaluate": "lissom.verbs",
     "export": "lissom.verbs",
     "load_data": "lissom.verbs",
     "open_runtime": "lissom.runtime.base",
@@ -46,8 +60,10 @@ __all__ = [
     "Recipe",
     "Result",
     "Runtime",
+    "Task",
     "bench",
     "distill",
+    "evaluate",
     "export",
     "load_data",
     "open_runtime",

@@ -8,11 +8,12 @@ gives a `Dataset`. What a verb leaves is what a recipe leaves: artifacts, a repo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lissom.artifact import Artifact
-from lissom.errors import RequestError
+from lissom.errors import RequestError, near
 from lissom.logs import NoProgress, Progress
 from lissom.pipeline import Result, run
 from lissom.recipe import BenchmarkConfig, ModelConfig, Recipe
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from lissom.export.verification import Parity
     from lissom.models.data import Data
+    from lissom.models.evaluation import Evaluation
 
 Model = str | Path | Artifact | Callable[..., Any]
 
@@ -47,6 +49,7 @@ class RecipeOptions(TypedDict, total=False):
     Attributes:
         kwargs: Keyword arguments of the factory.
         weights: A file of weights to start from.
+        task: classification, regression, language-modelling, or a factory of a `lissom.models.tasks.Task`.
         seed: Seed of everything random.
         max_drop: Accuracy that may be lost; 0.01 is one point.
         runtimes: Runtimes to measure on; default: every one that is installed but inductor, which compiles
@@ -57,6 +60,7 @@ class RecipeOptions(TypedDict, total=False):
 
     kwargs: Mapping[str, Any]
     weights: str | None
+    task: str | None
     seed: int
     max_drop: float
     runtimes: Sequence[str] | None
@@ -73,11 +77,31 @@ class TrainOptions(Options, total=False):
 
     epochs: int
     batch_size: int
+    accumulate: int
     optimizer: str
     learning_rate: float
+    momentum: float
     weight_decay: float
     schedule: str
+    warmup_epochs: float
+    step_epochs: int
+    step_factor: float
+    loss: str | None
     label_smoothing: float
+    focal_gamma: float
+    huber_delta: float
+    l1: float
+    l2: float
+    clip_norm: float | None
+    clip_value: float | None
+    normalize_gradient: bool
+    ema: float | None
+    precision: str
+    channels_last: bool
+    augment: Mapping[str, Any]
+    early_stopping: Mapping[str, Any] | None
+    keep: str
+    num_workers: int
 
 
 class DistillOptions(TrainOptions, total=False):
@@ -189,6 +213,7 @@ def recipe_of(
             "source": _source(model),
             "kwargs": dict(options.get("kwargs") or {}),
             "weights": options.get("weights"),
+            "task": options.get("task"),
         },
         "stages": [*_stages_before(verb, model, teacher), {"stage": verb, **fields}],
         "gates": {"accuracy": {"max_drop": options.get("max_drop", 1.0 if verb == "prune" else 0.01)}},
@@ -257,6 +282,43 @@ def bench(
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
 
 
+def evaluate(
+    artifact: str | Path | Artifact,
+    *,
+    data: str | Path | None = None,
+    split: str = "report",
+    runtime: str | None = None,
+) -> Evaluation:
+    """Score, metrics and confusion matrix of an artifact on a split of labelled data.
+
+    Classes are told apart by name: the data may have fewer of them, or others' order.
+
+    Args:
+        artifact: An artifact of any format.
+        data: DATA; default: what the artifact was made with.
+        split: train, calibrate, select or report.
+        runtime: Runtime; default: the first that works.
+
+    Raises:
+        LissomError: the artifact is damaged, or the data do not fit it or have no labels.
+    """
+    from lissom.models.data import SPLITS
+    from lissom.models.evaluation import evaluate as evaluate_split
+    from lissom.models.tasks import task_of
+    from lissom.runtime.base import open_runtime
+
+    if split not in SPLITS:
+        raise RequestError(f"there is no split {split!r}; {near(split, SPLITS)}")
+    opened = _opened(artifact)
+    manifest = opened.manifest
+    samples = _with_classes(load_data(data or manifest.data), manifest.labels)
+    samples.labels(split)  # says that there are none, before the task says that they do not fit
+    task = task_of(manifest.task, samples)
+    task.check(manifest.signature.outputs, samples)
+    with open_runtime(opened, runtime) as session:
+        return evaluate_split(session.infer_batch, samples, split, task)
+
+
 def plan_bench(
     artifacts: Sequence[str | Path | Artifact], config: BenchmarkConfig
 ) -> tuple[list[tuple[str, str]], float]:
@@ -287,7 +349,8 @@ def predict(
         runtime: Runtime; default: the first that works.
 
     Returns:
-        The label of each sample, and the scores of shape [samples, classes].
+        The label of each sample, and the scores of shape [samples, classes]; where the model does not
+        classify each sample, no labels, and its first output.
 
     Raises:
         LissomError: the artifact is damaged, or the inputs do not fit.
@@ -303,6 +366,8 @@ def predict(
         raise RequestError(f"the model takes {', '.join(dtypes)}; found {', '.join(inputs) or 'nothing'}")
     with open_runtime(opened, runtime) as session:
         outputs = predict_batches(session.infer_batch, preprocess(inputs, manifest.preprocessing, dtypes))
+    if manifest.task != "classification" or outputs.ndim != 2:
+        return [], outputs
     names = manifest.labels or [str(index) for index in range(outputs.shape[-1])]
     return [names[index] for index in outputs.argmax(axis=-1)], softmax(outputs)
 
@@ -369,6 +434,20 @@ def _reference(factory: Callable[..., Any]) -> str:
 
 def _opened(artifact: str | Path | Artifact) -> Artifact:
     return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+
+
+def _with_classes(samples: Data, names: Sequence[str]) -> Data:
+    """The data with the classes of a model, where each of theirs is among them."""
+    import numpy as np
+
+    from lissom.models.data import Data
+
+    theirs, labels = samples.dataset.label_names, samples.dataset.labels
+    if labels is None or samples.kind != "classes" or theirs == tuple(names) or not {*theirs} <= {*names}:
+        return samples
+    places = [names.index(name) for name in theirs]
+    dataset = replace(samples.dataset, labels=np.asarray(places)[labels], label_names=tuple(names))
+    return Data(samples.source, dataset)
 
 
 def _check_comparable(artifacts: Sequence[Artifact]) -> None:

@@ -44,6 +44,8 @@ EVERY_REPORT = [
     samples.without_choice,
     samples.without_accuracy,
     samples.collapsed,
+    samples.with_metrics,
+    samples.regression,
     samples.empty,
     samples.hostile,
 ]

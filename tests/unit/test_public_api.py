@@ -33,6 +33,7 @@ VERBS = [
     "quantize",
     "verify",
     "bench",
+    "evaluate",
     "report",
     "inspect",
     "predict",

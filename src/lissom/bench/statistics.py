@@ -8,6 +8,16 @@ after the other, 5 % when interleaved).
 Accuracy: both models see the same samples, so only the samples on which they disagree count. With b
 lost and c gained of n, the drop is (b - c) / n and its interval is Tango's score interval for paired
 shares (Tango, Statistics in Medicine 17, 1998), which keeps a width when b = c = 0.
+
+Scores that are no right or wrong, such as 1 - |error| / spread or a share of tokens: the samples are
+still paired, so the drop is the mean of the differences d = reference - candidate, and its interval is
+the paired t interval, mean(d) +- t(n - 1) * std(d) / sqrt(n); the spread of the samples themselves, far
+larger than that of the differences, cancels. A sample is one difference, however many tokens or values
+it averages, since those of one sample depend on each other. Where every difference is the same the
+formula gives no width, though n samples without a surprise do not rule one out: a share p of samples
+may differ that n draws miss with the probability (1 - p)^n, so p is at most 1 - 0.05^(1/n), about 3 / n
+(the rule of three; 0.025 for each end of the two-sided interval). Each could be off by the whole range
+of the scores, taken as the one observed and at least 0 to 1: (1 - p) d +- p * range.
 """
 
 from __future__ import annotations
@@ -25,6 +35,8 @@ _Z_ONE_SIDED = 1.6448536269514722
 _CONFIDENCE = 0.95
 _UNREACHABLE = 1e9
 """Samples that nobody collects: more are as good as never."""
+_ROUNDING = 1e-9
+"""Differences of scores that lie closer are the same but for rounding."""
 
 
 class Estimate(NamedTuple):
@@ -76,12 +88,14 @@ def verdict(speedup: Estimate, margin: float) -> Verdict:
 
 
 def paired_drop(reference: np.ndarray, candidate: np.ndarray) -> Estimate:
-    """Drop of a share, reference minus candidate, with its two-sided 95 % interval.
+    """Drop of a share or of a mean score, reference minus candidate, with its two-sided 95 % interval.
 
     Args:
-        reference: True where the reference is right, shape [samples].
-        candidate: True where the candidate is right, the same samples in the same order.
+        reference: True where the reference is right, or its scores, shape [samples].
+        candidate: The same of the candidate, of the same samples in the same order.
     """
+    if not _is_right_or_wrong(reference, candidate):
+        return _mean_drop(_Differences.of(reference, candidate), 1 - (1 - _CONFIDENCE) / 2)
     lost, gained, num = _disagreements(reference, candidate)
     low, high = _tango(lost, gained, num, _Z_TWO_SIDED)
     return Estimate((lost - gained) / num, low, high)
@@ -89,11 +103,23 @@ def paired_drop(reference: np.ndarray, candidate: np.ndarray) -> Estimate:
 
 def drop_upper_bound(reference: np.ndarray, candidate: np.ndarray) -> float:
     """One-sided 95 % upper bound of the drop."""
+    if not _is_right_or_wrong(reference, candidate):
+        return _mean_drop(_Differences.of(reference, candidate), _CONFIDENCE).high
     return _tango(*_disagreements(reference, candidate), _Z_ONE_SIDED)[1]
 
 
 def samples_to_prove(reference: np.ndarray, candidate: np.ndarray, max_drop: float) -> int | None:
-    """Samples at which the upper bound would fall to `max_drop`, were the shares to stay; None if never."""
+    """Samples at which the upper bound would fall to `max_drop`, were the figures to stay; None if never.
+
+    What stays are the shares of lost and gained samples, or the mean and the spread of the differences.
+    """
+    if not _is_right_or_wrong(reference, candidate):
+        found = _Differences.of(reference, candidate)
+        if found.mean >= max_drop - 1e-12:
+            return None
+        return _least_samples(
+            found.num, lambda num: _mean_drop(found._replace(num=num), _CONFIDENCE).high <= max_drop
+        )
     lost, gained, num = _disagreements(reference, candidate)
     if (lost - gained) / num >= max_drop - 1e-12:
         return None
@@ -111,6 +137,52 @@ def samples_to_prove(reference: np.ndarray, candidate: np.ndarray, max_drop: flo
         middle = (low + high) / 2
         low, high = (low, middle) if proves(middle) else (middle, high)
     return math.ceil(num * high - 1e-6)
+
+
+class _Differences(NamedTuple):
+    """Paired differences of scores: how many, their mean and spread, and the range of the scores."""
+
+    num: int
+    mean: float
+    spread: float
+    score_range: float
+
+    @classmethod
+    def of(cls, reference: np.ndarray, candidate: np.ndarray) -> _Differences:
+        differences = reference.astype(np.float64) - candidate.astype(np.float64)
+        equal = float(np.ptp(differences)) <= _ROUNDING
+        scores = np.concatenate([reference, candidate, [0.0, 1.0]])
+        spread = 0.0 if equal else float(differences.std(ddof=1))
+        return cls(len(differences), float(differences.mean()), spread, float(np.ptp(scores)))
+
+
+def _mean_drop(found: _Differences, level: float) -> Estimate:
+    """The mean difference between its bounds, each of them one-sided at `level`; see the top."""
+    from scipy import stats
+
+    if found.spread:
+        half = float(stats.t.ppf(level, found.num - 1)) * found.spread / math.sqrt(found.num)
+        return Estimate(found.mean, found.mean - half, found.mean + half)
+    missed = 1 - (1 - level) ** (1 / found.num)
+    middle, half = (1 - missed) * found.mean, missed * found.score_range
+    return Estimate(found.mean, middle - half, middle + half)
+
+
+def _least_samples(num: int, proves: Callable[[int], bool]) -> int | None:
+    """The smallest number of samples from `num` on that proves; None when nobody collects as many."""
+    low, high = num - 1, num
+    while not proves(high):
+        low, high = high, 2 * high
+        if high > _UNREACHABLE:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if proves(middle) else (middle, high)
+    return high
+
+
+def _is_right_or_wrong(reference: np.ndarray, candidate: np.ndarray) -> bool:
+    return reference.dtype == bool and candidate.dtype == bool
 
 
 def _disagreements(reference: np.ndarray, candidate: np.ndarray) -> tuple[int, int, int]:

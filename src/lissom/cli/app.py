@@ -10,9 +10,32 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from lissom.cli import views
+from lissom.cli.options import (
+    Allow,
+    ArtifactPath,
+    AsJson,
+    Data,
+    Debug,
+    DryRun,
+    Kwargs,
+    MaxDrop,
+    Model,
+    OptionalData,
+    Out,
+    Overrides,
+    ResultOut,
+    RuntimeChoice,
+    Runtimes,
+    Seed,
+    TaskName,
+    Threads,
+    UnusedAllow,
+    Weights,
+)
 from lissom.cli.output import Outcome, show
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
+from lissom.models.processes import place
 from lissom.recipe import Recipe, check_allowed
 
 app = typer.Typer(
@@ -27,71 +50,6 @@ app = typer.Typer(
     "lissom serve runs/digits/artifact        answer over HTTP on 127.0.0.1:3000\n"
     "lissom quantize model.onnx --data x.npz  one step, without a recipe",
 )
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Artifact, .onnx file, built-in name, package.module:factory or path/file.py:factory.",
-    ),
-]
-ArtifactPath = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, such as runs/digits/artifact.")
-]
-Data = Annotated[
-    str, typer.Option("--data", metavar="DATA", help="Built-in name, .npz file, or package.module:factory.")
-]
-OptionalData = Annotated[
-    str | None, typer.Option("--data", metavar="DATA", help="Data; default: what the artifact was made with.")
-]
-Out = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; default: runs/<name>.")
-]
-ResultOut = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Also write the JSON document there.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Last line on stdout is one JSON document.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow",
-        metavar="GATE",
-        help="A gate that may fail: reload, parity, accuracy, not-slower, precision, splits.",
-    ),
-]
-UnusedAllow = Annotated[list[str] | None, typer.Option("--allow", metavar="GATE", hidden=True)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be done, with an estimate of time and disk.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="a.b=c", help="Change one value; stages go by name: --set stages.prune.ratio=0.3"
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Kwargs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--kwarg", metavar="KEY=VALUE", help="Keyword argument of the factory: --kwarg 'widths=[32,64]'"
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="FILE", help=".safetensors, or .pt/.pth with plain tensors."),
-]
-Runtimes = Annotated[
-    list[str] | None,
-    typer.Option("--runtime", metavar="NAME", help="Measure on this runtime; may be repeated."),
-]
-MaxDrop = Annotated[float, typer.Option("--max-drop", help="Accuracy that may be lost; 0.01 is one point.")]
-RuntimeChoice = Annotated[
-    str | None, typer.Option("--runtime", metavar="NAME", help="torch, inductor, onnxruntime or openvino.")
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of a call; default: all cores.")
-]
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -121,7 +79,8 @@ def register(
             raise Interrupted(
                 "interrupted; finished stages are kept", hint="the same command goes on from there"
             ) from exc
-        show(name, outcome, as_json=as_json, folder=None if "out" in own else arguments["out"])
+        if place().leads:
+            show(name, outcome, as_json=as_json, folder=None if "out" in own else arguments["out"])
         return outcome.exit_code
 
     command.__doc__ = summary
@@ -162,6 +121,7 @@ def _every_making_verb(
     *,
     kwargs: Kwargs = None,
     weights: Weights = None,
+    task: TaskName = None,
     max_drop: MaxDrop = 0.01,
     seed: Seed = 0,
     overrides: Overrides = None,
@@ -370,6 +330,28 @@ def bench(
     if dry_run:
         return views.bench_planned(*verbs.plan_bench(artifacts, config))
     return views.benched(verbs.bench(artifacts, data=data, config=config, progress=TerminalProgress()))
+
+
+@verb
+def evaluate(
+    artifact: ArtifactPath,
+    data: OptionalData = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, calibrate, select or report.")
+    ] = "report",
+    runtime: RuntimeChoice = None,
+) -> Outcome:
+    """Measure how well an artifact does on labelled data: its score, every metric, what it confuses.
+
+    Any format on any runtime is measured by the same code, so an int8 ONNX model can be compared with the
+    torch model that it was made from.
+
+    \b
+    lissom evaluate runs/digits/artifact
+    lissom evaluate runs/digits/artifact --runtime onnxruntime --split select
+    lissom evaluate runs/digits/artifact --data fresh.npz --json
+    """
+    return views.evaluated(artifact, data, split, runtime)
 
 
 @verb

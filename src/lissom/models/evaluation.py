@@ -1,17 +1,61 @@
-"""Predictions of any runtime on a split, sample by sample."""
+"""Answers, scores and metrics of any runtime on a split.
+
+What is called is `infer_batch` of a runtime, so that a torch model and an int8 ONNX model on any engine
+are evaluated by the same code. Outputs are read batch by batch and not kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lissom.errors import ModelError
 from lissom.models.data import Data
+from lissom.models.metrics import confusion_matrix
+
+if TYPE_CHECKING:
+    from lissom.models.tasks import Task
 
 Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
+BATCH_SIZE = 64
+TOKEN_BATCH_SIZE = 8
+"""Samples in a call of a language model, whose outputs are as many times larger as it knows tokens."""
 
-def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = 64) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model does on a split.
+
+    Attributes:
+        num_samples: Samples of the split.
+        score: Mean score of the samples, higher is better.
+        score_name: What the task calls it: accuracy, skill, token accuracy.
+        metrics: Every other figure, by name.
+        confusion: Samples by true class (row) and predicted class (column), for classification.
+    """
+
+    num_samples: int
+    score: float
+    score_name: str
+    metrics: dict[str, float]
+    confusion: list[list[int]] | None
+
+
+class Judged(NamedTuple):
+    """Every sample of a split, answered and scored."""
+
+    answers: np.ndarray
+    """The task's answers, shape [samples, ...]."""
+    scores: np.ndarray
+    """How good each is, shape [samples], bool or float."""
+    metrics: dict[str, float]
+
+
+def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """First output of every sample, shape [samples, ...].
 
     Args:
@@ -19,15 +63,82 @@ def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = 6
         inputs: Preprocessed tensors of shape [samples, ...].
         batch_size: Samples in a call.
     """
+    return np.concatenate(list(_outputs(call, inputs, batch_size)))
+
+
+def answers(call: Call, data: Data, split: str, task: Task) -> np.ndarray:
+    """The task's answer to every sample of a split, shape [samples, ...]."""
+    outputs = _outputs(call, data.tensors(split), _batch_size(data))
+    return np.concatenate([task.predict(output) for output in outputs])
+
+
+def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
+    """Answers, scores and metrics of a split, in one pass.
+
+    Raises:
+        DataError: the data have no labels, or the split is empty.
+        ModelError: a score is not finite, or the task gives something else than one for each sample.
+    """
+    labels = data.labels(split)
+    answered: list[np.ndarray] = []
+    scored: list[np.ndarray] = []
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        start = 0
+        for outputs in _outputs(call, data.tensors(split), _batch_size(data)):
+            targets = labels[start : start + len(outputs)]
+            start += len(outputs)
+            answered.append(task.predict(outputs))
+            scored.append(scores_of(task, answered[-1], targets))
+            yield outputs, targets
+
+    remaining = batches()
+    metrics = task.metrics(remaining)
+    for _ in remaining:  # a task without metrics of its own reads none of them
+        pass
+    return Judged(np.concatenate(answered), np.concatenate(scored), metrics)
+
+
+def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
+    """Score, metrics and confusion matrix of a split.
+
+    Raises:
+        DataError: the data have no labels, or the split is empty.
+        ModelError: a score is not finite, or the task gives something else than one for each sample.
+    """
+    judged = judge(call, data, split, task)
+    confusion = None
+    if data.kind == "classes" and judged.answers.ndim == 1 and judged.answers.dtype.kind in "iu":
+        confusion = confusion_matrix(judged.answers, data.labels(split), data.num_classes).tolist()
+    score = float(judged.scores.mean())
+    return Evaluation(len(judged.scores), score, task.score_name, judged.metrics, confusion)
+
+
+def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How good each answer is, shape [samples], bool or float.
+
+    Raises:
+        ModelError: a score is not finite, or the task gives something else than one for each sample.
+    """
+    scores = task.score(predictions, targets)
+    if scores.shape != (len(targets),) or scores.dtype.kind not in "bf":
+        raise ModelError(
+            f"the task gave scores of shape {list(scores.shape)} and type {scores.dtype} "
+            f"for {len(targets)} samples",
+            hint="Task.score gives one bool or float for each sample",
+        )
+    if not np.isfinite(scores).all():
+        raise ModelError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} answers have no finite score")
+    return scores
+
+
+def _outputs(call: Call, inputs: Mapping[str, np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    """First output of each batch."""
     num_samples = len(next(iter(inputs.values())))
-    outputs = []
     for start in range(0, num_samples, batch_size):
         batch = {name: array[start : start + batch_size] for name, array in inputs.items()}
-        outputs.append(next(iter(call(batch).values())))
-    return np.concatenate(outputs)
+        yield next(iter(call(batch).values()))
 
 
-def predicted_labels(call: Call, data: Data, split: str) -> np.ndarray:
-    """Index of the highest output of every sample of a split, shape [samples]."""
-    labels: np.ndarray = predict(call, data.tensors(split)).argmax(axis=-1)
-    return labels
+def _batch_size(data: Data) -> int:
+    return TOKEN_BATCH_SIZE if data.kind == "tokens" else BATCH_SIZE

@@ -109,13 +109,21 @@ class Run:
         """The reference on its fastest runtime."""
         return fastest({arm: self.rounds[arm] for arm in self.reference_arms})
 
-    def right(self, arm: ArmKey, split: str) -> np.ndarray | None:
-        """True where an arm predicts the true label, shape [samples]; None without labels."""
-        predicted = self.figures[arm].get("predictions", {}).get(split)
-        if predicted is None or self.data.dataset.labels is None:
+    def scores(self, arm: ArmKey, split: str) -> np.ndarray | None:
+        """How good the answers of an arm are, shape [samples]; None without labels.
+
+        True where an answer is right, or floats with 1 for a perfect answer.
+        """
+        found = self.figures[arm].get("scores", {}).get(split)
+        if found is None or self.data.dataset.labels is None:
             return None
-        right: np.ndarray = np.asarray(predicted) == self.data.labels(split)
-        return right
+        scores = np.asarray(found)
+        return scores.astype(bool) if scores.dtype.kind == "i" else scores
+
+    @cached_property
+    def score_name(self) -> str:
+        """What the mean score is called."""
+        return str(self.records[self.artifacts[0].name].get("score_name", "accuracy"))
 
     @cached_property
     def eager(self) -> ArmKey | None:
@@ -179,6 +187,8 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         measurement=run.measurement,
         environment=dict(record["environment"]),
         data=run.data.source,
+        task=run.artifacts[0].manifest.task,
+        score_name=run.score_name,
         labels=run.artifacts[0].manifest.labels,
         splits=_splits(run),
         verdict=_verdict(run, judged, chosen),
@@ -196,10 +206,10 @@ def _eligibility(run: Run, arm: ArmKey) -> tuple[bool, str]:
         return False, str(figures["error"])
     if not all(output["passed"] for output in figures.get("parity", {}).get("outputs", ())):
         return False, f"differs from {figures['parity']['against']}"
-    reference, right = run.right(run.trusted, "select"), run.right(arm, "select")
-    if reference is None or right is None:
+    reference, scores = run.scores(run.trusted, "select"), run.scores(arm, "select")
+    if reference is None or scores is None:
         return True, "measured; no labels to judge accuracy by"
-    drop, budget = float(reference.mean() - right.mean()), run.recipe.gates.accuracy.max_drop
+    drop, budget = float(reference.mean() - scores.mean()), run.recipe.gates.accuracy.max_drop
     within = drop <= budget + 1e-12
     relation = "within" if within else "beyond"
     return (
@@ -221,7 +231,10 @@ def _gates(run: Run) -> list[Gate]:
     else:
         compared = [
             gates.accuracy_gate(
-                run.right(run.trusted, "report"), run.right(chosen, "report"), run.recipe.gates
+                run.scores(run.trusted, "report"),
+                run.scores(chosen, "report"),
+                run.recipe.gates,
+                score_name=run.score_name,
             ),
             gates.not_slower_gate(_speedup(run, best, chosen), run.recipe.gates, names),
         ]
@@ -253,6 +266,7 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         open_ms=figures.get("open_ms"),
         first_ms=figures.get("first_ms"),
         accuracy=_accuracy(run, arm),
+        metrics=figures.get("metrics", {}),
         latency=_latency(run.rounds.get(arm)),
         speedup_eager=_interval(eager) if (eager := _speedup(run, run.eager, arm)) else None,
         parity=_parity(run, arm),
@@ -263,25 +277,29 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
 
 
 def _accuracy(run: Run, arm: ArmKey) -> AccuracyFigures | None:
-    reference, right, select = (
-        run.right(run.trusted, "report"),
-        run.right(arm, "report"),
-        run.right(arm, "select"),
+    reference, scores, select = (
+        run.scores(run.trusted, "report"),
+        run.scores(arm, "report"),
+        run.scores(arm, "select"),
     )
-    if reference is None or right is None or select is None:
+    if reference is None or scores is None or select is None:
         return None
-    flips = np.asarray(run.figures[run.trusted]["predictions"]["report"]) != np.asarray(
-        run.figures[arm]["predictions"]["report"]
-    )
     return AccuracyFigures(
         select=float(select.mean()),
-        report=float(right.mean()),
-        drop=_interval(paired_drop(reference, right)),
-        upper_bound=drop_upper_bound(reference, right),
-        num_lost=int(np.sum(reference & ~right)),
-        num_gained=int(np.sum(right & ~reference)),
-        num_flipped=int(flips.sum()),
+        report=float(scores.mean()),
+        drop=_interval(paired_drop(reference, scores)),
+        upper_bound=drop_upper_bound(reference, scores),
+        num_lost=int(np.sum(scores < reference)),
+        num_gained=int(np.sum(scores > reference)),
+        num_flipped=_num_flipped(run, arm),
     )
+
+
+def _num_flipped(run: Run, arm: ArmKey) -> int:
+    """Samples whose class changed; where the answers are no classes, samples whose score did."""
+    kind = "predictions" if run.data.kind == "classes" else "scores"
+    before, after = (run.figures[one].get(kind, {}).get("report", ()) for one in (run.trusted, arm))
+    return sum(one != other for one, other in zip(before, after, strict=True))
 
 
 def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
@@ -330,12 +348,18 @@ def _verdict(run: Run, judged: Sequence[Gate], chosen: ArmKey | None) -> Verdict
 def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: float | None) -> str:
     if chosen is None or size is None:
         return "No model could be measured."
-    right = run.right(chosen, "report")
+    scores = run.scores(chosen, "report")
     parts = [_named(chosen)]
     if chosen.artifact != run.reference.name:
         parts += _compared(run, judged, chosen, size)
-    elif right is not None:
-        parts.append(f"right on {right.mean():.1%} of {len(right)} samples")
+    elif scores is not None:
+        share = f"{scores.mean():.1%}"
+        right = scores.dtype == bool
+        parts.append(
+            f"right on {share} of {len(scores)} samples"
+            if right
+            else f"{run.score_name} {share} on {len(scores)} samples"
+        )
     failed = [gate.name for gate in judged if gate.state == "fail" and not gate.allowed]
     allowed = [gate.name for gate in judged if gate.state == "fail" and gate.allowed]
     open_ = [gate.name for gate in judged if gate.state == "inconclusive"]
@@ -352,13 +376,13 @@ def _compared(run: Run, judged: Sequence[Gate], chosen: ArmKey, size: float) -> 
         yield f"{_times(speedup)} as fast as the original at its best ({_named(run.reference_best)})"
     if eager := _speedup(run, run.eager, chosen):
         yield f"{_times(eager)} as fast as in torch eager"
-    reference, right = run.right(run.trusted, "report"), run.right(chosen, "report")
-    if reference is not None and right is not None:
-        drop = paired_drop(reference, right)
+    reference, scores = run.scores(run.trusted, "report"), run.scores(chosen, "report")
+    if reference is not None and scores is not None:
+        drop = paired_drop(reference, scores)
         proof = next(gate.reason for gate in judged if gate.name == "accuracy").partition(":")[0]
         value, low, high = (0.0 - share * 100 for share in (drop.value, drop.high, drop.low))
         change = f"{value:+.2f} points (95 % {low:+.2f} to {high:+.2f})"
-        yield f"accuracy {change}, {proof}"
+        yield f"{run.score_name} {change}, {proof}"
 
 
 def _times(estimate: Estimate) -> str:
@@ -374,13 +398,13 @@ def _steps(run: Run, chosen: ArmKey | None) -> Iterable[Step]:
         arms = {arm: rounds for arm, rounds in run.rounds.items() if arm.artifact == artifact.name}
         eager = ArmKey(artifact.name, "torch")
         arm = eager if eager in arms else fastest(arms)
-        right = run.right(arm, "report") if arm else None
+        scores = run.scores(arm, "report") if arm else None
         yield Step(
             stage=artifact.name,
             runtime=arm.runtime if arm else "",
             size_bytes=artifact.size_bytes,
             latency_ms=median_latency(arms[arm]).value if arm else None,
-            accuracy=float(right.mean()) if right is not None else None,
+            accuracy=float(scores.mean()) if scores is not None else None,
         )
 
 
@@ -416,15 +440,21 @@ def _splits(run: Run) -> dict[str, SplitRow]:
 def _all_predictions(run: Run) -> Predictions:
     if run.data.dataset.labels is None:
         return Predictions(samples=(), labels=(), arms={})
+    labels = run.data.labels("report")
     return Predictions(
         samples=tuple(run.data.sample_hashes[index][:16] for index in run.data.indices["report"]),
-        labels=tuple(run.data.labels("report").tolist()),
-        arms={
-            "/".join(arm): tuple(figures["predictions"]["report"])
-            for arm, figures in run.figures.items()
-            if figures.get("predictions")
-        },
+        labels=tuple(labels.tolist()) if labels.ndim == 1 else (),
+        arms=_by_arm(run, "predictions"),
+        scores={} if run.data.kind == "classes" else _by_arm(run, "scores"),
     )
+
+
+def _by_arm(run: Run, kind: str) -> dict[str, tuple[int | float, ...]]:
+    return {
+        "/".join(arm): tuple(figures[kind]["report"])
+        for arm, figures in run.figures.items()
+        if figures.get(kind)
+    }
 
 
 def _interval(estimate: Estimate) -> Interval:

@@ -15,6 +15,7 @@ from lissom.report.reading import (
     is_reference,
     measured_points,
     pareto_front,
+    score_title,
 )
 from lissom.report.schema import Arm, LatencyFigures, Report
 from lissom.report.wording import between, milliseconds, percent, points, shortened, size
@@ -35,7 +36,7 @@ def draw_pareto(report: Report) -> Drawing | None:
     if not found:
         return None
     front, (near, below) = pareto_front(found), split_scale(found)
-    low, high = _accuracy_span(near)
+    low, high = _accuracy_span(report, near)
     largest = max(point.size_bytes for point in near) or 1
     groups = {
         "mute": [point for point in near if point not in front and not point.arm.chosen],
@@ -47,7 +48,7 @@ def draw_pareto(report: Report) -> Drawing | None:
     levels, level_names = _accuracy_levels(report, near)
     layout = {
         "xaxis": log_axis("median latency of one call, ms", [point.median_ms for point in found], pad=0.14),
-        "yaxis": linear_axis("accuracy, %", ticksuffix=" ", nticks=7, range=[low, high]),
+        "yaxis": linear_axis(f"{escaped(report.score_name)}, %", ticksuffix=" ", nticks=7, range=[low, high]),
         "annotations": [*names, *level_names],
         "shapes": levels,
         "meta": {"important": sum(point.arm.chosen or is_reference(report, point.arm) for point in near)},
@@ -86,7 +87,7 @@ def draw_distribution(report: Report) -> Drawing | None:
 def _bubbles(report: Report, group: Sequence[Point], colour: str, largest: int) -> dict[str, Any]:
     ordered = sorted(group, key=lambda point: -point.size_bytes)
     medians = [point.latency.median_ms for point in ordered]
-    shares = [accuracy_interval(point.accuracy) for point in ordered]
+    shares = [accuracy_interval(report, point.accuracy) for point in ordered]
     bar_colour = "pale" if colour == "mute" else colour
     return {
         "type": "scatter",
@@ -131,7 +132,7 @@ def _bubble_hover(report: Report, point: Point) -> str:
     lines = (
         f"<b>{escaped(shortened(arm_name(point.arm), 60))}</b>{role}",
         f"latency {milliseconds(median.value)} ({between(median)})",
-        f"accuracy {percent(point.accuracy.report)}",
+        f"{escaped(report.score_name)} {percent(point.accuracy.report)}",
         f"drop {points(drop.value)} points ({between(drop, points)})",
         f"size {size(point.size_bytes)}",
     )
@@ -185,9 +186,9 @@ def _arrows(report: Report, below: Sequence[Point], low: float, high: float) -> 
     }
 
 
-def _accuracy_span(near: Sequence[Point]) -> tuple[float, float]:
+def _accuracy_span(report: Report, near: Sequence[Point]) -> tuple[float, float]:
     """Ends of the accuracy axis, in per cent, with room for arrows below and names above."""
-    intervals = [accuracy_interval(point.accuracy) for point in near]
+    intervals = [accuracy_interval(report, point.accuracy) for point in near]
     low, high = 100 * min(one.low for one in intervals), 100 * max(one.high for one in intervals)
     free = max(high - low, 1.0)
     return low - 0.12 * free, high + 0.12 * free
@@ -231,8 +232,8 @@ def _pareto_label(report: Report, found: Sequence[Point], front: Sequence[Point]
         answer = f"Chosen: {arm_name(chosen.arm)}, {figures}."
     names = ", ".join(arm_name(point.arm) for point in front)
     return (
-        f"Accuracy against median latency of {len(found)} arms. {answer} Not dominated: {names}. "
-        "The table of arms holds the same figures."
+        f"{score_title(report)} against median latency of {len(found)} arms. {answer} "
+        f"Not dominated: {names}. The table of arms holds the same figures."
     )
 
 

@@ -61,13 +61,20 @@ def parity_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
     return _gate("parity", "fail" if failed else "pass", measured, output["limit"], reason)
 
 
-def accuracy_gate(reference: np.ndarray | None, candidate: np.ndarray | None, config: GatesConfig) -> Gate:
+def accuracy_gate(
+    reference: np.ndarray | None,
+    candidate: np.ndarray | None,
+    config: GatesConfig,
+    *,
+    score_name: str = "accuracy",
+) -> Gate:
     """The observed drop on the report split is within the budget; says whether that is proven.
 
     Args:
-        reference: True where the reference is right, shape [samples]; None without labels.
+        reference: True where the reference is right, or its scores, shape [samples]; None without labels.
         candidate: The same for the chosen arm.
         config: Limits.
+        score_name: What the mean of the scores is called.
     """
     budget = config.accuracy.max_drop
     limit = f"drop of at most {_points(budget)}"
@@ -80,11 +87,13 @@ def accuracy_gate(reference: np.ndarray | None, candidate: np.ndarray | None, co
     proof = proof if within else "over the budget"
     change, low, high = (0.0 - share * 100 for share in (drop.value, drop.high, drop.low))
     measured = f"{change:+.2f} points (95 % {low:+.2f} to {high:+.2f})"
-    lost, gained = int(np.sum(reference & ~candidate)), int(np.sum(candidate & ~reference))
-    reason = (
-        f"{proof}: {lost} right answers lost and {gained} gained on {len(reference)} samples; "
-        f"95 % upper bound {_points(bound)}"
+    lost, gained = int(np.sum(candidate < reference)), int(np.sum(candidate > reference))
+    moved = (
+        f"{lost} right answers lost and {gained} gained on {len(reference)} samples"
+        if reference.dtype == bool
+        else f"{score_name} fell on {lost} and rose on {gained} of {len(reference)} samples"
     )
+    reason = f"{proof}: {moved}; 95 % upper bound {_points(bound)}"
     return _gate("accuracy", "pass" if within else "fail", measured, limit, reason)
 
 

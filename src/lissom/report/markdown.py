@@ -6,13 +6,21 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from lissom.report.reading import executed_words, is_reference, serve_command, stage_row
+from lissom.report.metrics import compared_arms, figure, metric_names
+from lissom.report.reading import (
+    executed_words,
+    is_classification,
+    is_reference,
+    serve_command,
+    stage_row,
+)
 from lissom.report.schema import Arm, Report
 from lissom.report.waterfall import changes
 from lissom.report.wording import (
     ABSENT,
     between,
     flat,
+    metric_title,
     milliseconds,
     moment,
     percent,
@@ -28,6 +36,7 @@ _LONGEST_VALUE = 200
 
 def markdown_from_report(report: Report) -> str:
     """Verdict, gates, arms, waterfall, hardware and command."""
+    scores = "accuracies are" if is_classification(report) else f"{inline(report.score_name)} is"
     verdict = "PASS" if report.verdict.ok else "FAIL"
     serve = serve_command(report)
     parts = [
@@ -37,11 +46,12 @@ def markdown_from_report(report: Report) -> str:
         "Nothing was chosen." if serve is None else _fenced(serve),
         _section("Gates", _gates(report), "No gate was evaluated."),
         _section("Arms", _arms(report), "Nothing was measured."),
+        _section("Metrics on the report split", _metrics(report), "Nothing was measured."),
         _section("What each stage did", _waterfall(report), "No stage was finished."),
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
         f"lissom {inline(report.lissom)}, {inline(moment(report.created))}. "
-        "Times are medians of interleaved rounds, intervals are 95 %, accuracies are of the report split, "
+        f"Times are medians of interleaved rounds, intervals are 95 %, {scores} of the report split, "
         "speed-up is over the reference on torch eager.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -76,9 +86,9 @@ def _arms(report: Report) -> str:
         "size",
         "median ms",
         "speed-up",
-        "accuracy",
+        inline(report.score_name),
         "drop, points",
-        "flips",
+        "flips" if is_classification(report) else "changed",
         "executed",
         "eligible",
     )
@@ -127,7 +137,18 @@ def _waterfall(report: Report) -> str:
         )
         for row, step in enumerate(steps)
     ]
-    return _table(("stage", "runtime", "size", "latency", "accuracy"), rows, numeric=range(2, 5))
+    header = ("stage", "runtime", "size", "latency", inline(report.score_name))
+    return _table(header, rows, numeric=range(2, 5))
+
+
+def _metrics(report: Report) -> str:
+    arms = compared_arms(report)
+    rows = [
+        (inline(metric_title(name)), *(figure(arm.metrics.get(name)) for arm in arms.values()))
+        for name in metric_names(arms.values())
+    ]
+    titles = [f"{role}: {inline(arm.artifact)} on {inline(arm.runtime)}" for role, arm in arms.items()]
+    return _table(("metric", *titles), rows, numeric=range(1, len(titles) + 1))
 
 
 def _with_change(text: str, difference: str) -> str:

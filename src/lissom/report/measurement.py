@@ -3,6 +3,9 @@
 All arms are timed in one interleaved session, so evidence of one measurement belongs together; its key
 is a hash of the artifacts, the settings, the machine and the engines. Evidence with the right key is
 used again, so that a rerun neither measures twice nor changes its choice.
+
+Of labelled data an arm keeps the score of every sample of the select and the report split, the answers
+where each is one number, and the metrics of the report split.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +26,7 @@ from lissom.errors import LissomError, RequestError
 from lissom.export.verification import verify
 from lissom.logs import Progress, log
 from lissom.models.data import Data
-from lissom.models.evaluation import predicted_labels
+from lissom.models.evaluation import answers, judge, scores_of
 from lissom.optional import version
 from lissom.recipe import BenchmarkConfig, default_threads
 from lissom.registry import runtime_entry
@@ -32,7 +35,10 @@ from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import host, machine
 from lissom.runtime.probe import load_probe, probe_error
 
-EVIDENCE_SCHEMA = "lissom.evidence/1"
+if TYPE_CHECKING:
+    from lissom.models.tasks import Task
+
+EVIDENCE_SCHEMA = "lissom.evidence/2"
 NATIVE = {"torch": "torch", "onnx": "onnxruntime"}
 """The runtime against which a format's conversions are compared."""
 
@@ -70,6 +76,7 @@ def measurement_key(
             "benchmark": config.model_dump(mode="json", exclude={"runtimes"}),
             "arms": [list(arm) for arm in arms],
             "splits": data.split_hashes,
+            "evidence": EVIDENCE_SCHEMA,
             "engines": {name: version(runtime_entry(name).distribution) for name in runtimes},
             "machine": machine(),
         }
@@ -100,7 +107,10 @@ def measure(
         figures, opened = _open_all(artifacts, arms, config, stack, progress)
         if not opened:
             raise RequestError(f"nothing can be measured: {_reasons(figures)}", hint="lissom doctor")
-        _answer_all(artifacts, figures, opened, data, progress)
+        task = _task(artifacts[0], data)
+        _answer_all(artifacts, figures, opened, data, task, progress)
+        if not opened:
+            raise RequestError(f"nothing can be measured: {_reasons(figures)}", hint="lissom doctor")
         inputs = _timed_batch(data, config.batch_size)
         timing = time_interleaved(
             {"/".join(arm): runtime for arm, runtime in opened.items()},
@@ -112,7 +122,8 @@ def measure(
         )
         for arm in opened:
             figures[arm]["rounds_ms"] = timing["/".join(arm)]
-    return key, _write(artifacts, config, figures, key=key, started=started)
+    judged_by = {"task": artifacts[0].manifest.task, "score_name": task.score_name} if task else {}
+    return key, _write(artifacts, config, figures, key=key, started=started, judged_by=judged_by)
 
 
 def _open_all(
@@ -149,11 +160,16 @@ def _open_all(
 def _answer_all(
     artifacts: Sequence[Artifact],
     figures: dict[ArmKey, dict[str, Any]],
-    opened: Mapping[ArmKey, Runtime],
+    opened: dict[ArmKey, Runtime],
     data: Data,
+    task: Task | None,
     progress: Progress,
 ) -> None:
-    """First inference, predictions, parity with the parent, and the probe, for every open arm."""
+    """First inference, answers, parity with the parent, and the probe, for every open arm.
+
+    An arm whose answers cannot be scored is no longer open afterwards.
+    """
+    unusable: list[ArmKey] = []
     by_name = {artifact.name: artifact for artifact in artifacts}
     with progress.task("evaluate", len(opened)) as advance:
         for arm, runtime in opened.items():
@@ -162,14 +178,26 @@ def _answer_all(
             inputs, _ = load_probe(artifact)
             one = {name: array[:1] for name, array in inputs.items()}
             record["first_ms"] = runtime.timed_infer(one)[1] * 1e3
-            record["predictions"] = _predictions(runtime, data)
-            record["probe"] = probe_error(runtime)._asdict()
-            if parent := _parity_parent(arm, artifact, opened):
-                record["parity"] = {
-                    "against": f"{parent.artifact.name} on {parent.name}",
-                    "outputs": [parity._asdict() for parity in verify(parent, runtime, data)],
-                }
+            try:
+                record |= _answers(runtime, data, task) if task else {}
+            except LissomError as exc:
+                log.warning("%s on %s cannot be judged: %s", arm.artifact, arm.runtime, exc)
+                record["error"] = exc.message
+                unusable.append(arm)
+            else:
+                record |= _compared(runtime, _parity_parent(arm, artifact, opened), data)
             advance(1)
+    for arm in unusable:
+        del opened[arm]
+
+
+def _compared(runtime: Runtime, parent: Runtime | None, data: Data) -> dict[str, Any]:
+    """How far an arm is from its stored probe, and from the arm that it was converted from."""
+    found: dict[str, Any] = {"probe": probe_error(runtime)._asdict()}
+    if parent:
+        outputs = [parity._asdict() for parity in verify(parent, runtime, data)]
+        found["parity"] = {"against": f"{parent.artifact.name} on {parent.name}", "outputs": outputs}
+    return found
 
 
 def _reasons(figures: Mapping[ArmKey, Mapping[str, Any]]) -> str:
@@ -185,13 +213,33 @@ def _timed_batch(data: Data, batch_size: int) -> dict[str, np.ndarray]:
     return {name: array[index] for name, array in tensors.items()}
 
 
-def _predictions(runtime: Runtime, data: Data) -> dict[str, list[int]]:
-    """Predicted label of every sample of the select and the report split."""
+def _task(artifact: Artifact, data: Data) -> Task | None:
+    """What the answers are judged by; None without labels."""
     if data.dataset.labels is None:
-        return {}
+        return None
+    from lissom.models.tasks import task_of
+
+    return task_of(artifact.manifest.task, data)
+
+
+def _answers(runtime: Runtime, data: Data, task: Task) -> dict[str, Any]:
+    """Scores and answers of every sample of the select and the report split, metrics of the report split."""
+    report = judge(runtime.infer_batch, data, "report", task)
+    selected = answers(runtime.infer_batch, data, "select", task)
+    scores = {"select": scores_of(task, selected, data.labels("select")), "report": report.scores}
+    found = {"select": selected, "report": report.answers}
     return {
-        split: predicted_labels(runtime.infer_batch, data, split).tolist() for split in ("select", "report")
+        "metrics": report.metrics,
+        "scores": {split: _numbers(values) for split, values in scores.items()},
+        "predictions": {split: _numbers(values) for split, values in found.items() if values.ndim == 1},
     }
+
+
+def _numbers(values: np.ndarray) -> list[int] | list[float]:
+    """As they are kept: whole numbers and 0 or 1 as integers, others to six digits."""
+    if values.dtype.kind == "f":
+        return [float(f"{value:.6g}") for value in values.tolist()]
+    return [int(value) for value in values.tolist()]
 
 
 def _parity_parent(arm: ArmKey, artifact: Artifact, opened: Mapping[ArmKey, Runtime]) -> Runtime | None:
@@ -220,6 +268,7 @@ def _write(
     *,
     key: str,
     started: str,
+    judged_by: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     state = environment()
     finished = _now()
@@ -233,6 +282,7 @@ def _write(
             "finished": finished,
             "benchmark": config.model_dump(mode="json"),
             "environment": state,
+            **judged_by,
             "runtimes": {arm.runtime: figures[arm] for arm in figures if arm.artifact == artifact.name},
         }
         artifact.forget_evidence(key)  # of a measurement that was killed while it was written

@@ -14,10 +14,20 @@ from importlib.resources import files
 from string import Template
 
 from lissom.report import sections
+from lissom.report.confusion import draw_confusion
 from lissom.report.drawing import FONT, PALETTE, plotly_script
 from lissom.report.figures import draw_distribution, draw_pareto, split_scale
+from lissom.report.glossary import drop_explained
 from lissom.report.markdown import markdown_from_report
-from lissom.report.reading import arm_name, chosen_arm, measured_points, reference_arm
+from lissom.report.metrics import every_metric_table, metrics_table
+from lissom.report.reading import (
+    arm_name,
+    chosen_arm,
+    is_classification,
+    measured_points,
+    reference_arm,
+    score_title,
+)
 from lissom.report.schema import Report
 from lissom.report.waterfall import draw_accuracy_steps, draw_latency_steps, draw_size_steps
 from lissom.report.wording import moment, percent
@@ -41,6 +51,10 @@ def html_from_report(report: Report) -> str:
         pareto=_pareto(report),
         waterfall=_waterfall(report),
         arms=sections.arms(report),
+        metrics=_metrics(report),
+        score=escape(report.score_name),
+        score_title=escape(score_title(report)),
+        drop=drop_explained(report),
         distribution=_distribution(report),
         stages=sections.stages(report),
         environment=sections.environment(report),
@@ -53,9 +67,10 @@ def html_from_report(report: Report) -> str:
 
 
 def _pareto(report: Report) -> str:
+    better = "more accurate" if is_classification(report) else "better"
     keys = _keys(
         ("accent", "chosen"),
-        ("soft", "on the front: no arm is both faster and more accurate"),
+        ("soft", f"on the front: no arm is both faster and {better}"),
         ("mute", "dominated"),
     )
     _, below = split_scale(found) if (found := measured_points(report)) else ([], [])
@@ -66,7 +81,8 @@ def _pareto(report: Report) -> str:
         "95 % intervals: across, of the median latency over the rounds; upright, of the drop against the "
         f"reference.{arrows}"
     )
-    absent = "There is no plot: no arm has both an accuracy and a latency."
+    article = "an" if report.score_name[:1] in "aeiou" else "a"
+    absent = f"There is no plot: no arm has both {article} {report.score_name} and a latency."
     return sections.plot(draw_pareto(report), "", caption, absent)
 
 
@@ -77,9 +93,9 @@ def _waterfall(report: Report) -> str:
             sections.plot(draw_latency_steps(report), "Latency", "", "No latency was measured."),
             sections.plot(
                 draw_accuracy_steps(report),
-                "Accuracy",
+                score_title(report),
                 "This axis does not begin at zero.",
-                "No accuracy was measured.",
+                f"No {report.score_name} was measured.",
             ),
         )
     )
@@ -91,6 +107,22 @@ def _waterfall(report: Report) -> str:
     )
     legend = f'<p class="note">{keys}</p>' if report.waterfall else ""
     return f'<div class="panels">{panels}</div>{legend}{sections.waterfall_table(report)}'
+
+
+def _metrics(report: Report) -> str:
+    """The table of metrics, for few classes the confusion matrix, and the table of every arm."""
+    if not any(arm.metrics for arm in report.arms):
+        return '<p class="nothing">No metric was measured.</p>'
+    first, drawing = metrics_table(report), draw_confusion(report)
+    if drawing is None:
+        return first + every_metric_table(report)
+    caption = (
+        "Rows are the true classes, columns the answers of the chosen arm, numbers are samples. Off the "
+        "diagonal a cell is the redder, the larger its share of the true class; point at one to compare it "
+        "with the reference."
+    )
+    matrix = sections.plot(drawing, "Which class is taken for which", caption, "")
+    return f'<div class="quality">{first}{matrix}</div>{every_metric_table(report)}'
 
 
 def _distribution(report: Report) -> str:

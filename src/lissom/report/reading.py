@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from lissom.report.schema import AccuracyFigures, Arm, Interval, LatencyFigures, Report, StageRow
 from lissom.report.wording import ABSENT, NO_BREAK
+
+SHARES = ("classification", "language-modelling")
+"""Tasks whose scores are shares, never below 0."""
 
 
 class Point(NamedTuple):
@@ -27,6 +31,22 @@ class Point(NamedTuple):
 def arm_name(arm: Arm) -> str:
     """Artifact and runtime of an arm."""
     return f"{arm.artifact} · {arm.runtime}"
+
+
+def score_title(report: Report) -> str:
+    """What the mean score is called, as a title begins."""
+    return report.score_name[:1].upper() + report.score_name[1:]
+
+
+def is_classification(report: Report) -> bool:
+    """True where answers are classes, so that they are right or wrong, and change or do not."""
+    return report.task == "classification"
+
+
+def trusted_arm(report: Report) -> Arm | None:
+    """The arm that answers are compared with: the reference in torch eager, else on its fastest runtime."""
+    found = find_arm(report, report.verdict.reference, "torch")
+    return found if found and found.accuracy else reference_arm(report)
 
 
 def stage_row(report: Report, name: str | None) -> StageRow | None:
@@ -57,11 +77,14 @@ def is_reference(report: Report, arm: Arm) -> bool:
     return arm == reference_arm(report)
 
 
-def accuracy_interval(figures: AccuracyFigures) -> Interval:
+def accuracy_interval(report: Report, figures: AccuracyFigures) -> Interval:
     """Accuracy with the interval of its paired drop: how sure its distance to the reference is."""
     above = figures.report + figures.drop.value
+    lowest = 0.0 if report.task in SHARES else -math.inf
     return Interval(
-        value=figures.report, low=max(above - figures.drop.high, 0.0), high=min(above - figures.drop.low, 1.0)
+        value=figures.report,
+        low=max(above - figures.drop.high, lowest),
+        high=min(above - figures.drop.low, 1.0),
     )
 
 

@@ -40,15 +40,24 @@ class StageRow(Frozen):
 
 
 class AccuracyFigures(Frozen):
-    """Accuracy of one arm, and its paired drop against the reference on the report split."""
+    """Mean score of one arm, the accuracy of a classifier, and its paired drop against the reference."""
 
     select: float
     report: float
-    drop: Interval = Field(description="Reference minus this arm, Tango's score interval for paired shares.")
+    drop: Interval = Field(
+        description="Reference minus this arm on the report split: Tango's score interval for paired shares, "
+        "or the paired t interval where scores are no right or wrong."
+    )
     upper_bound: float = Field(description="One-sided 95 % upper bound of the drop.")
-    num_lost: int = Field(description="Samples that the reference had right and this arm has wrong.")
-    num_gained: int = Field(description="Samples that the reference had wrong and this arm has right.")
-    num_flipped: int = Field(description="Samples whose predicted label changed.")
+    num_lost: int = Field(
+        description="Samples that the reference had right and this arm has wrong, or whose score is lower."
+    )
+    num_gained: int = Field(
+        description="Samples that the reference had wrong and this arm has right, or whose score is higher."
+    )
+    num_flipped: int = Field(
+        description="Samples whose predicted label changed, or whose score did where answers are no labels."
+    )
 
 
 class LatencyFigures(Frozen):
@@ -90,6 +99,7 @@ class Arm(Frozen):
     open_ms: float | None = Field(description="Load and compile, until the first inference can start.")
     first_ms: float | None = Field(description="The first inference.")
     accuracy: AccuracyFigures | None
+    metrics: dict[str, float] = Field({}, description="Further figures of the report split, by name.")
     latency: LatencyFigures | None
     speedup_eager: Interval | None = Field(description="Against the reference on torch eager.")
     parity: ParityFigures | None = Field(description="Absent for an artifact that was not converted.")
@@ -144,11 +154,21 @@ class SplitRow(Frozen):
 
 
 class Predictions(Frozen):
-    """Predicted labels of every arm on the report split, in one order."""
+    """Answers and scores of every arm on the report split, in one order.
+
+    Scores of classes are not repeated: they say whether answer and label are the same.
+    """
 
     samples: tuple[str, ...] = Field(description="Hash of each sample, first 16 hex digits.")
-    labels: tuple[int, ...] = Field(description="True labels.")
-    arms: dict[str, tuple[int, ...]] = Field(description="`artifact/runtime` to predicted labels.")
+    labels: tuple[int | float, ...] = Field(
+        description="True class or value of each sample; empty where it is more than one number."
+    )
+    arms: dict[str, tuple[int | float, ...]] = Field(
+        description="`artifact/runtime` to predicted classes or values, where each is one number."
+    )
+    scores: dict[str, tuple[int | float, ...]] = Field(
+        {}, description="`artifact/runtime` to the score of each sample, unless the answers are classes."
+    )
 
 
 class Report(Frozen):
@@ -165,6 +185,10 @@ class Report(Frozen):
     measurement: str = Field(description="Key that ties this report to the evidence it was built from.")
     environment: dict[str, Any]
     data: str
+    task: str = Field("classification", description="As the manifests name it.")
+    score_name: str = Field(
+        "accuracy", description="What the mean score is called, in every place that says accuracy."
+    )
     labels: tuple[str, ...]
     splits: dict[str, SplitRow]
     verdict: Verdict

@@ -13,7 +13,9 @@ from lissom.report.drawing import Drawing
 from lissom.report.reading import (
     chosen_arm,
     executed_words,
+    is_classification,
     is_reference,
+    score_title,
     serve_command,
     stage_row,
 )
@@ -96,7 +98,7 @@ def waterfall_table(report: Report) -> str:
     columns = [
         Column("Stage"),
         Column("Runtime"),
-        *(Column(title, True) for title in ("Size", "Latency", "Accuracy")),
+        *(Column(title, True) for title in ("Size", "Latency", score_title(report))),
     ]
     latency = changes("latency", [step.latency_ms for step in steps])
     accuracy = changes("accuracy", [step.accuracy for step in steps])
@@ -111,7 +113,8 @@ def waterfall_table(report: Report) -> str:
         ]
         for row, step in enumerate(steps)
     ]
-    inner = table("waterfall-table", "Size, latency and accuracy after each stage", columns, rows)
+    caption = f"Size, latency and {report.score_name} after each stage"
+    inner = table("waterfall-table", caption, columns, rows)
     return f"<details><summary>The same figures as a table</summary>{inner}</details>"
 
 
@@ -125,9 +128,9 @@ def arms(report: Report) -> str:
         Column("Size", True),
         Column("Latency", True, "median, ms"),
         Column("Speed-up", True, "over eager"),
-        Column("Accuracy", True),
+        Column(score_title(report), True),
         Column("Drop", True, "points"),
-        Column("Flips", True),
+        Column("Flips" if is_classification(report) else "Changed", True),
         Column("Executed", False, "operators"),
         Column("Parity", False),
         Column("Start", True, "open, ms"),
@@ -135,7 +138,11 @@ def arms(report: Report) -> str:
     ]
     rows = [_arm_row(report, arm, len(columns)) for arm in report.arms]
     marked = [row for row, arm in enumerate(report.arms) if arm.chosen]
-    caption = "Accuracy, drop and flips are of the report split; small figures below are 95 % intervals."
+    flips = "flips" if is_classification(report) else "changed scores"
+    caption = (
+        f"{score_title(report)}, drop and {flips} are of the report split; "
+        "small figures below are 95 % intervals."
+    )
     return table("arms-table", caption, columns, rows, sortable=True, marked=marked)
 
 
@@ -247,8 +254,9 @@ def _facts(report: Report) -> str:
         facts.append((times(answer.size_ratio), "smaller", _sizes(report)))
     if arm and arm.accuracy:
         drop = arm.accuracy.drop
-        what, change = ("drop in accuracy", drop) if drop.value >= 0 else ("gain in accuracy", negated(drop))
-        facts.append((f"{points(change.value)}{NO_BREAK}pt", what, between(change, points)))
+        what, change = ("drop", drop) if drop.value >= 0 else ("gain", negated(drop))
+        figure = f"{points(change.value)}{NO_BREAK}pt"
+        facts.append((figure, f"{what} in {report.score_name}", between(change, points)))
     items = "".join(
         f"<li><strong>{escape(figure)}</strong> <span>{escape(what)}</span> "
         f"<small>{escape(below)}</small></li>"
@@ -296,7 +304,7 @@ def _arm_row(report: Report, arm: Arm, num_columns: int) -> list[Cell]:
         Cell(size(row.size_bytes), key=row.size_bytes) if row else ABSENT_CELL,
         _latency_cell(arm),
         Cell(times(speedup.value), between(speedup, times), speedup.value) if speedup else ABSENT_CELL,
-        *_accuracy_cells(arm),
+        *_accuracy_cells(report, arm),
         text(executed_words(arm), f"asked:{NO_BREAK}{arm.precision_requested}"),
         _parity_cell(arm.parity),
         Cell(significant(arm.open_ms), key=arm.open_ms) if arm.open_ms is not None else ABSENT_CELL,
@@ -316,16 +324,17 @@ def _latency_cell(arm: Arm) -> Cell:
     return Cell(significant(median.value), between(median), median.value)
 
 
-def _accuracy_cells(arm: Arm) -> tuple[Cell, Cell, Cell]:
+def _accuracy_cells(report: Report, arm: Arm) -> tuple[Cell, Cell, Cell]:
     if arm.accuracy is None:
         return ABSENT_CELL, ABSENT_CELL, ABSENT_CELL
     found = arm.accuracy
+    lost, gained = ("lost", "gained") if is_classification(report) else ("fell", "rose")
     return (
         Cell(percent(found.report), key=found.report),
         Cell(points(found.drop.value), between(found.drop, points), found.drop.value),
         Cell(
             f"{found.num_flipped:,}",
-            f"{found.num_lost:,} lost, {found.num_gained:,} gained",
+            f"{found.num_lost:,} {lost}, {found.num_gained:,} {gained}",
             found.num_flipped,
         ),
     )

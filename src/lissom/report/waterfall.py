@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, note
+from lissom.report.reading import score_title
 from lissom.report.schema import Report, Step
 from lissom.report.wording import MINUS, NO_BREAK, milliseconds, percent, points, shortened, size
 
@@ -142,7 +143,8 @@ def _drawing(
         "yaxis": linear_axis("", range=[len(steps) - 0.6, -0.8], **hidden),
         "annotations": _row_texts(steps, kind, texts, changes(kind, values)),
     }
-    label = f"{kind.capitalize()} after each stage: " + ", ".join(
+    title = score_title(report) if kind == "accuracy" else kind.capitalize()
+    label = f"{title} after each stage: " + ", ".join(
         f"{_row_name(step, kind)} {text}" for step, text in zip(steps, texts, strict=True)
     )
     return Drawing(f"steps-{kind}", figure_json(traces, layout), ROW_PIXELS * len(steps) + 12, label + ".")

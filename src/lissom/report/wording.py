@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,6 +14,34 @@ from lissom.report.schema import Interval
 ABSENT = "–"
 MINUS = "−"
 NO_BREAK = "\u00a0"
+_ABBREVIATIONS = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "f1": "F1", "pearson": "Pearson’s r"}
+_METRICS = (
+    "accuracy",
+    "top",
+    "f1",
+    "precision",
+    "recall",
+    "calibration_error",
+    "negative_log_likelihood",
+    "r2",
+    "pearson",
+    "mae",
+    "rmse",
+    "token_accuracy",
+    "perplexity",
+    "cross_entropy",
+    "bits_per_token",
+)
+"""How the names of metrics begin, in the order in which they are shown."""
+_LOWER_IS_BETTER = {
+    "bits_per_token",
+    "calibration_error",
+    "cross_entropy",
+    "mae",
+    "negative_log_likelihood",
+    "perplexity",
+    "rmse",
+}
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -152,6 +181,37 @@ def plain(value: Any, key: str = "") -> str:
         case Mapping():
             return ", ".join(f"{name} {plain(item, name)}" for name, item in value.items()) or "none"
     return str(value)
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric in words.
+
+    >>> [metric_title(name) for name in ("top_5_accuracy", "f1_macro", "rmse_0", "r2")]
+    ['top-5 accuracy', 'F1, macro', 'RMSE 0', 'R²']
+    """
+    name, _, average = re.sub(r"_(macro|weighted)$", r"/\1", name).partition("/")
+    name = re.sub(r"^top_(\d+)_", r"top-\1 ", name).replace("log_likelihood", "log-likelihood")
+    words = " ".join(_ABBREVIATIONS.get(word, word) for word in name.split("_"))
+    return f"{words}, {average}" if average else words
+
+
+def metric_rank(name: str) -> tuple[int, str]:
+    """Where a metric stands among others: those we know in their usual order, then the others by name.
+
+    >>> sorted(["own", "recall_macro", "mae_0", "mae", "accuracy"], key=metric_rank)
+    ['accuracy', 'recall_macro', 'mae', 'mae_0', 'own']
+    """
+    found = (place for place, known in enumerate(_METRICS) if name == known or name.startswith(f"{known}_"))
+    return next(found, len(_METRICS)), name
+
+
+def lower_is_better(name: str) -> bool:
+    """True for a metric of errors.
+
+    >>> lower_is_better("mae_0"), lower_is_better("accuracy")
+    (True, False)
+    """
+    return re.sub(r"_\d+$", "", name) in _LOWER_IS_BETTER
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lissom.errors import ArtifactError
+from lissom.errors import ArtifactError, RequestError
 from lissom.optional import require
 from lissom.runtime.base import Runtime
 
@@ -46,7 +46,11 @@ class OnnxRuntime(Runtime):
             raise ArtifactError(f"ONNX Runtime cannot open {path}: {exc}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self.session.run(self._names, dict(inputs))
+        try:
+            outputs = self.session.run(self._names, dict(inputs))
+        except self._library.capi.onnxruntime_pybind11_state.InvalidArgument as exc:
+            # Of inputs whose dtypes and shapes were checked: an index, such as a token, that is out of range.
+            raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
         return dict(zip(self._names, outputs, strict=True))
 
     def executed(self) -> dict[str, int]:
@@ -60,6 +64,11 @@ class OnnxRuntime(Runtime):
             self._session(options)
             graph = onnx.load(options.optimized_model_filepath).graph
         return dict(Counter(kind for node in graph.node if (kind := _executed_type(node.op_type))))
+
+
+def _cause(exc: Exception) -> str:
+    """The end of the engine's message, without the name of its node."""
+    return str(exc).rpartition("Status Message: ")[2].strip().splitlines()[0]
 
 
 def _executed_type(op_type: str) -> str | None:

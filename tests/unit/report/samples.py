@@ -157,6 +157,52 @@ def collapsed() -> Report:
     return report.model_copy(update={"arms": arms})
 
 
+def with_metrics(num_classes: int = 10) -> Report:
+    """A classifier with metrics of every arm, and predictions of the reference and the chosen one."""
+    report = typical()
+    chance = random.Random("confusion")
+    names = tuple("0123456789") if num_classes == 10 else tuple(f"class {k}" for k in range(num_classes))
+    labels = tuple(chance.randrange(num_classes) for _ in range(NUM_SAMPLES))
+
+    def answers(share: float) -> tuple[int, ...]:
+        return tuple(chance.randrange(num_classes) if chance.random() < share else label for label in labels)
+
+    predictions = Predictions(
+        samples=tuple(f"{index:016x}" for index in range(NUM_SAMPLES)),
+        labels=labels,
+        arms={"train/torch": answers(0.05), "quantize/openvino": answers(0.1)},
+    )
+    metrics = {
+        "accuracy": 0.97186,
+        "top_5_accuracy": 0.9981,
+        "f1_macro": 0.9712,
+        "calibration_error": 0.0123,
+        "negative_log_likelihood": 0.1034,
+    }
+    return report.model_copy(
+        update={"labels": names, "predictions": predictions, "arms": _with_metrics(report, metrics)}
+    )
+
+
+def regression() -> Report:
+    """Values instead of classes: a score that is no accuracy and may lie below zero."""
+    report = typical(task="regression", score_name="skill", labels=())
+    metrics = {"mae": 0.4431, "rmse": 0.61, "r2": 0.8712, "pearson": 0.9341}
+    arms = tuple(
+        arm.model_copy(update={"accuracy": _skill(-0.2)}) if arm.artifact == "prune" else arm
+        for arm in _with_metrics(report, metrics)
+    )
+    predictions = Predictions(samples=(), labels=(), arms={}, scores={"train/torch": (0.5,)})
+    return report.model_copy(update={"arms": arms, "predictions": predictions})
+
+
+def language() -> Report:
+    """A language model: token accuracy and perplexity."""
+    report = typical(task="language-modelling", score_name="token accuracy", labels=())
+    metrics = {"token_accuracy": 0.41, "cross_entropy": 1.93, "bits_per_token": 2.784, "perplexity": 6.8895}
+    return report.model_copy(update={"arms": _with_metrics(report, metrics)})
+
+
 def empty() -> Report:
     """A run that ended before anything was measured."""
     report = typical(
@@ -209,6 +255,24 @@ def hostile() -> Report:
                 step.model_copy(update={"stage": HOSTILE, "runtime": HOSTILE}) for step in report.waterfall
             ),
             "verdict": report.verdict.model_copy(update={"sentence": HOSTILE, "artifact": HOSTILE}),
+        }
+    )
+
+
+def _with_metrics(report: Report, metrics: dict[str, float]) -> tuple[Arm, ...]:
+    return tuple(
+        arm.model_copy(update={"metrics": {name: value - 0.001 * row for name, value in metrics.items()}})
+        for row, arm in enumerate(report.arms)
+    )
+
+
+def _skill(value: float) -> AccuracyFigures:
+    drop = 0.8 - value
+    return _accuracy(9, 2).model_copy(
+        update={
+            "select": value,
+            "report": value,
+            "drop": Interval(value=drop, low=drop - 0.02, high=drop + 0.02),
         }
     )
 

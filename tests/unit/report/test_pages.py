@@ -27,6 +27,9 @@ EVERY_REPORT = [
     samples.without_choice,
     samples.without_accuracy,
     samples.collapsed,
+    samples.with_metrics,
+    samples.regression,
+    samples.language,
     samples.empty,
     samples.hostile,
 ]
@@ -102,8 +105,8 @@ def test_a_page_and_its_markdown_are_pure_functions_of_the_report(sample: Callab
 
 def test_the_sections_stand_in_the_order_of_the_questions() -> None:
     page = html_from_report(samples.typical())
-    names = ("verdict", "gates", "pareto", "stages-effect", "arms", "distribution", "stages", "environment")
-    places = [page.index(f' id="{name}"') for name in (*names, "splits", "reading")]
+    names = ("verdict", "gates", "pareto", "stages-effect", "arms", "metrics", "distribution", "stages")
+    places = [page.index(f' id="{name}"') for name in (*names, "environment", "splits", "reading")]
     assert places == sorted(places)
 
 

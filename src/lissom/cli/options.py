@@ -1,0 +1,82 @@
+"""Arguments and options that several verbs take, each with its help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Artifact, .onnx file, built-in name, package.module:factory or path/file.py:factory.",
+    ),
+]
+ArtifactPath = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, such as runs/digits/artifact.")
+]
+Data = Annotated[
+    str, typer.Option("--data", metavar="DATA", help="Built-in name, .npz file, or package.module:factory.")
+]
+OptionalData = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Data; default: what the artifact was made with.")
+]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; default: runs/<name>.")
+]
+ResultOut = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Also write the JSON document there.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Last line on stdout is one JSON document.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="GATE",
+        help="A gate that may fail: reload, parity, accuracy, not-slower, precision, splits.",
+    ),
+]
+UnusedAllow = Annotated[list[str] | None, typer.Option("--allow", metavar="GATE", hidden=True)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, with an estimate of time and disk.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="a.b=c", help="Change one value; stages go by name: --set stages.prune.ratio=0.3"
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Kwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kwarg", metavar="KEY=VALUE", help="Keyword argument of the factory: --kwarg 'widths=[32,64]'"
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help=".safetensors, or .pt/.pth with plain tensors."),
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", metavar="NAME", help="Measure on this runtime; may be repeated."),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="classification, regression, language-modelling, package.module:factory or "
+        "path/file.py:factory; default: what the labels say.",
+    ),
+]
+MaxDrop = Annotated[float, typer.Option("--max-drop", help="Accuracy that may be lost; 0.01 is one point.")]
+RuntimeChoice = Annotated[
+    str | None, typer.Option("--runtime", metavar="NAME", help="torch, inductor, onnxruntime or openvino.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of a call; default: all cores.")
+]

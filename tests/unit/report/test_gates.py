@@ -1,0 +1,44 @@
+"""What the gates say of scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lissom.recipe import GatesConfig
+from lissom.report.gates import accuracy_gate
+
+CONFIG = GatesConfig.model_validate({"accuracy": {"max_drop": 0.01}})
+RIGHT = np.arange(1000) >= 30
+
+
+def test_of_right_answers_the_gate_counts_the_lost_and_the_gained() -> None:
+    candidate = RIGHT.copy()
+    candidate[[0, 500, 501]] ^= True
+    gate = accuracy_gate(RIGHT, candidate, CONFIG)
+    assert gate.state == "pass"
+    assert gate.reason.startswith("proven: 2 right answers lost and 1 gained on 1000 samples; 95 % upper")
+
+
+@pytest.mark.parametrize(
+    ("drop", "state", "proof"),
+    [(0.002, "pass", "proven"), (0.0095, "pass", "not proven, needs"), (0.05, "fail", "over the budget")],
+)
+def test_of_other_scores_the_gate_counts_those_that_fell_and_rose(
+    drop: float, state: str, proof: str
+) -> None:
+    generator = np.random.default_rng(2)
+    reference = generator.random(1000)
+    noise = generator.normal(0, 0.02, 1000)
+    candidate = reference - drop + noise - noise.mean()
+    candidate[0] = reference[0]
+    gate = accuracy_gate(reference, candidate, CONFIG, score_name="token accuracy")
+    fell, rose = int((candidate < reference).sum()), int((candidate > reference).sum())
+    assert gate.state == state
+    assert gate.reason.startswith(proof)
+    assert f"token accuracy fell on {fell} and rose on {rose} of 1000 samples" in gate.reason
+    assert gate.measured.startswith(f"{-drop * 100:+.2f} points")
+
+
+def test_without_labels_the_gate_is_skipped() -> None:
+    assert accuracy_gate(None, None, CONFIG, score_name="skill").state == "skipped"

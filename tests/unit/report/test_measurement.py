@@ -1,0 +1,124 @@
+"""From the answers of real arms to scores, metrics, gates and a report, for values and for tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.small import DATA, Chain, load, make
+
+from lissom.artifact import Artifact, canonical_json
+from lissom.logs import NoProgress
+from lissom.models.data import Data, Dataset
+from lissom.recipe import BenchmarkConfig, Recipe
+from lissom.report.building import Run, build_report
+from lissom.report.measurement import measure
+from lissom.report.pages import html_from_report, markdown_from_report
+from lissom.report.schema import Report
+
+QUICK = BenchmarkConfig.model_validate(
+    {"runtimes": ["torch", "onnxruntime"], "num_rounds": 4, "round_ms": 1, "num_warmup": 1, "threads": 1}
+)
+GENERATOR = np.random.default_rng(11)
+
+
+def values() -> Data:
+    samples = GENERATOR.normal(size=(160, 1, 8, 8)).astype(np.float32)
+    return Data("values", Dataset({"image": samples}, samples[:, 0, 0, :3].sum(axis=1)))
+
+
+def tokens() -> Data:
+    samples = GENERATOR.integers(0, 9, (160, 6))
+    return Data("tokens", Dataset({"tokens": samples}, np.roll(samples, -1, axis=1)))
+
+
+def run_of(folder: Path, artifacts: list[Artifact], data: Data) -> tuple[Run, Report]:
+    recipe = Recipe.from_document(
+        {
+            "name": "small",
+            "data": {"source": data.source},
+            "stages": [{"stage": "load"}, {"stage": "export"}],
+            "gates": {"accuracy": {"max_drop": 0.01}},
+        },
+        (),
+        where="test",
+    )
+    key, records = measure(artifacts, QUICK, data, progress=NoProgress())
+    run = Run(recipe, artifacts, records, data, key)
+    report = build_report(run, allow=(), command=("lissom",), folder=folder)
+    document = json.loads(canonical_json(report.model_dump(mode="json", by_alias=True)))
+    assert Report.model_validate(document) == report
+    return run, report
+
+
+def measured(folder: Path, data: Data, source: str, **kwargs: Any) -> tuple[Run, Report]:
+    model = load(folder / "load", data, source, **kwargs)
+    exported = make(folder / "export", data, "export", parents={"input": model})
+    return run_of(folder, [model, exported], data)
+
+
+def test_values_are_kept_with_their_scores_and_metrics(tmp_path: Path) -> None:
+    data = values()
+    _, report = measured(tmp_path, data, "mlp", num_classes=1, hidden=[8])
+    assert (report.task, report.score_name) == ("regression", "skill")
+    arm = report.arms[0]
+    assert arm.accuracy is not None
+    assert arm.metrics.keys() == {"mae", "rmse", "r2", "pearson"}
+    wanted = data.labels("report")
+    predictions = np.array(report.predictions.arms["load/torch"])
+    assert report.predictions.labels == tuple(wanted.tolist())
+    assert arm.metrics["mae"] == pytest.approx(np.abs(predictions - wanted).mean(), rel=1e-4)
+    assert arm.accuracy.report == pytest.approx(np.mean(report.predictions.scores["load/torch"]))
+    assert arm.accuracy.drop.low < arm.accuracy.drop.value == 0.0 < arm.accuracy.drop.high
+    assert "skill" in html_from_report(report)
+    assert "| skill |" in markdown_from_report(report)
+
+
+def test_sequences_keep_a_score_and_no_tokens(tmp_path: Path) -> None:
+    data = tokens()
+    folder = Path(__file__).parent
+    factory = f"{folder / 'tiny_models.py'}:build"
+    run, report = measured(tmp_path, data, factory)
+    assert (report.task, report.score_name) == ("language-modelling", "token accuracy")
+    assert report.predictions.arms == {}
+    assert report.predictions.labels == ()
+    num_samples = len(data.labels("report"))
+    assert {len(scores) for scores in report.predictions.scores.values()} == {num_samples}
+    assert report.arms[0].metrics.keys() == {
+        "token_accuracy",
+        "cross_entropy",
+        "bits_per_token",
+        "perplexity",
+    }
+    assert len(run.figures[run.trusted]["scores"]["select"]) == len(data.labels("select"))
+
+
+def test_classes_are_kept_as_before_with_right_and_wrong(
+    tmp_path: Path, chain: Callable[[str], Chain]
+) -> None:
+    trained, exported, _ = chain("mlp")
+    run, report = run_of(tmp_path, [trained, exported], DATA)
+    scores = run.scores(run.trusted, "report")
+    assert scores is not None
+    assert scores.dtype == bool
+    assert np.array_equal(scores, np.array(report.predictions.arms["train/torch"]) == DATA.labels("report"))
+    assert report.predictions.scores == {}
+    assert all(type(label) is int for label in report.predictions.labels)
+    assert report.score_name == "accuracy"
+    assert report.arms[0].accuracy is not None
+    assert report.arms[0].metrics["accuracy"] == pytest.approx(report.arms[0].accuracy.report)
+
+
+def test_an_arm_whose_answers_have_no_score_is_not_measured(tmp_path: Path) -> None:
+    data = values()
+    good = load(tmp_path / "good", data, "mlp", num_classes=1, hidden=[8])
+    bad = load(tmp_path / "bad", data, f"{Path(__file__).parent / 'tiny_models.py'}:broken")
+    _, records = measure([good, bad], QUICK, data, progress=NoProgress())
+    found = records["bad"]["runtimes"]["torch"]
+    assert "answers have no finite score" in found["error"]
+    assert "rounds_ms" not in found
+    assert records["good"]["runtimes"]["torch"]["rounds_ms"]
