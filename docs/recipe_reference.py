@@ -11,8 +11,10 @@ from pydantic.fields import FieldInfo
 from lissom.artifact import Frozen
 from lissom.recipe import (
     AccuracyGate,
+    AugmentConfig,
     BenchmarkConfig,
     DataConfig,
+    EarlyStoppingConfig,
     ModelConfig,
     NotSlowerGate,
     Recipe,
@@ -29,6 +31,8 @@ def reference() -> str:
         ("`data`", DataConfig),
         ("`model`", ModelConfig),
         *((f"stage `{kind}`", config) for kind, config in stage_types().items()),
+        ("`augment` of a stage that trains", AugmentConfig),
+        ("`early_stopping` of a stage that trains", EarlyStoppingConfig),
         ("`gates.accuracy`", AccuracyGate),
         ("`gates.not-slower`", NotSlowerGate),
         ("`benchmark`", BenchmarkConfig),

@@ -30,7 +30,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=6
 class DataConfig(Frozen):
     """Which data are used."""
 
-    source: str = Field("digits", description="Built-in name, an .npz file, or package.module:factory.")
+    source: str = Field(
+        "digits",
+        description="Built-in name, .npz, .csv or .parquet file, folder, or factory; options after '?', "
+        "as in photos/?image_size=64.",
+    )
 
 
 class ModelConfig(Frozen):

@@ -19,7 +19,7 @@ import torch
 
 from lissom.artifact import Artifact, Factory
 from lissom.errors import ArtifactError, ModelError
-from lissom.registry import MODELS, resolve, source_sha256
+from lissom.registry import MODELS, resolve, source_files, source_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,9 +97,10 @@ def load_model(artifact: Artifact) -> nn.Module:
     factory = factory_of(artifact)
     found = source_sha256(factory.source, known=MODELS)
     if found != factory.sha256:
+        files = source_files(factory.source, known=MODELS)
         raise ArtifactError(
             f"the source of {factory.source} has changed since {artifact.path.name} was made",
-            hint="run the recipe again, or restore the source file",
+            hint=f"run the recipe again, or restore {', '.join(sorted(path.name for path in files))}",
         )
     structure = json.loads(artifact.file(STRUCTURE_FILE).read_bytes())
     return load_weights(rebuild(factory, structure), artifact.file(WEIGHTS_FILE).read_bytes())

@@ -1,8 +1,9 @@
 """The verbs, for Python and for the command line: each is a recipe of one or a few stages.
 
 MODEL is a built-in name, a factory (`package.module:function`, `path/file.py:function`, or the function
-itself), an artifact, or an `.onnx` file. DATA is a built-in name, an `.npz` file, or a factory that
-gives a `Dataset`. What a verb leaves is what a recipe leaves: artifacts, a report, the link `artifact`.
+itself), an artifact, or an `.onnx` file. DATA is a built-in name, a file (.npz, .csv, .parquet), a
+folder, or a factory that gives a `Dataset`; options go behind `?`. What a verb leaves is what a recipe
+leaves: artifacts, a report, the link `artifact`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+import lissom
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -97,12 +100,19 @@ def test_the_readmes_python_runs(folder: Path) -> None:
         assert process.returncode == 0, process.stderr
 
 
-def test_the_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "said"), [("own_model.py", "gates passed"), ("own_task.py", "coverage")])
+def test_the_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["own_model.py", str(tmp_path / "waves")])
-    runpy.run_path(str(ROOT / "examples" / "own_model.py"), run_name="__main__")
-    assert "gates passed" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / "out")])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert said in capsys.readouterr().out
+
+
+def test_the_example_of_a_recipe_in_the_docs_holds_together() -> None:
+    (block,) = blocks("yaml", (ROOT / "docs" / "training.md").read_text())
+    recipe = lissom.Recipe.from_document({"name": "shown", "stages": yaml.safe_load(block)})
+    assert recipe.stages[0].stage == "train"
 
 
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +44,20 @@ KWARGS: dict[str, dict[str, Any]] = {
 """Built-in models smaller than their defaults, where those would take seconds."""
 
 
-class Chain(NamedTuple):
-    """One model after each of three stages."""
+@dataclass(frozen=True)
+class Chain:
+    """One model after each of three stages, the last of them made when it is asked for."""
 
     trained: Artifact
     exported: Artifact
-    quantized: Artifact
+    quantize: Callable[[], Artifact]
+
+    @cached_property
+    def quantized(self) -> Artifact:
+        return self.quantize()
+
+    def __iter__(self) -> Iterator[Artifact]:
+        return iter((self.trained, self.exported, self.quantized))
 
 
 def blobs(

@@ -25,6 +25,7 @@ from lissom.registry import (
     resolve,
     runtime_entry,
     runtimes_for,
+    source_files,
     source_sha256,
     stage_function,
 )
@@ -75,21 +76,105 @@ def test_every_data_set_is_a_function_that_gives_one(name: str) -> None:
     assert isinstance(resolve(name, known=DATASETS)(), Dataset)
 
 
-@pytest.mark.parametrize(
-    "table", [MODELS, DATASETS, {name: entry.reference for name, entry in RUNTIMES.items()}]
-)
-def test_sources_are_hashed_by_their_file(table: dict[str, str]) -> None:
-    for name in table:
-        digest = source_sha256(name, known=table)
-        file = sys.modules[resolve(name, known=table).__module__].__file__
-        assert digest == hashlib.sha256(Path(str(file)).read_bytes()).hexdigest()
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_hashed_by_its_file_and_the_architecture_that_it_imports(name: str) -> None:
+    first, *others = source_files(name, known=MODELS)
+    module = sys.modules[resolve(name, known=MODELS).__module__]
+    assert first == Path(str(module.__file__))
+    assert "layers.py" in {path.name for path in others} <= {"attention.py", "layers.py"}
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    assert source_sha256(name, known=MODELS) != digest
+
+
+def written(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a user stands."""
+    folder = tmp_path / "standing"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    # A module that is looked for is remembered with its folder: each test has names of its own.
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    return folder
+
+
+def names(reference: str) -> list[str]:
+    return [path.name for path in source_files(reference, known=MODELS)]
+
+
+@pytest.mark.parametrize("statement", ["import blocks", "from blocks import Block", "import blocks as b"])
+@pytest.mark.parametrize("where", ["", "    "])
+def test_a_module_beside_a_file_belongs_to_it(tmp_path: Path, statement: str, where: str) -> None:
+    text = f"def build():\n    {statement}\n" if where else f"{statement}\ndef build(): ...\n"
+    written(tmp_path, {"net.py": text, "blocks.py": "Block = 1\n", "other.py": "x = 1\n"})
+    reference = f"{tmp_path / 'net.py'}:build"
+    before = source_sha256(reference, known=MODELS)
+    assert names(reference) == ["net.py", "blocks.py"]
+    (tmp_path / "other.py").write_text("x = 2\n")
+    assert source_sha256(reference, known=MODELS) == before
+    (tmp_path / "blocks.py").write_text("Block = 2\n")
+    assert source_sha256(reference, known=MODELS) != before
+
+
+def test_the_hash_of_several_files_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
+    files = {"net.py": "import deep.blocks\n", "deep/blocks.py": "x = 1\n"}
+    one, other = (written(tmp_path / place, files) / "net.py" for place in ("one", "other"))
+    assert source_sha256(f"{one}:f", known=MODELS) == source_sha256(f"{other}:f", known=MODELS)
+
+
+def test_imports_are_followed_through_packages_cycles_and_relative_names(standing: Path) -> None:
+    files = {
+        "followed_package/__init__.py": "x = 1\n",
+        "followed_package/net.py": "from . import blocks\nfrom .inner import thing\nfrom .. import above\n",
+        "followed_package/blocks.py": "from followed_package.net import build\nimport torch, json\n",
+        "followed_package/inner/__init__.py": "from .thing import *\n",
+        "followed_package/inner/thing.py": "from ..last import x\n",
+        "followed_package/last.py": "import beside_the_package\n",
+        "followed_package/alone.py": "",
+        "beside_the_package.py": "",
+        "json.py": "",
+    }
+    written(standing, files)
+    (standing / "json.py").unlink()
+    found = names("followed_package.net:build")
+    assert found[0] == "net.py"
+    assert sorted(found) == sorted(
+        ["net.py", "__init__.py", "blocks.py", "__init__.py", "thing.py", "last.py", "beside_the_package.py"]
+    )
+
+
+def test_what_is_installed_and_what_cannot_be_read_is_not_followed(standing: Path) -> None:
+    written(standing, {"unfollowed.py": "import torch, numpy.linalg, lissom.models.data, broken_part\n"})
+    written(standing, {"broken_part.py": "def (\n"})
+    assert names("unfollowed:build") == ["unfollowed.py", "broken_part.py"]
+
+
+def test_imports_for_types_alone_do_not_count(tmp_path: Path) -> None:
+    text = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import blocks\nelse:\n    import others\n"
+    )
+    written(tmp_path, {"net.py": text, "blocks.py": "", "others.py": ""})
+    assert names(f"{tmp_path / 'net.py'}:build") == ["net.py", "others.py"]
+
+
+def test_a_module_in_the_working_directory_belongs_to_a_file_elsewhere(
+    standing: Path, tmp_path: Path
+) -> None:
+    written(tmp_path, {"net.py": "import stood_upon\n", "standing/stood_upon.py": ""})
+    assert names(f"{tmp_path / 'net.py'}:build") == ["net.py", "stood_upon.py"]
 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("resnett", r"unknown name 'resnett'; did you mean resnet\?"),
-        ("zzz", "unknown name 'zzz'; known: mlp, resnet"),
+        ("resnett", "unknown name 'resnett'; did you mean resnet "),
+        ("zzz", "unknown name 'zzz'; known: bert, .*, mlp, .*, vit"),
         ("no.such:thing", r"no module 'no\.such'"),
         ("lissom.models.none:thing", r"no module 'lissom\.models\.none'"),
         (":thing", "':thing'"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 from tests.unit.artifacts import tiny_onnx_artifact
-from tests.unit.small import TOYS, blobs, load, make, toy
+from tests.unit.small import KWARGS, TOYS, blobs, data_for, load, make, toy
 from torch import nn
 
 from lissom.artifact import Artifact, Factory, canonical_json
@@ -34,16 +34,20 @@ from lissom.structure import (
 )
 
 LAYERS = ("plain", "grouped", "depthwise", "group_norm", "layer_norm", "batch_norm")
+RECURRENT = ("rnn", "lstm", "gru")
 SOURCES = [*MODELS, *(f"{TOYS}:{name}" for name in LAYERS)]
+PRUNABLE = [source for source in SOURCES if source not in RECURRENT]
 DATA = blobs(40)
 
 
 def factory(source: str, **kwargs: Any) -> Factory:
-    return factory_for(ModelConfig(source=source, kwargs=kwargs), DATA)
+    config = ModelConfig(source=source, kwargs={**KWARGS.get(source, {}), **kwargs})
+    return factory_for(config, data_for(source))
 
 
-def example() -> torch.Tensor:
-    return torch.from_numpy(DATA.dataset.inputs["image"][:3])
+def example(source: str = "") -> torch.Tensor:
+    (samples,) = data_for(source).dataset.inputs.values()
+    return torch.from_numpy(samples[:3])
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -57,11 +61,11 @@ def pruned(source: str) -> tuple[Factory, nn.Module]:
     model = build(made).eval()
     for buffer in (buffer for buffer in model.buffers() if buffer.is_floating_point()):
         buffer.copy_(torch.rand_like(buffer) + 0.5)
-    assert remove_channels(model, PruneConfig(ratio=0.5, round_to=2), [example()])
+    assert remove_channels(model, PruneConfig(ratio=0.5, round_to=2), [example(source)])
     return made, model
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PRUNABLE)
 def test_a_pruned_model_comes_back_from_data_bit_for_bit(source: str) -> None:
     made, model = pruned(source)
     structure = json.loads(canonical_json(record(model, made)))
@@ -69,17 +73,17 @@ def test_a_pruned_model_comes_back_from_data_bit_for_bit(source: str) -> None:
     assert shapes(again) == shapes(model) != shapes(build(made))
     assert not again.training
     with torch.inference_mode():
-        assert torch.equal(again(example()), model(example()))
+        assert torch.equal(again(example(source)), model(example(source)))
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PRUNABLE)
 def test_a_model_that_came_back_can_be_pruned_and_stored_again(source: str) -> None:
     made, model = pruned(source)
     again = load_weights(rebuild(made, record(model, made)), weights_bytes(model))
-    remove_channels(again, PruneConfig(ratio=0.5, round_to=1), [example()])
+    remove_channels(again, PruneConfig(ratio=0.5, round_to=1), [example(source)])
     third = load_weights(rebuild(made, json.loads(json.dumps(record(again, made)))), weights_bytes(again))
     with torch.inference_mode():
-        assert torch.equal(third(example()), again(example()))
+        assert torch.equal(third(example(source)), again(example(source)))
     assert sum(p.numel() for p in third.parameters()) < sum(p.numel() for p in model.parameters())
 
 
@@ -140,7 +144,7 @@ def test_modules_that_were_added_are_refused() -> None:
     made = factory("mlp")
     model = build(made)
     model.append(nn.Linear(4, 4))
-    with pytest.raises(ModelError, match="the modules of the model are not those of mlp: 6"):
+    with pytest.raises(ModelError, match="the modules of the model are not those of mlp: "):
         record(model, made)
 
 
@@ -163,7 +167,7 @@ def test_weights_that_do_not_fit_name_the_first_tensors() -> None:
 
 
 def test_weights_of_another_architecture_name_what_is_absent() -> None:
-    with pytest.raises(ModelError, match=r"1\.bias: model \(128,\), file absent"):
+    with pytest.raises(ModelError, match=r"1\.bias: model \(32,\), file absent"):
         check_state(build(factory("mlp")), {})
     state = build(factory("mlp")).state_dict() | {"0.extra": torch.zeros(2)}
     with pytest.raises(ModelError, match=r"in 1 tensors; first: 0\.extra: model absent, file \(2,\)"):

@@ -77,7 +77,7 @@ def register(
             outcome = call(**{key: value for key, value in arguments.items() if key in own})
         except KeyboardInterrupt as exc:  # typer would end without a word
             raise Interrupted(
-                "interrupted; finished stages are kept", hint="the same command goes on from there"
+                "interrupted; finished stages and epochs are kept", hint="the same command goes on from there"
             ) from exc
         if place().leads:
             show(name, outcome, as_json=as_json, folder=None if "out" in own else arguments["out"])
@@ -194,6 +194,8 @@ def train(
     \b
     lissom train resnet --data digits --kwarg 'widths=[32,64]' --kwarg 'blocks=[1,1]'
     lissom train my/model.py:build --data my.npz --epochs 50
+    lissom train vit --data 'photos/?image_size=32' --set stages.train.optimizer=adamw --learning-rate 0.001
+    lissom train my/model.py:build --data table.csv?label=price --task my/task.py:Task
     """
     return {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
 

@@ -18,7 +18,13 @@ ArtifactPath = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, such as runs/digits/artifact.")
 ]
 Data = Annotated[
-    str, typer.Option("--data", metavar="DATA", help="Built-in name, .npz file, or package.module:factory.")
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Built-in name, .npz, .csv or .parquet file, folder, or factory; options after '?', such as "
+        "'photos/?image_size=64'.",
+    ),
 ]
 OptionalData = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Data; default: what the artifact was made with.")

@@ -2,6 +2,10 @@
 
 Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv 2010.11929. Pre-norm blocks, learned positions. The
 default averages the patches for the head, which needs no class token and is as accurate (appendix D.3).
+
+With the `conv` stem a few strided 3x3 convolutions embed the patches instead of one large one (Xiao et al.,
+Early Convolutions Help Transformers See Better, arXiv 2106.14881): without them a transformer takes very long
+to learn from few images.
 """
 
 from __future__ import annotations
@@ -13,10 +17,11 @@ from lissom.models.attention import EncoderBlock
 from lissom.models.layers import check_name, check_positive, initialise
 
 POOLINGS = ("mean", "token")
+STEMS = ("patch", "conv")
 
 
 class VisionTransformer(nn.Module):
-    """A convolution that embeds patches, encoder blocks, mean or class token, one linear layer."""
+    """A stem that embeds patches, encoder blocks, mean or class token, one linear layer."""
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class VisionTransformer(nn.Module):
         hidden: int,
         dropout: float,
         pooling: str,
+        stem: str,
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, patch_size=patch_size, depth=depth, hidden=hidden)
@@ -40,7 +46,7 @@ class VisionTransformer(nn.Module):
         self.image_size = image_size
         has_token = pooling == "token"
         num_positions = (image_size // patch_size) ** 2 + has_token
-        self.patches = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
+        self.patches = _stem(stem, in_channels, width, patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
         self.positions = nn.Parameter(torch.zeros(1, num_positions, width))
         self.dropout = nn.Dropout(dropout)
@@ -71,6 +77,29 @@ class VisionTransformer(nn.Module):
         return logits
 
 
+def _stem(kind: str, in_channels: int, width: int, patch_size: int) -> nn.Module:
+    """[batch, in_channels, size, size] to [batch, width, size / patch_size, size / patch_size]."""
+    check_name("stem", kind, STEMS)
+    if kind == "patch":
+        return nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
+    halvings = patch_size.bit_length() - 1
+    if halvings < 1 or 1 << halvings != patch_size:
+        raise ValueError(
+            f"the conv stem halves the image; patch_size {patch_size} is no power of two above 1"
+        )
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for index in reversed(range(halvings)):
+        wider = max(8, width >> index)
+        layers += [
+            nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(wider),
+            nn.ReLU(),
+        ]
+        channels = wider
+    return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
+
+
 def vit(
     *,
     image_size: int = 32,
@@ -83,6 +112,7 @@ def vit(
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
     pooling: str = "mean",
+    stem: str = "patch",
 ) -> nn.Module:
     """A vision transformer for [batch, in_channels, image_size, image_size]; gives [batch, num_classes].
 
@@ -100,9 +130,11 @@ def vit(
         mlp_ratio: Width of the feed-forward network over `width`.
         dropout: Share set to zero in training, in [0, 1).
         pooling: mean of the patches, or a class token.
+        stem: patch, one convolution as in the paper; or conv, a 3x3 convolution for each halving.
 
     Raises:
-        ValueError: patch_size does not divide image_size, or num_heads does not divide width.
+        ValueError: patch_size does not divide image_size, num_heads does not divide width, or patch_size is
+            no power of two and the stem is conv.
     """
     model = VisionTransformer(
         image_size=image_size,
@@ -115,6 +147,7 @@ def vit(
         hidden=int(width * mlp_ratio),
         dropout=dropout,
         pooling=pooling,
+        stem=stem,
     )
     initialise(model, "normal")
     nn.init.normal_(model.positions, std=0.02)

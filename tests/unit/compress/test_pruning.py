@@ -12,14 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit import toys
-from tests.unit.small import blobs, load, make, toy
+from tests.unit.small import KWARGS, blobs, data_for, load, make, toy
 from torch import nn
+from torch.nn import functional
 
 from lissom.compress.pruning import remove_channels
 from lissom.errors import ModelError
 from lissom.models.cnn import resnet
 from lissom.models.mlp import mlp
 from lissom.recipe import PruneConfig
+from lissom.registry import MODELS, resolve
 from lissom.structure import load_model
 
 DATA = blobs(40)
@@ -289,3 +291,180 @@ def test_pruning_leaves_the_parent_as_it_was(tmp_path: Path) -> None:
     before = answers(load_model(whole))
     make(tmp_path / "prune", DATA, "prune", parents={"input": whole})
     assert torch.equal(answers(load_model(whole)), before)
+
+
+def built(name: str, **kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = resolve(name, known=MODELS)(**{**KWARGS[name], **kwargs})
+    assert isinstance(model, nn.Module)
+    return model.eval()
+
+
+def samples(name: str) -> torch.Tensor:
+    (found,) = data_for(name).dataset.inputs.values()
+    return torch.from_numpy(found[:2])
+
+
+HEADS = ("attention.q", "attention.k", "attention.v")
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "bert_mlm", "gpt"])
+@pytest.mark.parametrize("ranking", ["local", "global"])
+def test_a_transformer_loses_hidden_units_and_keeps_its_heads(name: str, ranking: str) -> None:
+    model = built(name, **({"in_channels": 1} if name == "vit" else {}))
+    with torch.inference_mode():
+        shape = model(samples(name)).shape
+    changed = remove_channels(model, PruneConfig(round_to=4, ranking=ranking), [samples(name)])
+    assert [key for key in changed if key.endswith("feed_forward.expand")]
+    assert not [key for key in changed if key.endswith(HEADS)]
+    with torch.inference_mode():
+        assert model(samples(name)).shape == shape
+
+
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_an_image_transformer_loses_width_with_its_positions(pooling: str) -> None:
+    model = built("vit", in_channels=1, pooling=pooling)
+    changed = remove_channels(model, PruneConfig(round_to=4), [samples("vit")])
+    assert changed["patches"] == [16, 8]
+    assert model.positions.shape[-1] == 8
+    assert model.blocks[0].attention.q.weight.shape == (16, 8)
+
+
+@pytest.mark.parametrize("name", ["bert_mlm", "gpt"])
+def test_embeddings_that_are_the_output_layer_too_keep_their_width(name: str) -> None:
+    model = built(name)
+    changed = remove_channels(model, PruneConfig(round_to=4), [samples(name)])
+    assert {key.rpartition(".")[2] for key in changed} == {"expand"}
+
+
+def test_a_classifier_of_text_loses_width_with_its_embeddings() -> None:
+    model = built("bert")
+    remove_channels(model, PruneConfig(round_to=4), [samples("bert")])
+    assert model.encoder.tokens.weight.shape == (16, 8)
+    assert model.encoder.positions.weight.shape == (12, 8)
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet50"])
+def test_a_deep_network_of_convolutions_loses_half_of_every_layer(name: str) -> None:
+    model = built(name, in_channels=1)
+    before = widths(model)
+    changed = remove_channels(model, PruneConfig(round_to=4), [samples(name)])
+    assert changed.keys() == before.keys() - {"head"}
+    assert all(after == width // 2 for width, after in changed.values())
+    assert answers(model).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("rnn", "RNN"), ("lstm", "LSTM"), ("gru", "GRU")])
+def test_a_recurrent_model_has_nothing_that_can_be_pruned_and_the_error_names_the_layer(
+    name: str, kind: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"nothing was pruned: .*recurrent \({kind}\)") as caught:
+        remove_channels(built(name), PruneConfig(), [samples(name)])
+    assert "\n" not in caught.value.message
+
+
+class Sequence1d(nn.Module):
+    """Convolutions that a recurrent layer reads, and linear layers after it."""
+
+    def __init__(self, layer: nn.Module, *, last_state: bool) -> None:
+        super().__init__()
+        self.last_state = last_state
+        self.first, self.second = nn.Linear(8, 32), nn.Linear(32, 16)
+        self.layer = layer
+        self.third, self.head = nn.Linear(24, 32), nn.Linear(32, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(image[:, 0]).relu())
+        states, last = self.layer(x)
+        last = last[0] if isinstance(last, tuple) else last
+        found: torch.Tensor = self.head(self.third(last[-1] if self.last_state else states[:, -1]).relu())
+        return found
+
+
+@pytest.mark.parametrize("last_state", [False, True])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_what_surrounds_a_recurrent_layer_is_pruned(kind: type[nn.RNNBase], last_state: bool) -> None:
+    torch.manual_seed(0)
+    model = Sequence1d(kind(16, 24, batch_first=True), last_state=last_state).eval()
+    assert pruned(model) == {"first": [32, 16], "third": [32, 16]}
+    assert answers(model).shape == (2, 4)
+
+
+def test_attention_of_torch_is_kept_and_the_rest_is_pruned() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.attention = nn.Linear(8, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+            self.expand, self.contract = nn.Linear(16, 64), nn.Linear(64, 16)
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            x = self.embed(image[:, 0])
+            x = x + self.attention(x, x, x)[0]
+            x = x + self.contract(self.expand(x).relu())
+            found: torch.Tensor = self.head(x.mean(dim=1))
+            return found
+
+    model = Encoder().eval()
+    assert pruned(model) == {"expand": [64, 32]}
+    assert answers(model).shape == (2, 4)
+
+
+class OwnAttention(nn.Module):
+    """An attention by hand, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.embed = nn.Linear(8, 16)
+        self.queries, self.keys, self.values = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.out, self.hidden, self.head = nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image[:, 0])
+        q, k, v = (layer(x).reshape(len(x), 8, 2, -1) for layer in (self.queries, self.keys, self.values))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.way == "fused":
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(2, 3)).softmax(dim=-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        found: torch.Tensor = self.head(self.hidden(x.mean(dim=1)).relu())
+        return found
+
+
+@pytest.mark.parametrize("way", ["fused", "by hand"])
+def test_heads_of_a_users_own_attention_are_not_mixed(way: str) -> None:
+    torch.manual_seed(0)
+    model = OwnAttention(way).eval()
+    changed = pruned(model)
+    assert changed["hidden"] == [32, 16]
+    assert not {"queries", "keys", "values"} & changed.keys()
+    assert answers(model).shape == (2, 4)
+
+
+def test_a_forward_that_breaks_after_pruning_is_a_model_error_that_says_what_to_do() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.side, self.head = nn.Linear(64, 32), nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            side = self.side(x.flatten(1)).reshape(-1, 4, 8).flatten(1)
+            found: torch.Tensor = self.head(self.body(x.flatten(1)).relu() * side)
+            return found
+
+    with pytest.raises(ModelError, match=r"does not run with fewer channels \(body") as caught:
+        pruned(Fixed().eval())
+    assert "prune.exclude" in caught.value.hint
+    model = Fixed().eval()
+    with pytest.raises(ModelError, match="nothing was pruned"):
+        pruned(model, exclude=["side"])
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "gpt"])
+def test_a_pruned_transformer_is_an_artifact_that_comes_back(tmp_path: Path, name: str) -> None:
+    whole = load(tmp_path / "load", data_for(name), name, **KWARGS[name])
+    small = make(tmp_path / "prune", data_for(name), "prune", parents={"input": whole}, round_to=4)
+    assert small.manifest.num_parameters < whole.manifest.num_parameters
+    assert small.manifest.signature == whole.manifest.signature

@@ -10,7 +10,7 @@ import pytest
 
 from lissom.errors import DataError
 from lissom.models import embedded, lettering
-from lissom.models.data import SPLITS, load_data
+from lissom.models.data import IGNORED, SPLITS, load_data
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,48 @@ def test_running_text_fills_every_split() -> None:
     }
 
 
-@pytest.mark.parametrize("source", ["topics?length=0", "topics-text?length=1", "topics-text?length=4000"])
+def test_masked_characters_are_those_of_the_running_text() -> None:
+    text, data = load_data("topics-text").dataset, load_data("topics-masked")
+    tokens, labels = data.dataset.inputs["tokens"], data.dataset.labels
+    assert labels is not None
+    assert data.kind == "tokens"
+    chosen = labels != IGNORED
+    assert np.array_equal(np.where(chosen, labels, tokens), text.inputs["tokens"])
+    assert set(chosen.sum(axis=1)) == {19}  # 15 % of 128
+    assert data.overlap() == {}
+    assert {split: len(index) for split, index in data.indices.items()} == {
+        split: len(index) for split, index in load_data("topics-text").indices.items()
+    }
+
+
+def test_of_the_chosen_characters_most_are_masked_some_replaced_and_some_stay() -> None:
+    dataset = load_data("topics-masked").dataset
+    assert dataset.labels is not None
+    chosen = dataset.labels != IGNORED
+    given, wanted = dataset.inputs["tokens"][chosen], dataset.labels[chosen]
+    assert (given == 127).mean() == pytest.approx(0.8, abs=0.01)
+    assert (given == wanted).mean() == pytest.approx(0.1, abs=0.01)
+    replaced = given[(given != 127) & (given != wanted)]
+    assert len(replaced) / len(given) == pytest.approx(0.1, abs=0.01)
+    assert len(np.unique(replaced)) == 95
+    assert (wanted != 127).all()
+
+
+def test_padding_is_not_masked_and_a_window_is_masked_as_if_it_were_alone() -> None:
+    window = np.array([*range(60, 80), *[0] * 20])
+    tokens, labels = embedded._masked(window)
+    assert (tokens[20:] == 0).all()
+    assert (labels[20:] == IGNORED).all()
+    assert (labels != IGNORED).sum() == 3
+    again = embedded._masked(window)
+    assert np.array_equal(tokens, again[0])
+    assert np.array_equal(labels, again[1])
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["topics?length=0", "topics-text?length=1", "topics-text?length=4000", "topics-masked?length=1"],
+)
 def test_lengths_out_of_range_are_refused(source: str) -> None:
     with pytest.raises(DataError, match="the option length is"):
         load_data(source)
