@@ -44,7 +44,7 @@ def refused(*stages: Any, overrides: tuple[str, ...] = (), **fields: Any) -> str
 
 def configs(base: type[Frozen] = Frozen) -> list[type[Frozen]]:
     """Every configuration that the module defines."""
-    found = [kind for kind in base.__subclasses__() if kind.__module__ == "lissom.recipe"]
+    found = [kind for kind in base.__subclasses__() if kind.__module__.startswith("lissom.recipe")]
     return [*found, *(inner for kind in found for inner in configs(kind))]
 
 
@@ -184,7 +184,7 @@ def test_an_override_reaches_a_stage_by_the_name_that_check_shows() -> None:
         ("stages.tran.epochs=1", "did you mean train?"),
         ("stages.7.epochs=1", "there is no '7' in the list"),
         ("name.first=x", "'first' is inside a value that has no keys"),
-        ("stages.train.epoch=1", "stages.0.epoch: unknown key; did you mean epochs?"),
+        ("stages.train.epoch=1", "stages.0.epoch: unknown key; did you mean epochs or step_epochs?"),
         ("stages=3", "stages: Input should be a valid tuple"),
     ],
 )
@@ -228,7 +228,11 @@ def test_stages_in_an_order_that_cannot_work_are_refused(stages: list[Any], mess
 @pytest.mark.parametrize(
     ("stages", "fields", "message"),
     [
-        ([{"stage": "train", "epoch": 1}], {}, "stages.0.epoch: unknown key; did you mean epochs?"),
+        (
+            [{"stage": "train", "epoch": 1}],
+            {},
+            "stages.0.epoch: unknown key; did you mean epochs or step_epochs?",
+        ),
         ([{"stage": "quantise"}], {}, "unknown stage 'quantise'; did you mean quantize?"),
         (
             [{"stage": "train", "epochs": 0}],
@@ -354,7 +358,7 @@ class BlurConfig(StageConfig):
 
 @pytest.fixture
 def own_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lissom.recipe, "_STAGE_TYPES", stage_types())
+    monkeypatch.setattr(lissom.recipe.stages, "_STAGE_TYPES", stage_types())
 
 
 @pytest.mark.usefixtures("own_types")

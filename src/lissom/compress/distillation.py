@@ -3,8 +3,9 @@
     loss = (1 - alpha) * CE(student, labels) + alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
 Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv 1503.02531. The factor T^2
-keeps the size of the gradient when the temperature T changes. Unless the images are augmented, the
-teacher answers each sample once and its logits are kept.
+keeps the size of the gradient when the temperature T changes. Values have no classes to soften: their loss
+is the squared distance to the teacher's. Of tokens only the positions that count teach. Unless the images
+are augmented, the teacher answers each sample once and its logits are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from lissom.artifact import Artifact
 from lissom.errors import ModelError
+from lissom.models.data import IGNORED
 from lissom.models.evaluation import predict
 from lissom.models.losses import loss_for
 from lissom.models.stages import Context, save_torch
@@ -36,10 +38,17 @@ def distill(parents: Mapping[str, Artifact], config: DistillConfig, context: Con
     _check_outputs(student, teacher)
     model = load_model(student)
     hard_loss = loss_for(context.task, config)
-    answers = _live_answers(teacher) if config.augment.active else _kept_answers(teacher, context)
+    kind = context.data.kind
+    live = config.augment.active or kind == "tokens"  # whose logits would fill the memory
+    answers = _live_answers(teacher) if live else _kept_answers(teacher, context)
 
     def loss(outputs: Tensor, batch: Batch) -> Tensor:
-        soft = soft_loss(outputs, answers(batch), config.temperature)
+        wanted = answers(batch)
+        if kind == "values":
+            soft = functional.mse_loss(outputs, wanted)
+        else:
+            counted = batch.targets != IGNORED if kind == "tokens" else slice(None)
+            soft = soft_loss(outputs[counted], wanted[counted], config.temperature)
         return (1 - config.alpha) * hard_loss(outputs, batch.targets) + config.alpha * soft
 
     history = fit(model, context, config, loss=loss)

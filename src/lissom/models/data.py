@@ -36,8 +36,10 @@ class Dataset:
     """Raw samples, as an application would send them.
 
     Attributes:
-        inputs: Arrays of shape [samples, ...] by input name. int32 and int64 are indices, such as tokens,
-            and reach the model as int64; every other type of number reaches it as float32.
+        inputs: Arrays of shape [samples, ...] by input name, images as [samples, channels, height, width].
+            int32 and int64 are indices of 0 and more, such as tokens, and reach the model as int64; every
+            other type of number reaches it as float32, so that tokens in uint8 or uint16 need
+            `.astype('int64')`.
         labels: Class indices [samples]; or values to be predicted, floats [samples] or [samples, columns];
             or token indices [samples, length], where -100 marks a position that does not count; or None.
         label_names: Name of each class; of each column of values, or none; of each token, or none.
@@ -141,6 +143,30 @@ class Data:
             raise DataError(f"{self.source} has no labels; an .npz holds them under the name y")
         dtype = np.float32 if self.kind == "values" else np.int64
         return np.asarray(self.dataset.labels[self.indices[split]], dtype=dtype)
+
+    def with_values(self) -> Data:
+        """The same samples and splits with classes that are named by numbers as values, float32.
+
+        Raises:
+            DataError: the labels are neither classes nor values, or a class has a name that is no number.
+        """
+        from lissom.models.preparation import values_from_classes
+
+        if self.kind == "values":
+            return self
+        return replace(self, dataset=values_from_classes(self.dataset, self.source))
+
+    def with_classes(self) -> Data:
+        """The same samples and splits with values that are whole numbers as classes, named by them.
+
+        Raises:
+            DataError: the labels are neither classes nor values, or a value is no whole number.
+        """
+        from lissom.models.preparation import classes_from_values
+
+        if self.kind == "classes":
+            return self
+        return replace(self, dataset=classes_from_values(self.dataset, self.source))
 
     def check_classes(self, splits: Iterable[str]) -> None:
         """Refuse splits in which a class has no sample; labels that are no classes pass.
@@ -280,6 +306,7 @@ def checked(dataset: Dataset, source: str) -> Dataset:
     for name, array in dataset.inputs.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{source}: input {name!r} holds {array.dtype}, not numbers")
+        _check_layout(name, array, source)
     lengths = {name: len(array) for name, array in found.items()}
     if not dataset.inputs or 0 in lengths.values():
         raise DataError(f"{source} holds no samples")
@@ -289,6 +316,7 @@ def checked(dataset: Dataset, source: str) -> Dataset:
         )
     if dataset.split is not None and (unknown := sorted(set(map(str, dataset.split)) - set(SPLITS))):
         raise DataError(f"{source}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}")
+    _check_indices(dataset, source)
     _check_labels(dataset, source)
     _check_preprocessing(dataset, source)
     return dataset
@@ -326,6 +354,31 @@ def _label_text(labels: np.ndarray | None, index: int) -> str:
     return str(labels[index]) if labels.ndim == 1 else np.ascontiguousarray(labels[index]).tobytes().hex()
 
 
+def _check_layout(name: str, array: np.ndarray, source: str) -> None:
+    """Refuse what looks like [samples, height, width, channels]."""
+    if array.ndim != 4 or not (array.dtype.kind == "f" or array.dtype == np.uint8):
+        return
+    height, width, channels = array.shape[1:]
+    if channels in (1, 3) and height not in (1, 3, 4) and width > channels:
+        raise DataError(
+            f"{source}: input {name!r} of shape {array.shape} looks like images with their channels last;"
+            " lissom takes [samples, channels, height, width]",
+            hint=f"{name}.transpose(0, 3, 1, 2)",
+        )
+
+
+def _check_indices(dataset: Dataset, source: str) -> None:
+    for name, array in dataset.inputs.items():
+        if not _is_index(array) or not array.size or array.min() >= 0:
+            continue
+        sample = np.flatnonzero((array.reshape(len(array), -1) < 0).any(axis=1))[0]
+        raise DataError(
+            f"{source}: token ids must be >= 0; input {name!r} ({array.dtype}) holds"
+            f" {array[sample].min()} in sample {sample}",
+            hint=f"padding is 0; numbers that are no tokens are floats: {name}.astype('float32')",
+        )
+
+
 def _check_labels(dataset: Dataset, source: str) -> None:
     labels, names = dataset.labels, dataset.label_names
     if labels is None:
@@ -360,6 +413,12 @@ def _check_tokens(labels: np.ndarray, names: tuple[str, ...], source: str) -> No
             f"{source}: labels of shape {labels.shape} could be classes or tokens",
             hint="classes have the shape [samples]: y[:, 0]",
         )
+    if _is_one_hot(labels) and len(names) in (0, labels.shape[1]):
+        raise DataError(
+            f"{source}: labels of shape {labels.shape} are one-hot, a single 1 in each row; integers of two"
+            " axes would be tokens",
+            hint="classes have the shape [samples]: y.argmax(axis=1)",
+        )
     bad = np.flatnonzero(((labels < 0) & (labels != IGNORED)).any(axis=1))
     if len(bad):
         raise DataError(
@@ -368,6 +427,10 @@ def _check_tokens(labels: np.ndarray, names: tuple[str, ...], source: str) -> No
         )
     if names and labels.max() >= len(names):
         raise DataError(f"{source}: token labels reach {labels.max()}, with {len(names)} names")
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    return bool(labels.size and labels.min() == 0 and labels.max() == 1 and (labels.sum(axis=1) == 1).all())
 
 
 def _check_preprocessing(dataset: Dataset, source: str) -> None:

@@ -5,7 +5,7 @@
     train-images-idx3-ubyte[.gz], ...      MNIST and its kin (IDX), images and labels in pairs
     data_batch_1.bin or train.bin, ...     CIFAR-10 or CIFAR-100, the binary version
     dataset_dict.json or state.json, ...   Hugging Face datasets, as saved to disk
-    cat/1.jpg or train/cat/1.jpg, ...      one subfolder a class, perhaps inside train, val and test
+    cat/1.jpg or Training/cat/1.jpg, ...   one subfolder a class, perhaps inside train, val and test
 
 Nothing is unpickled. What is cut or mislabelled is refused by the name of its file and record.
 """

@@ -5,18 +5,36 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lissom.errors import DataError, near
+from lissom.logs import log
 from lissom.models.data import Dataset
 from lissom.models.image_formats import Picture, images_of
-from lissom.models.preparation import PARTS, require_whole, with_names, with_normalization, with_parts
+from lissom.models.preparation import (
+    PARTS,
+    is_part,
+    require_whole,
+    with_names,
+    with_normalization,
+    with_parts,
+)
 from lissom.optional import require
 
 _LABELS = ("label", "labels", "y")
-_PART_OF_FILE = re.compile(rf".*?-?({'|'.join(PARTS)})(-\d+-of-\d+)?\.arrow")
+_PART_OF_FILE = re.compile(rf".*?-?({'|'.join(PARTS)})(-\d+-of-\d+)?\.arrow", re.IGNORECASE)
+_BESIDE_TOKENS = ("attention_mask", "token_type_ids", "special_tokens_mask")
+"""What tokenizers write beside `input_ids`, and models that read 0 as padding do without."""
+
+
+class Shard(NamedTuple):
+    """The records of a file, and the part of the data set that it belongs to."""
+
+    file: Path
+    part: str
+    table: Any
 
 
 def dataset_from_hugging_face(
@@ -24,12 +42,16 @@ def dataset_from_hugging_face(
 ) -> Dataset:
     """Images, arrays and lists of one length are inputs; the column label, labels or y holds the labels.
 
-    Signed integers in lists, such as `input_ids`, are tokens (int64). Text and single numbers are skipped.
+    Signed integers in lists, such as `input_ids`, are tokens (int64). Beside `input_ids`, where 0 is padding,
+    `attention_mask`, `token_type_ids` and `special_tokens_mask` are inputs only where they are asked for.
+    Text and single numbers are skipped. A part in which every label is -1, as in the test part of GLUE, has
+    none and is left out.
 
     Args:
         path: A folder written by `save_to_disk`, or one of the cache with `dataset_info.json`.
         label: Name of the label column.
-        inputs: Names of the input columns, separated by commas; without it, all that can be inputs.
+        inputs: Names of the input columns, separated by commas; without it, all that can be inputs but
+            the masks beside `input_ids`.
         image_size: Side in pixels to which every image is cropped at its centre and resized.
 
     Raises:
@@ -38,17 +60,16 @@ def dataset_from_hugging_face(
     """
     if image_size is not None:
         require_whole("image_size", image_size, minimum=1)
-    tables, parts = [], []
-    info: dict[str, Any] = {}
-    for folder in _folders(path):
-        info = info or _json(folder / "dataset_info.json")
-        for file, part in _arrow_files(folder):
-            tables.append(_table(file))
-            parts += [part] * tables[-1].num_rows
-            _check_class_labels(tables[-1], info, file)
+    folders = _folders(path)
+    info = next(filter(None, (_json(folder / "dataset_info.json") for folder in folders)), {})
+    shards = [Shard(file, part, _table(file)) for folder in folders for file, part in _arrow_files(folder)]
+    shards = _labelled(shards, _label_column(path, label, shards[0].table.column_names))
+    for shard in shards:
+        _check_class_labels(shard.table, info, shard.file)
+    parts = [shard.part for shard in shards for _ in range(shard.table.num_rows)]
     arrow = require("pyarrow", extra="data")
     try:
-        table = arrow.concat_tables(tables)
+        table = arrow.concat_tables([shard.table for shard in shards])
     except arrow.ArrowException as exc:
         raise DataError(f"{path}: the files hold different columns: {exc}") from exc
     if not table.num_rows:
@@ -90,7 +111,7 @@ def _arrow_files(folder: Path) -> list[tuple[Path, str]]:
     if not files:
         raise DataError(f"{folder} holds no .arrow files")
     found = [(file, _PART_OF_FILE.fullmatch(file.name)) for file in files]
-    default = folder.name if folder.name in PARTS else "train"
+    default = folder.name if is_part(folder.name) else "train"
     return [(file, match[1] if match else default) for file, match in found]
 
 
@@ -134,6 +155,30 @@ def _label_column(path: Path, label: str | None, columns: list[str]) -> str | No
     return label
 
 
+def _labelled(shards: list[Shard], label: str | None) -> list[Shard]:
+    """Without the parts in which every label is -1; all where no part has others."""
+    parts: dict[tuple[Path, str], list[Shard]] = {}
+    for shard in shards:
+        parts.setdefault((shard.file.parent, shard.part), []).append(shard)
+    hidden = [key for key, part in parts.items() if all(_is_hidden(shard.table, label) for shard in part)]
+    if len(hidden) == len(parts):
+        return shards
+    for folder, part in hidden:
+        log.warning("%s: the part %s is left out: every label of it is -1", folder, part)
+    return [shard for shard in shards if (shard.file.parent, shard.part) not in hidden]
+
+
+def _is_hidden(table: Any, label: str | None) -> bool:
+    """Whether every label is -1, in the place of one that the publisher keeps."""
+    if label not in table.column_names:
+        return False
+    compute, types = require("pyarrow.compute", extra="data"), require("pyarrow", extra="data").types
+    column = table.column(label)
+    if column.null_count or not (types.is_integer(column.type) or types.is_floating(column.type)):
+        return False
+    return bool(compute.all(compute.equal(column, -1)).as_py())
+
+
 def _class_names(info: dict[str, Any], column: str) -> tuple[str, ...]:
     """Names of a column of the type ClassLabel, else nothing."""
     feature = (info.get("features") or {}).get(column)
@@ -170,6 +215,8 @@ def _inputs(
         if name != label and (_is_image(table, name) or _is_list(table, name))
     ]
     names = [name.strip() for name in str(wanted).split(",")] if wanted else usable
+    if not wanted and "input_ids" in usable:
+        names = _without_masks(path, table, usable)
     found = ", ".join(f"{name} ({table.schema.field(name).type})" for name in table.column_names)
     for name in names:
         if name not in usable:
@@ -183,6 +230,20 @@ def _inputs(
         name: _images(path, table, name, image_size) if _is_image(table, name) else _dense(path, table, name)
         for name in names
     }
+
+
+def _without_masks(path: Path, table: Any, usable: list[str]) -> list[str]:
+    """The columns but for the masks beside `input_ids`, with a word where these hide what is not 0."""
+    names = [name for name in usable if name not in _BESIDE_TOKENS]
+    if left_out := [name for name in usable if name not in names]:
+        log.info("%s: %s left out; ?inputs=%s takes all", path, ", ".join(left_out), ",".join(usable))
+    if "attention_mask" in left_out:
+        tokens, mask = _dense(path, table, "input_ids"), _dense(path, table, "attention_mask")
+        hidden = tokens[mask == 0] if tokens.shape == mask.shape else tokens[:0]
+        if hidden.any():
+            padding = hidden[hidden != 0][0]
+            log.warning("%s: attention_mask hides the token %d, but only 0 is padding", path, padding)
+    return names
 
 
 def _is_image(table: Any, name: str) -> bool:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lissom.errors import DataError
+from lissom.logs import log
 from lissom.models.data import Dataset
-from lissom.models.preparation import PARTS, require_whole, with_names, with_normalization, with_parts
+from lissom.models.preparation import is_part, require_whole, with_names, with_normalization, with_parts
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_IGNORED_FILES = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
+_IGNORED = ("Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX")  # what file managers leave behind
 _GREY = ("1", "L", "LA")
 _IDX_NAME = re.compile(r"(?P<part>.*?)(?P<what>images|labels)[-._](?P<kind>idx[13])-ubyte(\.gz)?")
 
@@ -35,24 +36,26 @@ class Picture(NamedTuple):
 def dataset_from_image_folder(path: Path, *, image_size: int | None = None) -> Dataset:
     """Images in one subfolder a class, perhaps inside `train/` beside `test/` or `val/`; any Pillow format.
 
+    16-bit grey is scaled from 0...65535 to 0...255. What begins with a dot is skipped.
+
     Args:
         path: The folder.
         image_size: Side in pixels to which every image is cropped at its centre and resized; without it,
             all must have one size.
 
     Raises:
-        DataError: naming the file that is no image, is damaged, or differs in size.
+        DataError: naming the file that is no image, is damaged, or differs in size, or the folder that
+            is neither a part nor a class.
     """
     _check_image_size(image_size)
-    folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name[0] != "."]
-    in_parts = "train" in {folder.name for folder in folders} and {f.name for f in folders} <= set(PARTS)
+    parts = _part_folders(path)
     entries: list[tuple[str, str, Path]] = []
-    for part in folders if in_parts else [path]:
-        for folder in sorted(child for child in part.iterdir() if child.is_dir() and child.name[0] != "."):
-            files = [file for file in sorted(folder.rglob("*")) if _is_candidate(file)]
+    for part in parts or [path]:
+        for folder in _subfolders(part):
+            files = [file for file in sorted(folder.rglob("*")) if _is_candidate(file, folder)]
             if not files:
                 raise DataError(f"the class folder {folder} holds no images", hint="remove it, or fill it")
-            entries += [(part.name if in_parts else "train", folder.name, file) for file in files]
+            entries += [(part.name if parts else "train", folder.name, file) for file in files]
     if not entries:
         raise DataError(f"{path} holds no class folders with images")
     pictures = [Picture(str(file), file.read_bytes()) for _, _, file in entries]
@@ -61,6 +64,42 @@ def dataset_from_image_folder(path: Path, *, image_size: int | None = None) -> D
     return with_normalization(
         with_parts(Dataset({"image": images}, labels, names), [part for part, _, _ in entries]), "image"
     )
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return [child for child in sorted(path.iterdir()) if child.is_dir() and not _is_ignored(child.name)]
+
+
+def _is_ignored(name: str) -> bool:
+    return name[0] == "." or name in _IGNORED
+
+
+def _is_candidate(file: Path, folder: Path) -> bool:
+    return file.is_file() and not any(map(_is_ignored, file.relative_to(folder).parts))
+
+
+def _part_folders(path: Path) -> list[Path]:
+    """Parts with their class folders, or none where the folders are classes, one of which may be called test.
+
+    Raises:
+        DataError: a folder that is no part stands beside parts, or the part for training has no classes.
+    """
+    folders = _subfolders(path)
+    parts = [folder for folder in folders if is_part(folder.name) and _subfolders(folder)]
+    if not parts:
+        return []
+    for folder in folders:
+        if not is_part(folder.name):
+            raise DataError(
+                f"{path}: the folder {folder.name} stands beside the parts"
+                f" {', '.join(part.name for part in parts)}, and is no part",
+                hint="parts are called train, val and test, and hold one subfolder a class; move others away",
+            )
+        if folder not in parts and folder.name.lower().startswith("train"):
+            raise DataError(f"{folder} has no subfolder for each class, though {parts[0]} has")
+        if folder not in parts:
+            log.warning("%s is left out: it has no subfolder for each class", folder)
+    return parts
 
 
 def images_of(pictures: Sequence[Picture], image_size: int | None, source: str) -> np.ndarray:
@@ -111,18 +150,20 @@ def dataset_from_cifar(path: Path) -> Dataset:
     return with_normalization(with_parts(dataset, parts), "image")
 
 
-def dataset_from_idx(path: Path) -> Dataset:
+def dataset_from_idx(path: Path, *, subset: str | None = None) -> Dataset:
     """MNIST and its kin: pairs of IDX files of images and labels, perhaps packed by gzip.
 
     LeCun, Cortes and Burges, The MNIST database; a name that holds `t10k` or `test` is the test part.
 
+    Args:
+        path: The folder.
+        subset: Which data set to read where there are several: `letters` for `emnist-letters-train-...`.
+
     Raises:
-        DataError: naming the file, and the record where it is cut, or the partner that is missing.
+        DataError: naming the file, and the record where it is cut, or the partner that is missing, or the
+            data sets of which one is to be named.
     """
-    found: dict[str, dict[str, Path]] = {}
-    for file in sorted(path.iterdir()):
-        if name := _IDX_NAME.fullmatch(file.name):
-            found.setdefault(name["part"], {}).setdefault(name["what"], file)
+    found = _idx_pairs(path, subset)
     images, labels, parts = [], [], []
     for part, pair in found.items():
         for what in {"images", "labels"} - set(pair):
@@ -133,10 +174,7 @@ def dataset_from_idx(path: Path) -> Dataset:
             raise DataError(
                 f"{pair['images']} has {len(images[-1])} records, {pair['labels'].name} {len(labels[-1])}"
             )
-        is_test = "t10k" in part or "test" in part
-        parts += ["test" if is_test else "train"] * len(labels[-1])
-    if not images:
-        raise DataError(f"{path}: no file is named as in train-images-idx3-ubyte, train-labels-idx1-ubyte")
+        parts += [part] * len(labels[-1])
     if len({array.shape[1:] for array in images}) > 1:
         raise DataError(f"{path}: the parts {', '.join(found)} hold images of different sizes")
     classes, names = with_names(np.concatenate(labels))
@@ -144,13 +182,32 @@ def dataset_from_idx(path: Path) -> Dataset:
     return with_normalization(with_parts(dataset, parts), "image")
 
 
+def _idx_pairs(path: Path, subset: str | None) -> dict[str, dict[str, Path]]:
+    """Files of images and of labels by part, of the one data set that is there or is asked for."""
+    found: dict[str, dict[str, dict[str, Path]]] = {}
+    for file in sorted(path.iterdir()):
+        if name := _IDX_NAME.fullmatch(file.name):
+            words = [word for word in re.split(r"[-_.]", name["part"]) if word]
+            part = next(filter(is_part, reversed(words)), "train")
+            title = "-".join(word for word in words if not is_part(word)) or "unnamed"
+            found.setdefault(title, {}).setdefault(part, {}).setdefault(name["what"], file)
+    if not found:
+        raise DataError(f"{path}: no file is named as in train-images-idx3-ubyte, train-labels-idx1-ubyte")
+    if subset is None and len(found) == 1:
+        return next(iter(found.values()))
+    matches = [title for title in found if subset is not None and f"-{title}".endswith(f"-{subset}")]
+    if str(subset) in found or len(matches) == 1:
+        return found.get(str(subset)) or found[matches[0]]
+    asked = "" if subset is None else f", and {subset!r} names {'several' if matches else 'none'} of them"
+    raise DataError(
+        f"{path} holds the data sets {', '.join(found)}{asked}",
+        hint=f"name one: {path}?subset={(matches or list(found))[0].rpartition('-')[2]}",
+    )
+
+
 def _check_image_size(image_size: int | None) -> None:
     if image_size is not None:
         require_whole("image_size", image_size, minimum=1)
-
-
-def _is_candidate(file: Path) -> bool:
-    return file.is_file() and file.name[0] != "." and file.name not in _IGNORED_FILES
 
 
 def _decoded(picture: Picture, image_size: int | None) -> np.ndarray:
@@ -162,7 +219,7 @@ def _decoded(picture: Picture, image_size: int | None) -> np.ndarray:
             image = ImageOps.exif_transpose(opened)
             return _pixels(image, picture.name, image_size)
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error) as exc:
-        reason = "it is empty" if not picture.content else str(exc).replace(f" {picture.content!r}", "")
+        reason = re.sub(r" <_io\.BytesIO[^>]*>", "", str(exc)) if picture.content else "it is empty"
         raise DataError(f"{picture.name} cannot be read as an image: {reason}") from exc
     except Image.DecompressionBombError as exc:
         raise DataError(f"{picture.name} is refused: {exc}") from exc
@@ -171,8 +228,13 @@ def _decoded(picture: Picture, image_size: int | None) -> np.ndarray:
 def _pixels(image: Image.Image, name: str, image_size: int | None) -> np.ndarray:
     from PIL import Image
 
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.mode[0] in "IF":
-        raise DataError(f"{name} has pixels of mode {image.mode}; images have 8 bits a channel")
+        raise DataError(
+            f"{name} has pixels of mode {image.mode}; images have 8 bits a channel, or 16 bits of grey",
+            hint="scale its pixels to 0...255 and save them as uint8, or put float arrays into an .npz",
+        )
     image = image.convert("L" if image.mode in _GREY else "RGB")
     if image_size is not None:
         side = min(image.size)

@@ -76,14 +76,25 @@ def model_for(config: ModelConfig, factory: Factory) -> nn.Module:
     return model
 
 
+def _conversion(path: Path) -> str:
+    """The command that turns a pickled checkpoint into plain tensors, for a file that is trusted."""
+    weights = path.with_suffix(".safetensors")
+    return (
+        "where you trust it, convert it once:\n"
+        f"  python -c \"import torch; from safetensors.torch import save_file; c = torch.load('{path}', "
+        "weights_only=False, map_location='cpu'); c = c.get('state_dict', c) if isinstance(c, dict) else "
+        f"c.state_dict(); save_file({{k: v.contiguous().clone() for k, v in c.items()}}, '{weights}')\"\n"
+        f"and go on with --weights {weights}"
+    )
+
+
 def _unpickled_safely(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise ModelError(
             f"{path} holds pickled Python objects, which run code when they are loaded; refused",
-            hint="where you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=False)"
-            ".state_dict(), 'weights.safetensors')",
+            hint=_conversion(path),
         ) from exc
     except (RuntimeError, EOFError, OSError) as exc:
         problem = (str(exc) or type(exc).__name__).splitlines()[0]

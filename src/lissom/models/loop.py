@@ -6,19 +6,22 @@ from a checkpoint, which is always the end of an epoch, computes what the unbrok
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from lissom.errors import DataError
+from lissom.errors import DataError, ModelError
 from lissom.logs import Advance
 from lissom.models.augmentation import Augmenter
 from lissom.models.diagnostics import STEPS_WATCHED, Watcher
@@ -42,6 +45,9 @@ class Batch:
     targets: Tensor
     positions: Tensor
 
+
+_SCORED_ELEMENTS = 2_000_000
+"""Outputs of a batch up to which every batch is scored."""
 
 BatchLoss = Callable[[Any, Batch], Tensor]
 """(outputs of the model, batch) to a scalar."""
@@ -132,9 +138,10 @@ class TrainingModule(lightning.LightningModule):
             outputs = self._answer(inputs)
         value = self.loss(outputs, Batch(inputs, targets, positions))
         if not torch.isfinite(value):
-            raise self._not_finite(value, step, positions)
-        mixed = self.augment is not None and self.config.augment.mixes
-        self._train.add(value, None if mixed else self._score(outputs, targets))
+            samples = ", ".join(str(position) for position in positions[:5].tolist())
+            where = f"step {step + 1}, on samples {samples}, ... of the train split"
+            raise self._not_finite(f"the loss is {value.item()}", where)
+        self._train.add(value, self._score(outputs, targets) if self._scores(outputs) else None)
         return (value + penalty(self.model, self.config)) * self._share(step, len(positions))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -164,7 +171,12 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning the score that early stopping and the choice of weights go by."""
-        self.log("select_score", self._select.figures()["score"], logger=False)
+        figures = self._select.figures()
+        if not math.isfinite(figures["loss"]):
+            raise self._not_finite(
+                f"the loss on the select split is {figures['loss']}", "after its last step"
+            )
+        self.log("select_score", figures["score"], logger=False)
 
     def on_train_epoch_end(self) -> None:
         """Write the figures of the epoch down, and let the plateau schedule see them."""
@@ -196,37 +208,63 @@ class TrainingModule(lightning.LightningModule):
     def _answer(self, inputs: Sequence[Tensor]) -> Any:
         if self.config.channels_last:
             inputs = [_channels_last(tensor) for tensor in inputs]
-        return self.model(*inputs)
+        try:
+            return self.model(*inputs)
+        except IndexError as exc:
+            raise ModelError(
+                f"the model cannot look up an index of the data: {exc}",
+                hint="model.kwargs.vocab_size must be above the highest token of every split",
+            ) from exc
 
     @torch.no_grad()
     def _score(self, outputs: Any, targets: Tensor) -> np.ndarray:
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        answers: Any = self.task.predict(first.detach())
-        answers = answers.float() if answers.is_floating_point() else answers
-        return np.asarray(self.task.score(answers.cpu().numpy(), targets.cpu().numpy()), dtype=np.float64)
+        answers = self.task.predict(first.detach().float().cpu().numpy())
+        return np.asarray(self.task.score(answers, targets.cpu().numpy()), dtype=np.float64)
+
+    def _scores(self, outputs: Any) -> bool:
+        """Mixed samples have no one label; outputs of a large vocabulary are scored in a few steps only."""
+        if self.augment is not None and self.config.augment.mixes:
+            return False
+        first = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        return bool(self._watched or first.numel() <= _SCORED_ELEMENTS)
 
     def _share(self, step: int, num_samples: int) -> float:
-        """Weight of this process, so that the mean of all gradients is that of the whole batch."""
-        if self.trainer.world_size == 1:
-            return 1.0
+        """Weight of a batch, so that what processes and accumulation average is the mean over all samples."""
         loader: Any = self.trainer.train_dataloader
         batches: EpochBatches = loader.sampler
         whole = min(batches.batch_size, batches.num_samples - step * batches.batch_size)
-        return self.trainer.world_size * num_samples / whole
+        accumulate, last = self.config.accumulate, len(batches) % self.config.accumulate
+        group = last if step >= len(batches) - last else accumulate
+        return accumulate / group * self.trainer.world_size * num_samples / whole
 
     def _over_processes(self, value: float) -> float:
         if self.trainer.world_size == 1:
             return value
         return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="mean"))
 
-    def _not_finite(self, value: Tensor, step: int, positions: Tensor) -> DataError:
-        samples = ", ".join(str(position) for position in positions[:5].tolist())
-        kept = f"; epoch {self.current_epoch} is kept" if self.current_epoch else ""
+    def _not_finite(self, what: str, where: str) -> DataError:
+        kept = Path(self.trainer.default_root_dir) / "last.ckpt"
         return DataError(
-            f"the loss is {value.item()} in epoch {self.current_epoch + 1}, step {step + 1}, "
-            f"on samples {samples}, ... of the train split{kept}",
+            f"{what} in epoch {self.current_epoch + 1}, {where}"
+            + (f"; epoch {self.current_epoch} is kept in {kept}" if kept.exists() else ""),
             hint="lower learning_rate, set clip_norm, or look for extreme values in the data",
         )
+
+
+class Keeper(ModelCheckpoint):
+    """Keeps checkpoints in one folder; goes on from its state also where that folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning forgets the best score when the folder has another path."""
+        old, new = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): score for key, score in value.items()}
+            return value.replace(old, new, 1) if isinstance(value, str) else value
+
+        super().load_state_dict({key: moved(value) for key, value in state_dict.items()})
 
 
 class StepProgress(lightning.Callback):

@@ -36,6 +36,11 @@ def loss_for(task: Task, config: OptimizationConfig) -> TaskLoss:
             f"the loss {name!r} does not fit {type(task).__name__}",
             hint=near(name, task.losses) if task.losses else "this task has a loss of its own; name none",
         )
+    if config.label_smoothing and name not in ("cross-entropy", "focal"):
+        raise RecipeError(
+            f"label_smoothing spreads a target over classes, which {name!r} does not have",
+            hint="leave label_smoothing out",
+        )
     function = LOSSES[name]
     return lambda outputs, targets: function(outputs, targets, config)
 
@@ -43,19 +48,27 @@ def loss_for(task: Task, config: OptimizationConfig) -> TaskLoss:
 def cross_entropy(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
     """Logits [..., classes] against class indices [...] or, when samples are mixed, shares [..., classes]."""
     logits, wanted = _flat(outputs, targets)
-    return functional.cross_entropy(
-        logits, wanted, label_smoothing=config.label_smoothing, ignore_index=IGNORED
+    smoothing = config.label_smoothing
+    if outputs.ndim <= 2:
+        return functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+    total = functional.cross_entropy(
+        logits, wanted, label_smoothing=smoothing, ignore_index=IGNORED, reduction="sum"
     )
+    return total / (wanted != IGNORED).sum().clamp(min=1)  # a batch in which nothing counts loses nothing
 
 
 def focal(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
-    """Focal loss of logits [..., classes]; with gamma 0 it is cross-entropy without smoothing."""
+    """Focal loss of logits [..., classes]; with gamma 0 it is cross-entropy."""
     logits, wanted = _flat(outputs, targets)
     log_shares = functional.log_softmax(logits, dim=-1)
     discounted = (1 - log_shares.exp()) ** config.focal_gamma * log_shares
     if wanted.is_floating_point():
-        return -(wanted * discounted).sum(dim=-1).mean()
-    return functional.nll_loss(discounted, wanted, ignore_index=IGNORED)
+        shares, counted = wanted, torch.ones_like(wanted[:, 0])
+    else:
+        shares = functional.one_hot(wanted.clamp(min=0), logits.shape[-1]).float()
+        counted = (wanted != IGNORED).float()
+    shares = (1 - config.label_smoothing) * shares + config.label_smoothing / logits.shape[-1]
+    return -((shares * discounted).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def mse(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:

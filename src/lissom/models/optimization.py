@@ -8,10 +8,15 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
+from lissom.logs import log
 from lissom.recipe import OptimizationConfig
 
 _WARMUP_START = 1e-3
 """Share of the learning rate at which warm-up begins."""
+
+_MOMENTUM_SWING = 0.05
+"""How far one-cycle takes the momentum down while the rate rises, and up while it falls."""
+_FEW_STEPS = 4
 
 
 def optimizer_for(model: nn.Module, config: OptimizationConfig) -> optim.Optimizer:
@@ -53,7 +58,12 @@ def plateau_for(
     if config.schedule != "plateau":
         return None
     return lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=config.step_factor, patience=config.step_epochs
+        optimizer,
+        mode="max",
+        factor=config.step_factor,
+        patience=config.step_epochs,
+        threshold=1e-4,
+        threshold_mode="abs",  # a share of a negative score would count as better than it
     )
 
 
@@ -70,12 +80,18 @@ def _main_schedule(
     optimizer: optim.Optimizer, config: OptimizationConfig, num_steps: int, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler:
     if config.schedule == "one-cycle":
-        cycles_momentum = config.optimizer == "sgd" and config.momentum > 0
+        if num_steps < _FEW_STEPS:
+            log.warning(
+                "one-cycle over %d steps hardly trains: the rate is near zero; take more epochs", num_steps
+            )
+        middle = config.momentum if config.optimizer == "sgd" else 0.9
         return lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=config.learning_rate,
             total_steps=num_steps,
-            cycle_momentum=cycles_momentum or config.optimizer in ("adam", "adamw"),
+            cycle_momentum=middle > 0 and config.optimizer != "rmsprop",
+            base_momentum=max(0.0, middle - _MOMENTUM_SWING),
+            max_momentum=min(0.999, middle + _MOMENTUM_SWING),
         )
     if config.schedule == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)

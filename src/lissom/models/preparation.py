@@ -14,12 +14,17 @@ from lissom.models.data import Data, Dataset, split_of
 # Of the part for training where the publisher names the test part, which becomes `report`.
 _SHARES_BESIDE_TEST = {"train": 0.70, "calibrate": 0.10, "select": 0.20}
 _SPLIT_OF_PART = {
-    "train": "train",
+    **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "select"),
-    **dict.fromkeys(("test", "t10k"), "report"),
+    **dict.fromkeys(("test", "testing", "t10k"), "report"),
 }
 PARTS = tuple(_SPLIT_OF_PART)
-"""Names under which publishers give the parts of a data set."""
+"""Names under which publishers give the parts of a data set, whatever their case."""
+
+
+def is_part(name: str) -> bool:
+    """Whether publishers give a part of a data set this name."""
+    return name.lower() in _SPLIT_OF_PART
 
 
 def with_names(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -37,14 +42,15 @@ def with_parts(dataset: Dataset, parts: Sequence[str]) -> Dataset:
 
     Args:
         dataset: Data without a split.
-        parts: For each sample, a name such as `train`, `validation` or `test`.
+        parts: For each sample, a name such as `train`, `validation` or `Testing`.
 
     Raises:
         DataError: a name is unknown.
     """
-    for name in set(parts) - set(_SPLIT_OF_PART):
-        raise DataError(f"unknown part {name!r}; {near(name, _SPLIT_OF_PART)}")
-    names = [_SPLIT_OF_PART[part] for part in parts]
+    for name in sorted(set(parts)):
+        if not is_part(name):
+            raise DataError(f"unknown part {name!r}; {near(name, _SPLIT_OF_PART)}")
+    names = [_SPLIT_OF_PART[part.lower()] for part in parts]
     if "report" not in names:
         names = ["report" if name == "select" else name for name in names]
     if set(names) - {"train"} == set() or "train" not in names:
@@ -77,6 +83,61 @@ def with_normalization(dataset: Dataset, name: str) -> Dataset:
         std.append(float(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum())) or 1.0)
     step = PreprocessingStep(input=name, mean=tuple(mean), std=tuple(std))
     return replace(dataset, preprocessing=(*dataset.preprocessing, step))
+
+
+def values_from_classes(dataset: Dataset, source: str) -> Dataset:
+    """The data set with the numbers that its classes are named by as labels: float32 [samples], no names.
+
+    Raises:
+        DataError: the labels are no classes, or a class has a name that is no finite number.
+    """
+    labels = _single_labels(dataset, source, wanted="values")
+    numbers = [_number(name) for name in dataset.label_names]
+    for name, number in zip(dataset.label_names, numbers, strict=True):
+        if number is None:
+            raise DataError(
+                f"{source}: the class {name!r} is no number, so that its labels cannot be values",
+                hint="values to be predicted are floats: y.astype('float32')",
+            )
+    return replace(dataset, labels=np.array(numbers, dtype=np.float32)[labels], label_names=())
+
+
+def classes_from_values(dataset: Dataset, source: str) -> Dataset:
+    """The data set with whole numbers as classes: int64 [samples], named by them in numerical order.
+
+    Raises:
+        DataError: the labels are no values, several a sample, or no whole numbers.
+    """
+    labels = _single_labels(dataset, source, wanted="classes")
+    if len(broken := np.flatnonzero(labels != np.round(labels))):
+        raise DataError(
+            f"{source}: the label of sample {broken[0]} is {labels[broken[0]]:g}; classes are whole numbers",
+            hint="values that are cut into classes: np.digitize(y, edges)",
+        )
+    values, positions = np.unique(labels, return_inverse=True)
+    return replace(dataset, labels=positions, label_names=tuple(str(int(value)) for value in values))
+
+
+def _single_labels(dataset: Dataset, source: str, *, wanted: str) -> np.ndarray:
+    """Labels [samples], classes where values are wanted and the other way round."""
+    labels = dataset.labels
+    if labels is None:
+        raise DataError(f"{source} has no labels; an .npz holds them under the name y")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        kind = "values" if labels.dtype.kind == "f" else "tokens"
+        raise DataError(f"{source}: labels of shape {labels.shape} are {kind}, and cannot be {wanted}")
+    return labels
+
+
+def _number(name: str) -> float | None:
+    """The finite number that a class is named by, in float32, or None."""
+    try:
+        number = float(name) if "_" not in name else np.nan  # Python reads 1_000 as a number
+    except ValueError:
+        return None
+    return number if abs(number) <= np.finfo(np.float32).max else None
 
 
 def require_whole(name: str, value: object, *, minimum: int) -> None:

@@ -101,8 +101,9 @@ def save_torch(model: nn.Module, factory: Factory, context: Context, *, notes: M
     """
     if place().leads:
         _write_torch(model, factory, context, notes)
-        shutil.rmtree(context.work_folder, ignore_errors=True)
     wait()
+    if place().leads:
+        shutil.rmtree(context.work_folder, ignore_errors=True)
     return Artifact.open(context.folder)
 
 

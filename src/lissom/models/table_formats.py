@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,18 @@ def dataset_from_table(path: Path, *, label: str = "y") -> Dataset:
     1, without the header.
 
     Args:
-        path: A `.csv` file (UTF-8, commas, a header) or a `.parquet` file.
+        path: A `.csv` file (UTF-8, a header; commas, semicolons or tabs between cells) or a `.parquet` file.
         label: Name of the label column.
 
     Raises:
-        DataError: naming the row and column of a cell that is missing or no number.
+        DataError: naming the row and column of a cell that is missing or no number, or the line that is no
+            UTF-8.
         MissingExtra: pyarrow is not installed.
     """
     if not path.is_file():
         raise DataError(f"no data at {path}")
     columns = _csv_columns(path) if path.suffix.lower() == ".csv" else _parquet_columns(path)
-    label = str(label)  # an option is YAML: a column named 3 comes as a number
+    label = str(label).strip()  # an option is YAML: a column named 3 comes as a number
     if label not in columns:
         raise DataError(
             f"{path} has no label column {label!r}; its columns are {', '.join(columns)}",
@@ -60,17 +63,51 @@ def _near_column(label: str, columns: Iterable[str]) -> str:
 def _csv_columns(path: Path) -> dict[str, list[Any]]:
     """Cells by column: numbers where all are, else text without outer blanks; None where empty."""
     reader, arrow = require("pyarrow.csv", extra="data"), require("pyarrow", extra="data")
+    content = path.read_bytes()
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            names = next(csv.reader(file), [])
-        _check_names(path, names)
+        delimiter, names = _header(_text(path, content))
+        _check_names(path, [name.strip() for name in names])
         # Text throughout: types guessed from the first block would fail without naming the row of a bad cell.
-        options = reader.ConvertOptions(column_types=dict.fromkeys(names, arrow.string()))
-        table = reader.read_csv(path, reader.ReadOptions(use_threads=False), convert_options=options)
+        table = reader.read_csv(
+            arrow.BufferReader(content),
+            reader.ReadOptions(use_threads=False),
+            reader.ParseOptions(delimiter=delimiter),
+            reader.ConvertOptions(column_types=dict.fromkeys(names, arrow.string())),
+        )
     except (arrow.ArrowException, csv.Error) as exc:
         raise DataError(f"{path} cannot be read as CSV: {exc}") from exc
-    texts = {name: table.column(name).to_pylist() for name in names}
+    texts = {name.strip(): table.column(name).to_pylist() for name in names}
     return {name: _parsed([cell.strip() or None for cell in cells]) for name, cells in texts.items()}
+
+
+def _text(path: Path, content: bytes) -> str:
+    """The content of a file in UTF-8, without the mark that may stand before it."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        found = f"line {line} holds the byte 0x{content[exc.start]:02x}, which is no UTF-8"
+        encoding = "ISO-8859-1"
+    else:
+        if "\0" not in text[:1000]:
+            return text
+        found = "it holds zero bytes, which text in UTF-8 does not"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:1000]:
+        found, encoding = f"it seems to be UTF-16: {found}", "UTF-16"
+    raise DataError(
+        f"{path} cannot be read as CSV: {found}",
+        hint=f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {path.name} > utf8.csv",
+    )
+
+
+def _header(text: str) -> tuple[str, list[str]]:
+    """What stands between the cells, and the names of the columns: the reading with the most of them."""
+    file = io.StringIO(text, newline="")
+    readings = []
+    for delimiter in ",;\t":
+        file.seek(0)
+        readings.append((delimiter, next(csv.reader(file, delimiter=delimiter), [])))
+    return max(readings, key=lambda reading: len(reading[1]))
 
 
 def _parsed(cells: list[str | None]) -> list[Any]:
@@ -93,8 +130,9 @@ def _parquet_columns(path: Path) -> dict[str, list[Any]]:
         table = parquet.ParquetFile(path).read()
     except (arrow.ArrowException, OSError) as exc:
         raise DataError(f"{path} cannot be read as Parquet: {exc}") from exc
-    _check_names(path, table.column_names)
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    names = [name.strip() for name in table.column_names]
+    _check_names(path, names)
+    return {name: column.to_pylist() for name, column in zip(names, table.columns, strict=True)}
 
 
 def _check_names(path: Path, names: list[str]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from lissom.artifact import TensorSpec
-from lissom.errors import ModelError
+from lissom.errors import DataError, ModelError
 from lissom.models.data import IGNORED
 from lissom.models.metrics import Batches, classification_metrics, language_metrics, regression_metrics
 from lissom.registry import TASKS, resolve
@@ -216,12 +216,24 @@ def task_of(name: str, data: Data) -> Task:
             f"the labels of {data.source} are {data.kind}; {name} needs {fitting[0]}",
             hint=f"leave the task out, or ask for {_OF_KIND[data.kind]}",
         )
+    if data.kind == "tokens":
+        _check_counted(data)
     if name == "regression":
         return regression(data) if data.kind == "values" else Regression()
     task = resolve(name, known=TASKS)()
     if not isinstance(task, Task):
         raise ModelError(f"{name} gave a {type(task).__name__}, not a lissom.Task")
     return task
+
+
+def _check_counted(data: Data) -> None:
+    """Refuse a sample of tokens in which no position counts: it has no score."""
+    empty = np.flatnonzero((np.asarray(data.dataset.labels) == IGNORED).all(axis=1))
+    if len(empty):
+        raise DataError(
+            f"{data.source}: no position of sample {empty[0]} counts ({len(empty)} such samples)",
+            hint=f"leave out samples whose labels are all {IGNORED}",
+        )
 
 
 def _shown(outputs: Sequence[TensorSpec]) -> str:

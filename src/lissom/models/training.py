@@ -81,13 +81,15 @@ def fit(
         from lissom.models.loop import TrainingModule
 
         checkpoint = _usable_checkpoint(work / _LAST)
+        if checkpoint is None:
+            (work / _BEST).unlink(missing_ok=True)
         loader = _train_loader(data, config, context.seed, epoch=_num_epochs(checkpoint))
         steps_per_epoch = -(-len(loader) // config.accumulate)
         module = TrainingModule(
             model, config, task, loss, augment=augment, steps_per_epoch=steps_per_epoch, seed=context.seed
         )
         if checkpoint is None or not _finished(checkpoint, config):
-            _run_loop(module, loader, context, config, work)
+            _run_loop(module, loader, context, config, work, resumes=checkpoint is not None)
             checkpoint = _checkpoint(work / _LAST)
         chosen = _checkpoint(work / _BEST) if config.selects else checkpoint
         _take_weights(model, chosen)
@@ -103,6 +105,7 @@ def check_trainable(model: nn.Module, data: Data, task: Task, config: Optimizati
         )
     if len(data.indices["train"]) < 2:
         raise DataError(f"{data.source}: {len(data.indices['train'])} training samples are too few")
+    _check_batches(model, data, config)
     if data.kind == "classes":
         if data.num_classes < 2:
             raise DataError(f"{data.source} has {data.num_classes} class; classification needs two")
@@ -111,8 +114,27 @@ def check_trainable(model: nn.Module, data: Data, task: Task, config: Optimizati
     task.check(signature_of(model.eval(), data, sample).outputs, data)
 
 
+def _check_batches(model: nn.Module, data: Data, config: OptimizationConfig) -> None:
+    """Refuse batches that leave a process without a sample, or batch normalisation with one."""
+    world = place().world
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    least = 2 * world if normalises else world
+    found = min(config.batch_size, len(data.indices["train"]))
+    if found < least:
+        why = "batch normalisation needs two samples" if normalises else "every process needs a sample"
+        raise DataError(
+            f"a batch of {found} is too small for {world} processes: {why}", hint="raise batch_size"
+        )
+
+
 def _run_loop(
-    module: Any, loader: DataLoader[Any], context: Context, config: OptimizationConfig, work: Path
+    module: Any,
+    loader: DataLoader[Any],
+    context: Context,
+    config: OptimizationConfig,
+    work: Path,
+    *,
+    resumes: bool,
 ) -> None:
     import lightning
 
@@ -146,7 +168,7 @@ def _run_loop(
                 module,
                 loader,
                 DataLoader(_samples(context.data, "select"), batch_size=max(64, config.batch_size)),
-                ckpt_path=work / _LAST if (work / _LAST).exists() else None,
+                ckpt_path=work / _LAST if resumes else None,
                 weights_only=True,
             )
     module.model.cpu().to(memory_format=torch.contiguous_format)
@@ -171,9 +193,9 @@ def _callbacks(config: OptimizationConfig, work: Path) -> list[Any]:
 
 
 def _checkpoint_callback(work: Path, name: str, **rule: Any) -> Any:
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lissom.models.loop import Keeper
 
-    return ModelCheckpoint(
+    return Keeper(
         dirpath=work,
         filename=name.removesuffix(".ckpt"),
         save_on_train_epoch_end=True,
@@ -215,14 +237,13 @@ def _samples(data: Data, split: str) -> TensorDataset:
 
 
 def _usable_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint that an earlier process left; a damaged one is removed, and training starts anew."""
+    """The checkpoint that an earlier process left; with a damaged one training starts anew."""
     if not path.exists():
         return None
     try:
         return _checkpoint(path)
     except _DAMAGE as exc:
         log.warning("%s is damaged (%s); training starts at the first epoch", path, exc)
-        path.unlink()
         return None
 
 

@@ -16,6 +16,7 @@ from tests.unit.small import blobs, load, make
 from lissom.artifact import Artifact
 from lissom.compress.distillation import soft_loss
 from lissom.errors import ModelError
+from lissom.models.data import Data, Dataset
 from lissom.recipe import ModelConfig
 from lissom.runtime.base import open_runtime
 from lissom.structure import WEIGHTS_FILE
@@ -131,3 +132,50 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, student: Artifact
             teacher="other",
         )
     assert not (tmp_path / "distill").exists()
+
+
+def test_values_are_taught_by_their_distance(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(2).random((80, 5)).astype(np.float32)
+    data = Data("values", Dataset({"x": inputs}, inputs.sum(axis=1)))
+    model = ModelConfig(source="mlp", kwargs={"hidden": [16]})
+    options = {"optimizer": "adamw", "learning_rate": 0.02}
+    taught = make(tmp_path / "teacher", data, "train", model=model, epochs=20, **options)
+    pupil = make(tmp_path / "pupil", data, "train", model=model, epochs=1, seed=5, learning_rate=1e-6)
+    made = make(
+        tmp_path / "made",
+        data,
+        "distill",
+        parents={"input": pupil, "teacher": taught},
+        teacher="teacher",
+        alpha=1.0,
+        epochs=20,
+        **options,
+    )
+
+    def distance(artifact: Artifact) -> float:
+        tensors = data.tensors("report")
+        with open_runtime(artifact, "torch") as one, open_runtime(taught, "torch") as other:
+            return float(np.abs(one.infer(tensors)["values"] - other.infer(tensors)["values"]).mean())
+
+    assert distance(made) < distance(pupil) / 4
+
+
+def test_a_language_model_is_taught_where_its_tokens_count(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(3).integers(1, 9, (60, 6))
+    labels = np.where(np.arange(6) < 3, np.roll(tokens, -1, axis=1), -100)
+    data = Data("tokens", Dataset({"t": tokens}, labels))
+    kwargs = {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.0}
+    model = ModelConfig(source="gpt", kwargs=kwargs)
+    taught = make(tmp_path / "teacher", data, "train", model=model, epochs=1)
+    made = make(
+        tmp_path / "made",
+        data,
+        "distill",
+        parents={"input": taught, "teacher": taught},
+        teacher="teacher",
+        alpha=1.0,
+        epochs=1,
+        learning_rate=1e-6,
+        weight_decay=0.0,
+    )
+    assert made.manifest.notes["history"][0]["loss"] == pytest.approx(0.0, abs=1e-6)

@@ -280,6 +280,74 @@ def test_labels_that_have_no_name_are_refused(
         checked(Dataset({"x": IMAGES}, labels, names), "mine")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 8, 6, 3), (40, 28, 28, 1)])
+def test_images_with_their_channels_last_are_refused(shape: tuple[int, ...], dtype: type) -> None:
+    with pytest.raises(DataError, match=r"input 'x' of shape .* looks like images with") as caught:
+        checked(Dataset({"x": np.ones(shape, dtype)}, LABELS, tuple("abcd")), "mine")
+    assert caught.value.hint == "x.transpose(0, 3, 1, 2)"
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 8, 3), (40, 1, 8, 1), (40, 4, 9, 3), (40, 16, 1, 1), (40, 8, 3)])
+def test_other_shapes_are_not_taken_for_channels_last(shape: tuple[int, ...]) -> None:
+    assert checked(Dataset({"x": np.ones(shape)}), "mine").inputs["x"].shape == shape
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_negative_tokens_are_named_with_their_sample(dtype: type) -> None:
+    tokens: np.ndarray = np.ones((40, 5), dtype)
+    tokens[7, 2] = -100
+    with pytest.raises(DataError, match=r"token ids must be >= 0; input 'x' .* holds -100 in sample 7"):
+        checked(Dataset({"x": tokens}, LABELS, tuple("abcd")), "mine")
+    assert checked(Dataset({"x": tokens.astype(np.float32)}), "mine").labels is None
+
+
+@pytest.mark.parametrize("names", [(), tuple("abcd")])
+def test_one_hot_labels_are_no_tokens(names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"labels of shape \(40, 4\) are one-hot") as caught:
+        checked(Dataset({"x": IMAGES}, np.eye(4, dtype=int)[LABELS], names), "mine")
+    assert caught.value.hint.endswith("y.argmax(axis=1)")
+    tokens = np.eye(4, dtype=int)[LABELS]
+    tokens[0] = [1, 1, 0, 0]
+    assert Data("mine", checked(Dataset({"x": IMAGES}, tokens, names), "mine")).kind == "tokens"
+
+
+@pytest.mark.parametrize("split", [None, np.array(["train"] * 30 + ["report"] * 10)])
+def test_classes_named_by_numbers_become_values_and_come_back(split: np.ndarray | None) -> None:
+    names = ("-3", "0", "10", "250")
+    data = Data("mine", Dataset({"x": IMAGES}, LABELS, names, split=split))
+    values = data.with_values()
+    assert (values.kind, values.num_classes, values.source) == ("values", 0, "mine")
+    assert values.labels("train").tolist() == [float(names[i]) for i in data.labels("train")]
+    classes = values.with_classes()
+    assert classes.split_hashes == data.split_hashes
+    assert classes.dataset.label_names == names
+    for one in (values, classes):
+        assert all(np.array_equal(one.indices[name], index) for name, index in data.indices.items())
+    assert values.with_values() is values
+    assert data.with_classes() is data
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "verb", "message"),
+    [
+        (LABELS, ("1", "2", "cat", "4"), "with_values", "the class 'cat' is no number"),
+        (LABELS, ("1", "2", "nan", "4"), "with_values", "the class 'nan' is no number"),
+        (LABELS, ("1", "2", "1_000", "4"), "with_values", "the class '1_000' is no number"),
+        (LABELS / 4, (), "with_classes", "the label of sample 1 is 0.25; classes are whole numbers"),
+        (np.ones((40, 2)), (), "with_classes", r"of shape \(40, 2\) are values, and cannot be classes"),
+        (np.full((40, 2), 5), (), "with_values", r"of shape \(40, 2\) are tokens, and cannot be values"),
+        (None, (), "with_values", "has no labels"),
+        (None, (), "with_classes", "has no labels"),
+    ],
+)
+def test_labels_that_cannot_change_their_kind_are_named(
+    labels: np.ndarray | None, names: tuple[str, ...], verb: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        getattr(Data("mine", Dataset({"x": IMAGES}, labels, names)), verb)()
+
+
 @pytest.mark.parametrize("field", ["inputs", "labels", "split"])
 def test_lists_in_the_place_of_arrays_are_taken_or_refused_but_never_misread(field: str) -> None:
     split = np.array(["train"] * 20 + ["select"] * 20)

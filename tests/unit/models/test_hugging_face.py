@@ -83,14 +83,12 @@ def test_tokens_stay_integers_and_text_is_skipped(tmp_path: Path) -> None:
     }
     folder = saved(tmp_path, pa.table(columns), shards=3)
     data = load_data(str(folder))
-    assert {spec.name: spec.dtype for spec in data.input_specs} == {
-        "input_ids": "int64",
-        "attention_mask": "int64",
-    }
+    assert {spec.name: spec.dtype for spec in data.input_specs} == {"input_ids": "int64"}
     assert data.kind == "tokens"
     assert data.dataset.labels is not None
     assert data.dataset.labels[39].tolist() == [39, 3, -100]
-    assert list(load_data(f"{folder}?inputs=input_ids").dataset.inputs) == ["input_ids"]
+    both = load_data(f"{folder}?inputs=attention_mask,input_ids").input_specs
+    assert {spec.name: spec.dtype for spec in both} == {"attention_mask": "int64", "input_ids": "int64"}
 
 
 @pytest.mark.parametrize(
@@ -169,3 +167,42 @@ def test_parts_and_json_that_are_wrong_are_named(tmp_path: Path) -> None:
 def test_columns_that_are_not_there_are_named(tmp_path: Path, query: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_data(f"{saved(tmp_path, images(), CAT_OR_DOG)}?{query}")
+
+
+def tokens(folder: Path, labels: list[Any], *, padding: int = 0) -> Path:
+    columns = {
+        "input_ids": [[index + 1, 2, padding] for index in range(len(labels))],
+        "token_type_ids": [[0, 0, 0]] * len(labels),
+        "attention_mask": [[1, 1, 0]] * len(labels),
+        "label": labels,
+    }
+    features = {"label": {"names": ["no", "yes"]}} if isinstance(labels[0], int) else {}
+    return saved(folder, pa.table(columns), features, shards=2)
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_part_whose_labels_are_hidden_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type
+) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "Validation", "test"]}')
+    tokens(tmp_path / "train", [kind(index % 2) for index in range(40)])
+    tokens(tmp_path / "Validation", [kind(index % 2) for index in range(10)])
+    tokens(tmp_path / "test", [kind(-1)] * 8)
+    data = load_data(str(tmp_path))
+    assert len(data.dataset.inputs["input_ids"]) == 50
+    assert len(data.indices["report"]) == 10
+    assert "test: the part test is left out: every label of it is -1" in caplog.text
+
+
+def test_data_of_hidden_labels_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="record 0 has label -1; there are 2 names"):
+        load_data(str(tokens(tmp_path, [-1] * 8)))
+
+
+def test_masks_beside_tokens_are_left_out_with_a_word_where_padding_is_not_0(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(load_data(str(tokens(tmp_path / "a", [0, 1] * 4))).dataset.inputs) == ["input_ids"]
+    assert caplog.text == ""
+    load_data(str(tokens(tmp_path / "b", [0, 1] * 4, padding=7)))
+    assert "attention_mask hides the token 7, but only 0 is padding" in caplog.text

@@ -151,15 +151,86 @@ def cut_png() -> bytes:
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     picture(tmp_path / "a" / "0.png")
     (tmp_path / "a" / "1.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a/1\.png cannot be read as an image: ."):
+    with pytest.raises(DataError, match=r"a/1\.png cannot be read as an image: .") as caught:
         load_data(str(tmp_path))
+    assert "BytesIO" not in str(caught.value)
 
 
-def test_more_than_8_bits_a_channel_are_refused(tmp_path: Path) -> None:
+def test_16_bits_of_grey_are_scaled_to_8(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.ones((4, 4), dtype=np.uint16)).save(tmp_path / "a" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png has pixels of mode I;16"):
+    pixels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    for suffix in ("png", "tif"):
+        Image.fromarray(pixels).save(tmp_path / "a" / f"deep.{suffix}")
+    image = load_data(str(tmp_path)).dataset.inputs["image"]
+    assert image.shape == (2, 1, 1, 4)
+    assert (image == [0, 1, 128, 255]).all()
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_more_than_16_bits_a_channel_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.ones((4, 4), dtype=dtype)).save(tmp_path / "a" / "deep.tif")
+    with pytest.raises(DataError, match=rf"deep\.tif has pixels of mode {mode};") as caught:
         load_data(str(tmp_path))
+    assert "save them as uint8" in caught.value.hint
+
+
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("TRAIN", "Valid"), ("train", "validation")])
+def test_parts_are_known_in_any_case_and_by_their_other_names(tmp_path: Path, parts: tuple[str, str]) -> None:
+    for part, count in zip(parts, (40, 10), strict=True):
+        for index in range(count):
+            picture(tmp_path / part / ("cat", "dog")[index % 2] / f"{index}.png")
+    data = load_data(str(tmp_path))
+    assert data.dataset.label_names == ("cat", "dog")
+    assert len(data.indices["report"]) == 10
+
+
+@pytest.mark.parametrize("odd", ["extra/cat/0.png", "bird/0.png", "annotations/0.xml"])
+def test_a_folder_beside_the_parts_is_named_and_never_a_class(tmp_path: Path, odd: str) -> None:
+    for part in ("train", "test"):
+        picture(tmp_path / part / "cat" / "0.png")
+    path = tmp_path / odd
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    name = odd.partition("/")[0]
+    with pytest.raises(DataError, match=f"the folder {name} stands beside the parts test, train") as caught:
+        load_data(str(tmp_path))
+    assert "parts are called train, val and test" in caught.value.hint
+
+
+def test_parts_without_one_for_training_are_no_classes(tmp_path: Path) -> None:
+    for part in ("test", "val"):
+        picture(tmp_path / part / "cat" / f"{part}.png")
+    assert load_data(str(tmp_path)).dataset.label_names == ("cat",)
+
+
+def test_a_part_without_class_folders_is_left_out_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(tmp_path / "train" / "cat" / "0.png")
+    picture(tmp_path / "test" / "0.png")
+    assert len(load_data(str(tmp_path)).dataset.inputs["image"]) == 1
+    assert "test is left out: it has no subfolder for each class" in caplog.text
+
+
+def test_a_part_for_training_without_class_folders_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "0.png")
+    picture(tmp_path / "test" / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"train has no subfolder for each class, though .*test has"):
+        load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "left", [".ipynb_checkpoints/0.png", ".AppleDouble/0.png", "@eaDir/0.png/thumb.jpg", "a/.b/c/0.png"]
+)
+def test_what_programs_leave_behind_is_skipped(tmp_path: Path, left: str) -> None:
+    picture(tmp_path / "cat" / "0.png")
+    for place in (tmp_path / "cat" / left, *([] if left[0] == "a" else [tmp_path / left])):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"left behind")
+    data = load_data(str(tmp_path))
+    assert data.dataset.label_names == ("cat",)
+    assert len(data.dataset.inputs["image"]) == 1
 
 
 def test_a_class_without_images_is_named(tmp_path: Path) -> None:
@@ -185,6 +256,42 @@ def test_idx_files_may_have_any_name_that_pairs_them(tmp_path: Path) -> None:
     data = load_data(str(tmp_path))
     assert data.dataset.label_names == ("5", "7")
     assert data.dataset.split is None
+
+
+def emnist(folder: Path, *sets: str) -> Path:
+    for number, name in enumerate(sets):
+        for part, count in {"train": 30, "test": 6}.items():
+            images, labels = np.ones((count, 2, 2)) * number, np.arange(count) % 3 + number
+            (folder / f"emnist-{name}-{part}-images-idx3-ubyte").write_bytes(idx(images))
+            (folder / f"emnist-{name}-{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return folder
+
+
+@pytest.mark.parametrize("subset", ["letters", "emnist-letters"])
+def test_one_of_several_idx_data_sets_is_read_by_its_name(tmp_path: Path, subset: str) -> None:
+    data = load_data(f"{emnist(tmp_path, 'balanced', 'letters', 'digits')}?subset={subset}")
+    assert data.dataset.label_names == ("1", "2", "3")
+    assert len(data.dataset.inputs["image"]) == 36
+    assert len(data.indices["report"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", "holds the data sets emnist-balanced, emnist-letters$"),
+        ("?subset=leters", "emnist-balanced, emnist-letters, and 'leters' names none of them"),
+    ],
+)
+def test_several_idx_data_sets_are_never_joined(tmp_path: Path, query: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_data(f"{emnist(tmp_path, 'balanced', 'letters')}{query}")
+    assert "?subset=balanced" in caught.value.hint
+
+
+def test_one_idx_data_set_needs_no_name_and_refuses_a_wrong_one(tmp_path: Path) -> None:
+    assert len(load_data(str(emnist(tmp_path, "letters"))).indices["report"]) == 6
+    with pytest.raises(DataError, match="holds the data sets emnist-letters, and 'digits' names none"):
+        load_data(f"{tmp_path}?subset=digits")
 
 
 @pytest.mark.parametrize(

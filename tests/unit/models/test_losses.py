@@ -86,3 +86,20 @@ def test_a_task_of_ones_own_brings_its_own_loss() -> None:
     with pytest.raises(RecipeError) as caught:
         loss_for(Own(), config(loss="mse"))
     assert "a loss of its own" in caught.value.hint
+
+
+def test_smoothing_reaches_focal_as_it_does_cross_entropy() -> None:
+    wanted = functional.cross_entropy(LOGITS, LABELS, label_smoothing=0.3)
+    found = LOSSES["focal"](LOGITS, LABELS, config(focal_gamma=0, label_smoothing=0.3))
+    assert found.item() == pytest.approx(wanted.item())
+
+
+def test_smoothing_is_refused_where_there_are_no_classes() -> None:
+    with pytest.raises(RecipeError, match="label_smoothing"):
+        loss_for(Regression(), config(label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "focal"])
+def test_a_batch_in_which_no_position_counts_loses_nothing(name: str) -> None:
+    found = LOSSES[name](torch.randn(2, 3, 4), torch.full((2, 3), -100), config())
+    assert found.item() == 0.0

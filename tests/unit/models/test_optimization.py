@@ -80,3 +80,32 @@ def test_frozen_parameters_are_left_alone() -> None:
     model.bias.requires_grad_(False)
     optimizer = optimizer_for(model, TrainConfig())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+
+
+def test_plateau_sees_a_negative_score_that_does_not_rise() -> None:
+    config = TrainConfig(schedule="plateau", step_epochs=1, step_factor=0.5, learning_rate=1.0)
+    optimizer = optimizer_for(nn.Linear(2, 2), config)
+    plateau = plateau_for(optimizer, config)
+    assert plateau is not None
+    for _ in range(4):
+        plateau.step(-3.0)
+    assert optimizer.param_groups[0]["lr"] < 1.0
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_one_cycle_swings_about_the_momentum_that_was_asked_for(momentum: float) -> None:
+    config = TrainConfig(momentum=momentum, learning_rate=1.0, epochs=4)
+    optimizer = optimizer_for(nn.Linear(2, 2), config)
+    schedule = schedule_for(optimizer, config, steps_per_epoch=10)
+    found = []
+    for _ in range(40):
+        found.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        schedule.step()
+    swing = 0.05 if momentum else 0.0
+    assert (min(found), max(found)) == pytest.approx((momentum - swing, momentum + swing))
+
+
+def test_a_cycle_of_very_few_steps_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    rates(steps_per_epoch=1, epochs=2)
+    assert "hardly trains" in caplog.text

@@ -96,7 +96,7 @@ def test_parquet_takes_floats_as_values(tmp_path: Path) -> None:
         (HEADER, "holds no samples"),
         ("species\ncat\n", "has no column beside the label"),
         ("a,a,species\n1,2,cat\n", "has two columns 'a'"),
-        (HEADER.encode() + b"1,\xff\xfe,cat\n", "cannot be read as CSV: .*column #1"),
+        (HEADER.encode() + b"1,\xff\xfe,cat\n", "cannot be read as CSV: line 2 holds the byte 0xff"),
     ],
 )
 def test_a_bad_cell_of_a_csv_is_named(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -157,3 +157,50 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(MissingExtra) as caught:
         load_data(place + "?label=species")
     assert "lissom[data]" in caught.value.hint
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_semicolons_and_tabs_are_read_like_commas(tmp_path: Path, delimiter: str) -> None:
+    text = '"width, in cm",height,species\n1,2.5,cat\n3,4,"owl, eagle"\n'
+    commas = load_data(csv(tmp_path, text) + "?label=species").dataset
+    rows = [["width, in cm", "height", "species"], ["1", "2.5", "cat"], ["3", "4", "owl, eagle"]]
+    lines = "".join(delimiter.join(row) + "\n" for row in rows)
+    found = load_data(csv(tmp_path, lines) + "?label=species").dataset
+    assert np.array_equal(found.inputs["features"], commas.inputs["features"])
+    assert found.label_names == commas.label_names == ("cat", "owl, eagle")
+
+
+def test_blanks_around_the_names_of_columns_do_not_count(tmp_path: Path) -> None:
+    data = load_data(csv(tmp_path, "width, split , y\n1,train,a\n2,report,b\n"))
+    assert data.dataset.inputs["features"].tolist() == [[1], [2]]
+    assert len(data.indices["report"]) == 1
+    columns: dict[str, Any] = {"a": [1.0, 2.0], " y ": [0, 1]}
+    assert load_data(parquet_file(tmp_path, **columns)).dataset.label_names == ("0", "1")
+    with pytest.raises(DataError, match="has two columns 'y'"):
+        load_data(csv(tmp_path, "x,y, y\n1,2,3\n"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message", "hint"),
+    [
+        (
+            "latin-1",
+            "line 3 holds the byte 0xe9, which is no UTF-8",
+            "iconv -f ISO-8859-1 -t UTF-8 table.csv",
+        ),
+        ("utf-16", "it seems to be UTF-16", "iconv -f UTF-16 -t UTF-8 table.csv"),
+        ("utf-16-le", "it seems to be UTF-16", "iconv -f UTF-16 -t UTF-8 table.csv"),
+    ],
+)
+def test_text_that_is_no_utf8_is_named_with_its_encoding(
+    tmp_path: Path, encoding: str, message: str, hint: str
+) -> None:
+    text = HEADER + "1,2,cat\n3,4,caf\xe9\n"
+    with pytest.raises(DataError, match=rf"cannot be read as CSV: {message}") as caught:
+        load_data(csv(tmp_path, text.encode(encoding)) + "?label=species")
+    assert hint in caught.value.hint
+
+
+def test_a_mark_of_utf8_before_the_header_is_no_part_of_a_name(tmp_path: Path) -> None:
+    data = load_data(csv(tmp_path, "y,x\n1,2\n3,4\n".encode("utf-8-sig")))
+    assert data.dataset.label_names == ("1", "3")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.unit.small import blobs, make
 
-from lissom.errors import LissomError, ModelError
+from lissom.errors import DataError, LissomError, ModelError
 from lissom.models.data import Data, Dataset
 from lissom.models.tasks import Classification, LanguageModelling, Regression, task_name, task_of
 from lissom.recipe import ModelConfig
@@ -91,3 +91,10 @@ def test_outputs_that_do_not_fit_the_labels_are_refused(tmp_path: Path) -> None:
     highest = Data("high", Dataset(TOKENS.dataset.inputs, TOKENS.dataset.labels + 5))  # type: ignore[operator]
     with pytest.raises(ModelError, match="the highest 13"):
         make(tmp_path / "two", highest, "train", model=small, epochs=1)
+
+
+def test_a_sample_in_which_nothing_counts_is_refused() -> None:
+    labels = np.array(TOKENS.dataset.labels)
+    labels[7] = -100
+    with pytest.raises(DataError, match="no position of sample 7 counts"):
+        task_of("language-modelling", Data("sparse", Dataset(TOKENS.dataset.inputs, labels)))

@@ -332,3 +332,56 @@ def test_float16_needs_a_gpu(tmp_path: Path) -> None:
 def test_a_loss_of_another_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LissomError, match="huber"):
         train(tmp_path / "one", loss="huber")
+
+
+def test_a_training_whose_folder_was_moved_ends_with_the_same_bits(tmp_path: Path) -> None:
+    options = {"epochs": 5, "batch_size": 25, "keep": "best", "learning_rate": 1.0, "schedule": "constant"}
+    whole, moved = small_mlp(), small_mlp()
+    fitted(tmp_path / "whole", whole, **options)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "before", moved, loss=interrupted_at(17), **options)
+    (tmp_path / "before").rename(tmp_path / "after")
+    fitted(tmp_path / "after", moved, **options)
+    assert all(torch.equal(*pair) for pair in zip(whole.parameters(), moved.parameters(), strict=True))
+
+
+def test_a_group_of_batches_that_is_not_full_takes_a_step_of_full_length(tmp_path: Path) -> None:
+    def step(accumulate: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+        before = model[1].weight.detach().clone()
+        options = {"batch_size": 100, "epochs": 1, "schedule": "constant", "weight_decay": 0.0}
+        fitted(tmp_path / str(accumulate), model, accumulate=accumulate, **options)
+        return model[1].weight.detach() - before
+
+    torch.testing.assert_close(step(8), step(1))
+
+
+def test_momentum_matters_under_every_schedule(tmp_path: Path) -> None:
+    def bias(momentum: float) -> torch.Tensor:
+        model = small_mlp()
+        fitted(tmp_path / str(momentum), model, momentum=momentum, batch_size=25)
+        return model[-1].bias.detach()  # type: ignore[union-attr]
+
+    assert not torch.equal(bias(0.5), bias(0.9))
+
+
+def test_an_index_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(1, 8, (60, 6))
+    tokens[20::5, 3] = 9
+    data = Data("ids", Dataset({"t": tokens}, np.arange(60) % 2, ("a", "b")))
+    model = ModelConfig(source="lstm", kwargs={"vocab_size": 9, "embedding": 4, "hidden": 4})
+    with pytest.raises(ModelError, match="cannot look up an index") as caught:
+        train(tmp_path / "one", data, model)
+    assert "vocab_size" in caught.value.hint
+
+
+def test_a_batch_of_one_is_refused_where_it_is_normalised(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="batch normalisation needs two samples"):
+        fitted(tmp_path, small_mlp(), batch_size=1)
+    fitted(tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), batch_size=1, epochs=1)
+
+
+def test_a_model_that_diverges_in_its_last_step_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss on the select split is (nan|inf)"):
+        train(tmp_path / "one", epochs=1, batch_size=100, learning_rate=100, schedule="constant", l2=1e36)
