@@ -205,15 +205,30 @@ def _checkpoint_callback(work: Path, name: str, **rule: Any) -> Any:
 
 
 def _loggers(context: Context) -> list[Any]:
-    """TensorBoard always; MLflow when installed, into the folder of the run unless it is told otherwise."""
-    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+    """TensorBoard always, and MLflow when it is installed."""
+    from lightning.pytorch.loggers import TensorBoardLogger
 
     folder, name = context.folder.parent, str(context.fields["name"])
     found: list[Any] = [TensorBoardLogger(folder / LOGS_NAME, name=name, version="")]
-    if is_installed("mlflow"):
-        store = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{(folder / 'mlruns').resolve()}"
-        found.append(MLFlowLogger(str(context.fields["recipe"]), run_name=name, tracking_uri=store))
+    if is_installed("mlflow") and (logger := _mlflow_logger(folder, str(context.fields["recipe"]), name)):
+        found.append(logger)
     return found
+
+
+def _mlflow_logger(folder: Path, recipe: str, name: str) -> Any:
+    """Writes into the folder of the run unless MLFLOW_TRACKING_URI names a server; None where MLflow cannot."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before it is imported: nothing phones home
+    from lightning.pytorch.loggers import MLFlowLogger
+    from mlflow.exceptions import MlflowException
+
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    logger = MLFlowLogger(recipe, run_name=name, tracking_uri=store)
+    try:
+        logger.run_id  # noqa: B018  (opens the store)
+    except (MlflowException, ImportError) as exc:
+        log.warning("MLflow at %s cannot be written, so only TensorBoard is: %s", store, exc)
+        return None
+    return logger
 
 
 def _train_loader(data: Data, config: OptimizationConfig, seed: int, *, epoch: int) -> DataLoader[Any]:

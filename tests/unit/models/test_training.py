@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -385,3 +388,29 @@ def test_a_batch_of_one_is_refused_where_it_is_normalised(tmp_path: Path) -> Non
 def test_a_model_that_diverges_in_its_last_step_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss on the select split is (nan|inf)"):
         train(tmp_path / "one", epochs=1, batch_size=100, learning_rate=100, schedule="constant", l2=1e36)
+
+
+def test_mlflow_that_cannot_write_does_not_stop_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusal(Exception):
+        pass
+
+    class Logger:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            assert options["tracking_uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+        @property
+        def run_id(self) -> str:
+            raise Refusal("no such database")
+
+    exceptions = ModuleType("mlflow.exceptions")
+    exceptions.MlflowException = Refusal  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
+    monkeypatch.setattr("lightning.pytorch.loggers.MLFlowLogger", Logger)
+    monkeypatch.setattr("lissom.models.training.is_installed", lambda name: name == "mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    train(tmp_path / "one", epochs=1)
+    assert "no such database" in caplog.text
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
