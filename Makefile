@@ -16,7 +16,8 @@ demo: $(VENV)/.cpu ## train, compress, measure and report the digits model
 	$(BIN)/lissom run recipes/digits.yaml
 
 test: lint types imports browser ## run every check and every test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/unit --numprocesses auto --dist loadfile
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --ignore tests/unit
 
 lint: $(VENV)/.dev ## style, formatting, Dockerfile
 	$(BIN)/ruff check .

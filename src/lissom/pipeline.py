@@ -31,7 +31,7 @@ from lissom.artifact import (
     sha256_file,
     sweep_temporary,
 )
-from lissom.errors import DataError, DiskFull, MissingExtra, RequestError
+from lissom.errors import DataError, DiskFull, MissingExtra, RequestError, is_disk_full
 from lissom.logs import NoProgress, Progress
 from lissom.models import processes
 from lissom.models.processes import place
@@ -211,10 +211,11 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> list[Path]:
 
 
 def load_data(recipe: Recipe) -> Data:
-    """The data of a recipe."""
+    """The data of a recipe, with labels as its task reads them."""
     from lissom.models.data import load_data as load
+    from lissom.models.tasks import fitting
 
-    return load(recipe.data.source)
+    return fitting(load(recipe.data.source), recipe.model.task)
 
 
 def plan(recipe: Recipe, data: Data) -> list[Planned]:
@@ -287,11 +288,14 @@ def locked(folder: Path, *, sweep: bool = True) -> Iterator[None]:
 
     Raises:
         RequestError: another process holds it, or it is not a folder that can be written.
+        DiskFull: no space is left for it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as exc:
+    except OSError as exc:
+        if is_disk_full(exc):
+            raise DiskFull(f"no space left on the disk of {folder}", hint="name another with --out") from exc
         raise RequestError(
             f"{folder} cannot be used for a run: {exc.strerror}", hint="name another with --out"
         ) from exc
@@ -441,16 +445,28 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def check_splits(recipe: Recipe, data: Data) -> None:
-    """Refuse data that a stage of the recipe cannot use, before any work is done."""
-    needed = ["select"] if data.dataset.labels is not None else []
+    """Refuse data that a stage or the report of the recipe cannot use, before any work is done.
+
+    Raises:
+        DataError: a split that is needed is empty; labelled data are chosen on select, judged on report.
+    """
+    needed = ["select", "report"] if data.dataset.labels is not None else []
     needed += ["train"] if any("epochs" in type(stage).model_fields for stage in recipe.stages) else []
     needed += ["calibrate"] if any(stage.stage == "quantize" for stage in recipe.stages) else []
     for split in needed:
         if not len(data.indices[split]):
             raise DataError(
                 f"{data.source}: the {split} split is empty, but the recipe needs it",
-                hint="labels go under y; without them only load, export and quantize can run",
+                hint=_split_hint(data),
             )
+
+
+def _split_hint(data: Data) -> str:
+    if data.dataset.labels is None:
+        return "labels go under y; without them only load, export and quantize can run"
+    if data.dataset.split is None:
+        return "give more samples: each is put into a split by its hash"
+    return f"name every split: {', '.join(data.indices)}"
 
 
 def _check_space(folder: Path) -> None:

@@ -139,14 +139,12 @@ def check_state(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Compare names and shapes of weights with those of a model.
 
     Raises:
-        ModelError: naming the first that differ.
+        ModelError: naming the first that differ in the order of the model, then what it does not have.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
-        differing = [
-            name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)
-        ]
+        differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
         lines = [
             f"{name}: model {wanted.get(name, 'absent')}, file {found.get(name, 'absent')}"
             for name in differing

@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lissom.artifact import Artifact
-from lissom.errors import RequestError, near
+from lissom.artifact import Artifact, Manifest
+from lissom.errors import DataError, RequestError, near
 from lissom.logs import NoProgress, Progress
 from lissom.pipeline import Result, run
 from lissom.recipe import BenchmarkConfig, ModelConfig, Recipe
 from lissom.registry import RUNTIMES
+from lissom.report.wording import shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,17 +240,17 @@ def verify(
     Args:
         before: The artifact that is trusted.
         after: The artifact that is checked; its precision decides the limits.
-        data: DATA; default: what `after` was made with.
+        data: DATA; default: what `after` was made with. Its preprocessing is applied to them.
         runtimes: Runtime of each; default: the first that works.
 
     Raises:
-        LissomError: an artifact is damaged, or their signatures differ.
+        LissomError: an artifact is damaged, the data do not fit it, or their signatures differ.
     """
     from lissom.export.verification import verify as verify_runtimes
     from lissom.runtime.base import open_runtime
 
     first, second = _opened(before), _opened(after)
-    samples = load_data(data or second.manifest.data)
+    samples = _data_for(second.manifest, data)
     with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
         return verify_runtimes(one, other, samples)
 
@@ -265,7 +266,7 @@ def bench(
 
     Args:
         artifacts: Artifacts with one signature and different names.
-        data: DATA; default: what the first was made with.
+        data: DATA; default: what the first was made with. Its preprocessing is applied to them.
         config: Rounds, threads, runtimes.
         progress: Shows how far the measurement is.
 
@@ -279,7 +280,8 @@ def bench(
 
     opened = [_opened(artifact) for artifact in artifacts]
     _check_comparable(opened)
-    samples = load_data(data or opened[0].manifest.data)
+    manifest = opened[0].manifest
+    samples = _with_classes(_data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
 
 
@@ -292,7 +294,8 @@ def evaluate(
 ) -> Evaluation:
     """Score, metrics and confusion matrix of an artifact on a split of labelled data.
 
-    Classes are told apart by name: the data may have fewer of them, or others' order.
+    The artifact's preprocessing is applied. Classes are told apart by name: the data may have fewer of
+    them than the model, or another order.
 
     Args:
         artifact: An artifact of any format.
@@ -312,9 +315,10 @@ def evaluate(
         raise RequestError(f"there is no split {split!r}; {near(split, SPLITS)}")
     opened = _opened(artifact)
     manifest = opened.manifest
-    samples = _with_classes(load_data(data or manifest.data), manifest.labels)
+    samples = _data_for(manifest, data)
     samples.labels(split)  # says that there are none, before the task says that they do not fit
     task = task_of(manifest.task, samples)
+    samples = _with_classes(samples, manifest.labels)
     task.check(manifest.signature.outputs, samples)
     with open_runtime(opened, runtime) as session:
         return evaluate_split(session.infer_batch, samples, split, task)
@@ -437,15 +441,34 @@ def _opened(artifact: str | Path | Artifact) -> Artifact:
     return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
 
 
+def _data_for(manifest: Manifest, source: str | Path | None) -> Data:
+    """DATA, or what a model was made with, as the model takes them."""
+    from lissom.models.evaluation import fitted
+    from lissom.models.tasks import fitting
+
+    samples = fitting(load_data(source or manifest.data), manifest.task)
+    return fitted(samples, manifest.signature, manifest.preprocessing)
+
+
 def _with_classes(samples: Data, names: Sequence[str]) -> Data:
-    """The data with the classes of a model, where each of theirs is among them."""
+    """The data with the classes of a model, which are told apart by name; a model may have none.
+
+    Raises:
+        DataError: the model does not know one of theirs.
+    """
     import numpy as np
 
     from lissom.models.data import Data
 
     theirs, labels = samples.dataset.label_names, samples.dataset.labels
-    if labels is None or samples.kind != "classes" or theirs == tuple(names) or not {*theirs} <= {*names}:
+    if labels is None or samples.kind != "classes" or not names or theirs == tuple(names):
         return samples
+    if not {*theirs} <= {*names}:
+        raise DataError(
+            f"{samples.source} has the classes {shortened(', '.join(theirs), 300)}; "
+            f"the model knows {shortened(', '.join(names), 300)}",
+            hint="classes are told apart by name: name them as the model does",
+        )
     places = [names.index(name) for name in theirs]
     dataset = replace(samples.dataset, labels=np.asarray(places)[labels], label_names=tuple(names))
     return Data(samples.source, dataset)

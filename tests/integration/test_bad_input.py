@@ -50,7 +50,7 @@ def run_main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 1", "epoch: 1", "stages.0.epoch: unknown key; did you mean epochs?"),
+        ("epochs: 1", "epoch: 1", "stages.0.epoch: unknown key; did you mean epochs or step_epochs?"),
         ("epochs: 1", "epochs: 0", "stages.0.epochs: Input should be greater than or equal to 1, found 0"),
         ("epochs: 1", "epochs: many", "stages.0.epochs: Input should be a valid integer"),
         ("stage: quantize", "stage: quantise", "unknown stage 'quantise'; did you mean quantize?"),
@@ -60,7 +60,7 @@ def run_main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]
         ("name: bad", "nmae: bad", "nmae: unknown key; did you mean name?"),
         ("runtimes: [torch", "runtimes: [troch", "benchmark.runtimes"),
         ("source: digits", "source: digit", "unknown data 'digit'; did you mean digits?"),
-        ("source: resnet", "source: resnett", "unknown name 'resnett'; did you mean resnet?"),
+        ("source: resnet", "source: resnett", "unknown name 'resnett'; did you mean resnet"),
         ("source: resnet", "source: no.such:thing", "no module 'no.such'"),
         ("source: resnet", "source: lissom.models.cnn:resnit", "resnet"),
         ("blocks: [1]", "blocks: [1], depth: 3", "cannot be built with"),
@@ -193,7 +193,8 @@ def test_a_full_disk_is_code_3_and_leaves_nothing_half_written(
     exit_code, errors = run_main(capsys, "run", recipe(), "--out", str(tmp_path / "out"))
     assert exit_code == 3, errors
     assert "no space left" in errors or "0 MB" in errors
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    left = {path.name.partition("-")[0] for path in (tmp_path / "out").iterdir()}
+    assert left <= {".lock", "logs", ".training"}  # what was learnt is kept, no artifact is
 
 
 def test_our_own_bug_is_code_70_and_asks_for_debug(
@@ -277,7 +278,7 @@ def test_data_that_do_not_hold_together_are_refused(
 ) -> None:
     images = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     labels = np.arange(40) % 4
-    split = np.array(["train"] * 20 + ["calibrate"] * 10 + ["select"] * 10)
+    split = np.repeat(["train", "calibrate", "select", "report"], [20, 8, 6, 6])
     spoiled = images.copy()
     spoiled[3, 0, 0, 0] = np.nan
     cases = {
@@ -301,3 +302,80 @@ def test_data_that_do_not_hold_together_are_refused(
         exit_code, errors = run_main(capsys, "run", text, "--out", str(tmp_path / name))
         assert exit_code == 2, (name, errors)
         assert message in errors, name
+
+
+@pytest.mark.parametrize("verb", ["run", "train", "export", "quantize", "prune"])
+@pytest.mark.parametrize(("named", "hint"), [(True, "name every split: "), (False, "give more samples")])
+def test_labelled_data_without_a_report_split_are_refused_before_any_work(
+    recipe: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    named: bool,
+    hint: str,
+) -> None:
+    arrays = {
+        "image": np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32),
+        "y": np.arange(40) % 4,
+    }
+    split = np.array(["train", "train", "calibrate", "select"])[np.arange(40) // 4 % 4]
+    if named:
+        arrays["split"] = split
+    else:
+        names = iter(split)
+        monkeypatch.setattr("lissom.models.data.split_of", lambda digest: next(names))
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    words = (
+        [recipe("source: digits", f"source: {path}")] if verb == "run" else ["resnet", "--data", str(path)]
+    )
+    exit_code, errors = run_main(capsys, verb, *words, "--out", str(tmp_path / "out"))
+    assert exit_code == 2, errors
+    assert f"{path}: the report split is empty, but the recipe needs it" in errors
+    assert hint in errors
+    assert not list(tmp_path.glob("out/[0-9]*"))
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "too long", "read-only", "a file"])
+def test_a_folder_that_cannot_hold_a_run_is_code_2_and_another_is_asked_for(
+    recipe: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    out = {"/proc/run": place, "too long": str(tmp_path / ("long" * 100)), "a file": recipe()}
+    if place == "read-only":
+        fail_to_open(monkeypatch, OSError(errno.EROFS, "Read-only file system"))
+    folder = out.get(place, str(tmp_path / "out"))
+    exit_code, errors = run_main(capsys, "run", recipe(), "--out", folder)
+    assert exit_code == 2, errors
+    assert f"{folder} cannot be used for a run: " in errors
+    assert "name another with --out" in errors
+
+
+def test_a_disk_without_room_for_the_folder_is_code_3(
+    recipe: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = recipe()
+    fail_to_open(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    exit_code, errors = run_main(capsys, "run", path, "--out", str(tmp_path / "out"))
+    assert exit_code == 3, errors
+    assert "no space left" in errors
+    assert "name another with --out" in errors
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, problem: OSError) -> None:
+    """Make the folder of a run fail where it is locked."""
+    whole = Path.open
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == ".lock":
+            raise problem
+        return whole(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)

@@ -161,8 +161,8 @@ def test_weights_that_do_not_fit_name_the_first_tensors() -> None:
     with pytest.raises(ModelError) as caught:
         load_weights(wide, weights_bytes(narrow))
     assert caught.value.message == (
-        "the weights do not fit the model in 3 tensors; first: 1.bias: model (32,), file (16,); "
-        "1.weight: model (32, 64), file (16, 64); 3.weight: model (32, 32), file (32, 16)"
+        "the weights do not fit the model in 3 tensors; first: 1.weight: model (32, 64), file (16, 64); "
+        "1.bias: model (32,), file (16,); 3.weight: model (32, 32), file (32, 16)"
     )
 
 
@@ -172,6 +172,14 @@ def test_weights_of_another_architecture_name_what_is_absent() -> None:
     state = build(factory("mlp")).state_dict() | {"0.extra": torch.zeros(2)}
     with pytest.raises(ModelError, match=r"in 1 tensors; first: 0\.extra: model absent, file \(2,\)"):
         check_state(build(factory("mlp")), state)
+
+
+def test_what_differs_is_named_in_the_order_of_the_model_and_what_it_does_not_have_last() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(11)))
+    state = {"0.extra": torch.zeros(2)} | {f"{index}.weight": torch.zeros(2, 2) for index in range(11)}
+    state |= {"10.weight": torch.zeros(3, 2), "2.weight": torch.zeros(3, 2)}
+    with pytest.raises(ModelError, match=r"first: 2\.weight: .*; 10\.weight: .*; 0\.extra: model absent"):
+        check_state(model, state)
 
 
 def test_a_file_that_is_no_safetensors_is_refused() -> None:

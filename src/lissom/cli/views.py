@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lissom.artifact import Artifact
     from lissom.export.verification import Parity
+    from lissom.models.data import Data
     from lissom.pipeline import Estimate, Result
     from lissom.recipe import Recipe
     from lissom.report.schema import Gate, Report
@@ -197,7 +198,7 @@ def predicted(path: Path, data: str | None, runtime: str | None, out: Path | Non
 
     artifact = Artifact.open(path)
     samples = verbs.load_data(data or artifact.manifest.data)
-    split = "report" if len(samples.indices["report"]) else "calibrate"
+    split = next(name for name in ("report", "calibrate", "select", "train") if len(samples.indices[name]))
     labels, outputs = verbs.predict(artifact, samples.raw(split), runtime=runtime)
     header = ["sample", "label", "score"] if labels else ["sample", "output"]
     rows = [
@@ -209,8 +210,7 @@ def predicted(path: Path, data: str | None, runtime: str | None, out: Path | Non
     if len(rows) > 10:
         lines.append(f"... and {len(rows) - 10} more; --out DIR writes them all")
     extra: dict[str, Any] = {"labels": labels, "split": split}
-    if labels and samples.dataset.labels is not None:
-        truth = [artifact.manifest.labels[index] for index in samples.labels(split)]
+    if (truth := _true_names(samples, split, artifact.manifest.labels)) and labels:
         extra["accuracy"] = sum(a == b for a, b in zip(labels, truth, strict=True)) / len(truth)
         lines.append(f"{extra['accuracy']:.2%} of {len(truth)} samples of the {split} split are right")
     if out is not None:
@@ -339,6 +339,17 @@ def _numbers(output: np.ndarray) -> str:
     if output.ndim > 1:
         return " ".join(str(index) for index in output.argmax(axis=-1).reshape(-1))
     return " ".join(f"{value:.6g}" for value in output.reshape(-1).tolist())
+
+
+def _true_names(samples: Data, split: str, known: Sequence[str]) -> list[str]:
+    """The class of each sample by name, as a model with the classes `known` would call it.
+
+    Empty where the labels are no classes, or where the model knows none of them.
+    """
+    names = samples.dataset.label_names
+    if samples.kind != "classes" or (known and not {*names} & {*known}):
+        return []
+    return [names[index] if known else str(index) for index in samples.labels(split)]
 
 
 def _confused_lines(confusion: list[list[int]] | None, labels: Sequence[str]) -> list[str]:

@@ -3,11 +3,16 @@
 Each output is compared with the parent's on the same inputs. Inputs come from the select split; for
 floating point conversions also from a fuzz set (zeros, extremes, noise, batches of one), because a
 conversion must hold everywhere, while a quantized model is only meant for inputs like its data.
+
+Outputs are read batch by batch and only sums of them kept: those of a language model on a whole split do
+not fit into memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +43,9 @@ class ParityLimit(NamedTuple):
 
 _ROUNDING = 1e-6
 """Outputs that differ by less than this share are equal but for float32 rounding."""
+
+_VALUES_AT_ONCE = 1 << 20
+"""Values of an output that are compared at once, 8 MB in float64."""
 
 LIMITS: dict[str, ParityLimit] = {
     "float32": ParityLimit(1e-4, 0.99999, 70.0, 0.995, True),
@@ -75,38 +83,90 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
     batches = _batches(
         data, parent.signature, fuzz=limit.fuzz, any_size=parent.any_batch_size and child.any_batch_size
     )
-    pairs = [(parent.infer(batch), child.infer(batch)) for batch in batches]
-    return [
-        compare(
-            spec.name,
-            np.concatenate([wanted[spec.name] for wanted, _ in pairs]),
-            np.concatenate([found[spec.name] for _, found in pairs]),
-            limit,
-        )
-        for spec in parent.signature.outputs
-    ]
+    compared = {spec.name: _Comparison() for spec in parent.signature.outputs}
+    for batch in batches:
+        wanted, found = parent.infer(batch), child.infer(batch)
+        for name, comparison in compared.items():
+            comparison.add(wanted[name], found[name])
+    return [comparison.parity(name, limit) for name, comparison in compared.items()]
 
 
 def compare(name: str, wanted: np.ndarray, found: np.ndarray, limit: ParityLimit) -> Parity:
     """Compare one output of shape [samples, ...] with the parent's, in float64."""
-    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
-        return Parity(name, None, None, None, None, _agreement(wanted, found), False, str(limit))
-    reference, error = wanted.astype(np.float64), found.astype(np.float64) - wanted.astype(np.float64)
-    signal, noise = float(np.sum(reference**2)), float(np.sum(error**2))
-    norms = float(np.linalg.norm(reference)) * float(np.linalg.norm(found.astype(np.float64)))
-    cosine = float(np.vdot(reference, found)) / norms if norms else float(signal == noise)
-    sqnr = None if noise == 0 else 10 * float(np.log10(signal / noise)) if signal else 0.0
-    agreement = _agreement(wanted, found)
-    largest = float(np.abs(error).max(initial=0.0))
-    scale = float(np.abs(reference).max(initial=0.0)) or 1.0
-    within = limit.max_relative_error is None or largest <= limit.max_relative_error * scale
-    passed = (
-        within
-        and cosine >= limit.min_cosine
-        and (sqnr is None or sqnr >= limit.min_sqnr_db)
-        and agreement >= limit.min_agreement
-    )
-    return Parity(name, largest, float(np.abs(error).mean()), cosine, sqnr, agreement, passed, str(limit))
+    comparison = _Comparison()
+    comparison.add(wanted, found)
+    return comparison.parity(name, limit)
+
+
+@dataclass
+class _Comparison:
+    """Sums over the samples seen so far of one output, from which all figures follow."""
+
+    signal: float = 0.0
+    """Sum of squares of the parent's values."""
+    power: float = 0.0
+    """Sum of squares of the child's values."""
+    noise: float = 0.0
+    """Sum of squared errors."""
+    product: float = 0.0
+    """Sum of the products of both."""
+    absolute: float = 0.0
+    """Sum of absolute errors."""
+    largest: float = 0.0
+    """Largest absolute error."""
+    scale: float = 0.0
+    """Largest absolute value of the parent."""
+    num_values: int = 0
+    num_agreeing: int = 0
+    num_rows: int = 0
+    finite: bool = True
+
+    def add(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        """Count a batch of shape [samples, ...], a few samples at a time: float64 copies are large."""
+        step = max(1, _VALUES_AT_ONCE // max(1, wanted[:1].size))
+        for start in range(0, len(wanted), step):
+            self._add(wanted[start : start + step], found[start : start + step])
+
+    def _add(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        agreeing = _agreeing(wanted, found)
+        self.num_agreeing += int(agreeing.sum())
+        self.num_rows += len(agreeing)
+        self.finite = self.finite and bool(np.isfinite(found).all() and np.isfinite(wanted).all())
+        if not self.finite:  # no further figure will be given
+            return
+        reference, other = (array.astype(np.float64).ravel() for array in (wanted, found))
+        self.signal += float(reference @ reference)
+        self.power += float(other @ other)
+        self.product += float(reference @ other)
+        self.scale = max(self.scale, float(np.abs(reference).max(initial=0.0)))
+        other -= reference
+        self.noise += float(other @ other)
+        error = np.abs(other, out=other)
+        self.absolute += float(error.sum())
+        self.largest = max(self.largest, float(error.max(initial=0.0)))
+        self.num_values += error.size
+
+    def parity(self, name: str, limit: ParityLimit) -> Parity:
+        """The figures, held to the limits of a precision."""
+        agreement = self.num_agreeing / self.num_rows if self.num_rows else 1.0
+        if not self.finite:
+            return Parity(name, None, None, None, None, agreement, False, str(limit))
+        norms = math.sqrt(self.signal) * math.sqrt(self.power)
+        cosine = self.product / norms if norms else float(self.signal == self.noise)
+        sqnr = None
+        if self.noise:
+            sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else 0.0
+        within = limit.max_relative_error is None or self.largest <= limit.max_relative_error * (
+            self.scale or 1.0
+        )
+        passed = (
+            within
+            and cosine >= limit.min_cosine
+            and (sqnr is None or sqnr >= limit.min_sqnr_db)
+            and agreement >= limit.min_agreement
+        )
+        mean = self.absolute / max(self.num_values, 1)
+        return Parity(name, self.largest, mean, cosine, sqnr, agreement, passed, str(limit))
 
 
 def fuzz_inputs(
@@ -142,15 +202,20 @@ def _batches(data: Data, signature: Signature, *, fuzz: bool, any_size: bool) ->
     return batches + (fuzz_inputs(signature, tensors, sizes=(1, 3) if any_size else (1,)) if fuzz else [])
 
 
-def _agreement(wanted: np.ndarray, found: np.ndarray) -> float:
-    """Share of samples with the same highest output; ties within rounding count as the same."""
+def _agreeing(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """For each row, whether its highest output is the same; ties within rounding count as the same.
+
+    Empty where an output has nothing to choose from.
+    """
     if wanted.ndim < 2 or wanted.shape[-1] < 2:
-        return 1.0
+        return np.zeros(0, dtype=bool)
     rows, other = wanted.reshape(-1, wanted.shape[-1]), found.reshape(-1, wanted.shape[-1])
     chosen = rows[np.arange(len(rows)), other.argmax(axis=1)]
     highest = rows.max(axis=1)
-    tied = highest - chosen <= _ROUNDING * np.abs(highest)
-    return float(np.mean(tied & np.isfinite(other).all(axis=1)))
+    with np.errstate(invalid="ignore"):  # infinity less infinity is no tie
+        tied = highest - chosen <= _ROUNDING * np.abs(highest)
+    agreeing: np.ndarray = tied & np.isfinite(other).all(axis=1)
+    return agreeing
 
 
 def _shown(signature: Signature) -> str:

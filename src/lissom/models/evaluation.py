@@ -6,19 +6,22 @@ are evaluated by the same code. Outputs are read batch by batch and not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lissom.errors import ModelError
+from lissom.artifact import PreprocessingStep, Signature
+from lissom.errors import DataError, ModelError
 from lissom.models.data import Data
 from lissom.models.metrics import confusion_matrix
 
 if TYPE_CHECKING:
     from lissom.models.tasks import Task
 
+Shape = Sequence[int | str]
 Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 BATCH_SIZE = 64
@@ -55,6 +58,22 @@ class Judged(NamedTuple):
     metrics: dict[str, float]
 
 
+def fitted(data: Data, signature: Signature, preprocessing: Sequence[PreprocessingStep]) -> Data:
+    """The data as a model takes them: with the preprocessing that it was made with, not their own.
+
+    Raises:
+        DataError: names or sample shapes of the inputs are not those of the model.
+    """
+    wanted = {spec.name: spec.shape[1:] for spec in signature.inputs}
+    found = {spec.name: spec.shape[1:] for spec in data.input_specs}
+    if wanted.keys() != found.keys() or not all(_fits(wanted[name], found[name]) for name in wanted):
+        raise DataError(
+            f"the model takes {_shown(wanted)}; {data.source} has {_shown(found)}",
+            hint="samples have the names and shapes of those that the model was made with",
+        )
+    return Data(data.source, replace(data.dataset, preprocessing=tuple(preprocessing)))
+
+
 def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """First output of every sample, shape [samples, ...].
 
@@ -77,7 +96,8 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
 
     Raises:
         DataError: the data have no labels, or the split is empty.
-        ModelError: a score is not finite, or the task gives something else than one for each sample.
+        ModelError: a score is not finite, the task gives something else than one for each sample, or a
+            metric that is no number.
     """
     labels = data.labels(split)
     answered: list[np.ndarray] = []
@@ -96,7 +116,7 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
     metrics = task.metrics(remaining)
     for _ in remaining:  # a task without metrics of its own reads none of them
         pass
-    return Judged(np.concatenate(answered), np.concatenate(scored), metrics)
+    return Judged(np.concatenate(answered), np.concatenate(scored), _figures(metrics))
 
 
 def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
@@ -104,7 +124,7 @@ def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
 
     Raises:
         DataError: the data have no labels, or the split is empty.
-        ModelError: a score is not finite, or the task gives something else than one for each sample.
+        ModelError: as for `judge`.
     """
     judged = judge(call, data, split, task)
     confusion = None
@@ -130,6 +150,40 @@ def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.nd
     if not np.isfinite(scores).all():
         raise ModelError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} answers have no finite score")
     return scores
+
+
+def _figures(metrics: object) -> dict[str, float]:
+    """What a task calls its metrics as plain numbers; those that are not finite are left out.
+
+    Raises:
+        ModelError: they are no mapping from names to numbers.
+    """
+    if not isinstance(metrics, Mapping):
+        raise _no_metrics(f"a {type(metrics).__name__}")
+    figures: dict[str, float] = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str) or isinstance(value, str | bytes):
+            raise _no_metrics(f"{name!r}: {value!r}")
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as exc:  # RuntimeError: a torch tensor
+            raise _no_metrics(f"{name!r}: {value!r}") from exc
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _no_metrics(found: str) -> ModelError:
+    return ModelError(f"the task gave as metrics {found}", hint="Task.metrics gives numbers by name")
+
+
+def _fits(wanted: Shape, found: Shape) -> bool:
+    """True when the shapes are equal; a dimension with a name takes any size."""
+    return len(wanted) == len(found) and all(
+        isinstance(one, str) or one == other for one, other in zip(wanted, found, strict=True)
+    )
+
+
+def _shown(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name} of shape [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
 
 
 def _outputs(call: Call, inputs: Mapping[str, np.ndarray], batch_size: int) -> Iterator[np.ndarray]:

@@ -199,6 +199,19 @@ def regression(data: Data) -> Regression:
     return Regression(float(np.abs(labels - np.median(labels, axis=0)).mean()))
 
 
+def fitting(data: Data, asked: str | None) -> Data:
+    """The data as the task that is asked for reads them: numbers as values or as classes.
+
+    Raises:
+        DataError: the labels cannot be read so without a loss.
+    """
+    if asked == "regression" and data.kind == "classes":
+        return data.with_values()
+    if asked == "classification" and data.kind == "values":
+        return data.with_classes()
+    return data
+
+
 def task_name(asked: str | None, data: Data) -> str:
     """The task that is asked for, else the one that the labels speak of."""
     return asked or _OF_KIND[data.kind]

@@ -216,7 +216,7 @@ def _loggers(context: Context) -> list[Any]:
 
 
 def _mlflow_logger(folder: Path, recipe: str, name: str) -> Any:
-    """Writes into the folder of the run unless MLFLOW_TRACKING_URI names a server; None where MLflow cannot."""
+    """Writes into the folder of the run unless MLFLOW_TRACKING_URI names a server; None if it cannot."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before it is imported: nothing phones home
     from lightning.pytorch.loggers import MLFlowLogger
     from mlflow.exceptions import MlflowException

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lissom.artifact import Signature
-from lissom.errors import MachineError
+from lissom.errors import MachineError, ModelError
 from lissom.logs import quiet_libraries
 from lissom.runtime.base import Runtime
 from lissom.runtime.machine import compiler
@@ -23,12 +23,29 @@ from lissom.structure import load_model
 def call_model(
     model: Any, signature: Signature, inputs: Mapping[str, np.ndarray], *, device: str = "cpu"
 ) -> dict[str, np.ndarray]:
-    """Call a torch model with arrays by name, positionally in the order of the signature."""
+    """Call a torch model with arrays by name, positionally in the order of the signature.
+
+    Raises:
+        ModelError: a token id is larger than the model's vocabulary.
+    """
     arguments = [torch.from_numpy(inputs[spec.name]).to(device) for spec in signature.inputs]
-    with torch.inference_mode():
-        outputs = model(*arguments)
+    try:
+        with torch.inference_mode():
+            outputs = model(*arguments)
+    except IndexError as exc:
+        if tokens := [spec.name for spec in signature.inputs if inputs[spec.name].dtype.kind in "iu"]:
+            raise _outside_vocabulary({name: inputs[name] for name in tokens}) from exc
+        raise
     tensors = outputs if isinstance(outputs, tuple | list) else (outputs,)
     return {spec.name: tensor.cpu().numpy() for spec, tensor in zip(signature.outputs, tensors, strict=True)}
+
+
+def _outside_vocabulary(tokens: Mapping[str, np.ndarray]) -> ModelError:
+    ranges = ", ".join(f"{name} holds {array.min()} to {array.max()}" for name, array in tokens.items())
+    return ModelError(
+        f"a token id lies outside the model's vocabulary: {ranges}",
+        hint="use the tokens that the model was trained on, or build it with a larger vocab_size",
+    )
 
 
 class TorchEager(Runtime):

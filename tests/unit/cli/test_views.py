@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.artifacts import tiny_onnx_artifact
+from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
 from tests.unit.serve.test_prediction import WEIGHTS, tokens_artifact, values_artifact
 
 from lissom import verbs
 from lissom.cli.views import evaluated, keyword_arguments, listed, predicted
 from lissom.errors import RequestError
+from lissom.models.data import Data, Dataset
 from lissom.models.evaluation import Evaluation
 from lissom.registry import DATASETS, MODELS
 
@@ -98,3 +99,54 @@ def test_an_evaluation_is_a_table_and_names_what_is_confused_where_classes_are_f
     assert ("owl -> cat: 3\ncat -> dog: 1" in text) == (num_classes == 3)
     assert outcome.extra["confusion"] == confusion.tolist()
     assert outcome.extra["score"] == 0.79
+
+
+def labelled(path: Path, **arrays: np.ndarray) -> np.ndarray:
+    """Write images and what is said of them; gives the class that the tiny model sees in each."""
+    images = np.random.default_rng(0).normal(scale=20, size=(12, 1, 2, 2)).astype(np.float32)
+    labels = tiny_logits(images).argmax(axis=1)
+    names = np.array(LABELS)[labels]
+    np.savez(path, image=images, **{"y": names, "split": np.full(12, "report"), **arrays})
+    return labels
+
+
+def test_predictions_are_compared_with_the_labels_by_name(tmp_path: Path) -> None:
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    found = labelled(tmp_path / "whole.npz")
+    names = np.array(LABELS)[found]
+    labelled(
+        tmp_path / "more.npz", y=np.where(np.arange(12) == 0, "aardvark", names)
+    )  # it moves every position
+    labelled(tmp_path / "fewer.npz", y=np.full(12, "owl"))
+    wanted = {"whole": 1.0, "more": 11 / 12, "fewer": np.mean(names == "owl")}
+    for name, accuracy in wanted.items():
+        outcome = predicted(artifact.path, str(tmp_path / f"{name}.npz"), "onnxruntime", None)
+        assert outcome.extra["accuracy"] == accuracy, name
+
+
+@pytest.mark.parametrize("y", [np.linspace(0, 1, 12), np.full(12, "emu"), np.arange(24).reshape(12, 2)])
+def test_predictions_are_not_compared_with_labels_that_are_no_classes_of_the_model(
+    tmp_path: Path, y: np.ndarray
+) -> None:
+    labelled(tmp_path / "other.npz", y=y)
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    outcome = predicted(artifact.path, str(tmp_path / "other.npz"), "onnxruntime", None)
+    assert "accuracy" not in outcome.extra
+    assert len(outcome.extra["labels"]) == 12
+
+
+def test_a_model_without_class_names_is_compared_by_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).normal(scale=20, size=(12, 1, 2, 2)).astype(np.float32)
+    labels = tiny_logits(images).argmax(axis=1)
+    dataset = Dataset({"image": images}, labels, ("x", "y", "z"), split=np.full(12, "report"))
+    monkeypatch.setattr(verbs, "load_data", lambda source: Data("letters", dataset))
+    outcome = predicted(tiny_onnx_artifact(tmp_path / "tiny", labels=()).path, "letters", "onnxruntime", None)
+    assert outcome.extra["accuracy"] == 1.0
+
+
+def test_labelled_data_without_a_report_split_are_predicted_all_the_same(tmp_path: Path) -> None:
+    labelled(tmp_path / "data.npz", split=np.full(12, "train"))
+    outcome = predicted(tiny_onnx_artifact(tmp_path / "tiny").path, str(tmp_path / "data.npz"), None, None)
+    assert (outcome.extra["split"], outcome.extra["accuracy"]) == ("train", 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lissom.artifact import Signature, TensorSpec
 from lissom.cli.output import show
 from lissom.cli.views import verified
 from lissom.errors import ArtifactError
+from lissom.export import verification
 from lissom.export.verification import LIMITS, Parity, compare, fuzz_inputs, verify
 from lissom.models.data import Data, Dataset
 from lissom.runtime.base import check_tensor
@@ -268,3 +270,67 @@ def test_signatures_that_differ_cannot_be_compared(tmp_path: Path, change: dict[
     with pytest.raises(ArtifactError, match="'parent' and 'child' have different signatures: ") as caught:
         verify(parent, child, DATA)
     assert "image: float32['batch', 1, 2, 2]" in caught.value.message
+
+
+def at_once(wanted: np.ndarray, found: np.ndarray) -> tuple[float, ...]:
+    """Largest and mean error, cosine, SQNR and agreement by their definitions, over whole arrays."""
+    reference, other = wanted.astype(np.float64), found.astype(np.float64)
+    error = other - reference
+    cosine = np.vdot(reference, other) / (np.linalg.norm(reference) * np.linalg.norm(other))
+    sqnr = 10 * np.log10(np.sum(reference**2) / np.sum(error**2))
+    agreement = np.mean(reference.argmax(axis=-1) == other.argmax(axis=-1))
+    return np.abs(error).max(), np.abs(error).mean(), cosine, sqnr, agreement
+
+
+@pytest.mark.parametrize("values", [1, 7, 100, 1 << 20])
+@pytest.mark.parametrize("shape", [(200, 5), (50, 4, 10)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_figures_do_not_depend_on_how_many_values_are_compared_at_once(
+    monkeypatch: pytest.MonkeyPatch, values: int, shape: tuple[int, ...], dtype: Any
+) -> None:
+    monkeypatch.setattr(verification, "_VALUES_AT_ONCE", values)
+    generator = np.random.default_rng(4)
+    wanted = generator.normal(3, 20, shape).astype(dtype)
+    found = (wanted + generator.normal(0, 2, shape)).astype(dtype)
+    parity = compare("y", wanted, found, INT8)
+    assert parity[1:6] == pytest.approx(at_once(wanted, found), rel=1e-9)
+
+
+@pytest.mark.parametrize("place", [0, 99, 199])
+def test_an_infinity_in_any_sample_leaves_only_the_agreement(
+    monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    monkeypatch.setattr(verification, "_VALUES_AT_ONCE", 50)
+    wanted, found = SCORES.copy(), SCORES.copy()
+    wanted[place, 0] = found[place, 0] = np.inf
+    parity = compare("y", wanted, found, EXACT)
+    assert parity[1:7] == (None, None, None, None, 199 / 200, False)
+
+
+class Wide:
+    """Answers each sample with many numbers, as a language model does."""
+
+    any_batch_size = True
+
+    def __init__(self, artifact: Any) -> None:
+        outputs = (TensorSpec(name="logits", dtype="float32", shape=("batch", 16, 500)),)
+        self.artifact = artifact
+        self.signature = artifact.manifest.signature.model_copy(update={"outputs": outputs})
+
+    def infer(self, inputs: Any) -> dict[str, np.ndarray]:
+        rows = inputs["image"].reshape(-1, 4).sum(axis=1)
+        return {"logits": np.sin(rows[:, None] + np.arange(8000, dtype=np.float32)).reshape(-1, 16, 500)}
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
+    runtime: Any = Wide(tiny_onnx_artifact(tmp_path / "tiny", precision="int8"))
+    peaks = []
+    for num_samples in (64, 1024):
+        images = np.random.default_rng(0).normal(size=(num_samples, 1, 2, 2)).astype(np.float32)
+        data = Data("plain", Dataset({"image": images}))
+        data.tensors("calibrate")
+        tracemalloc.start()
+        assert verify(runtime, runtime, data)[0].passed
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]

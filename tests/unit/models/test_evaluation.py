@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.small import DATA, Chain
+import torch
+from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
+from tests.unit.small import DATA, KWARGS, VOCABULARY, Chain, load, texts
 
 from lissom import verbs
+from lissom.artifact import PreprocessingStep
 from lissom.errors import DataError, ModelError, RequestError
 from lissom.models.data import Data, Dataset
 from lissom.models.evaluation import TOKEN_BATCH_SIZE, answers, evaluate, judge, predict
@@ -208,5 +212,136 @@ def test_data_without_labels_cannot_be_evaluated(small: Chain, monkeypatch: pyte
 def test_data_of_other_classes_are_refused(small: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Data("other", Dataset(DATA.dataset.inputs, DATA.dataset.labels // 2, ("x", "y"), split=None))
     monkeypatch.setattr(verbs, "load_data", lambda source: other)
-    with pytest.raises(ModelError, match="2 classes"):
+    with pytest.raises(DataError, match="other has the classes x, y; the model knows class 0, class 1, "):
         verbs.evaluate(small.exported)
+
+
+def bright_images(names: tuple[str, ...] = LABELS, shape: tuple[int, ...] = (1, 2, 2)) -> Data:
+    """Images that are labelled as the tiny model sees them, with a mean and spread of their own."""
+    images = np.random.default_rng(3).normal(82, 8, (40, *shape)).astype(np.float32)
+    labels = tiny_logits(images[:, :1, :2, :2]).argmax(axis=1)
+    labels[::4] = (labels[::4] + 1) % 3
+    steps = (PreprocessingStep(input="image", mean=(82.0,), std=(8.0,)),)
+    split = np.array(["report", "select"])[np.arange(40) % 2]
+    return Data("bright", Dataset({"image": images}, labels, names, steps, split))
+
+
+def test_other_data_are_normalized_as_the_model_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bright_images()
+    monkeypatch.setattr(verbs, "load_data", lambda source: data)
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    found = verbs.evaluate(artifact, data="bright")
+    labels, _ = verbs.predict(artifact, data.raw("report"))
+    truth = [LABELS[index] for index in data.labels("report")]
+    assert found.score == np.mean([one == other for one, other in zip(labels, truth, strict=True)]) == 0.5
+
+
+@pytest.mark.parametrize("verb", ["verify", "bench"])
+def test_other_data_reach_every_comparison_as_the_model_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    data, seen = bright_images(), []
+    monkeypatch.setattr(verbs, "load_data", lambda source: data)
+    monkeypatch.setattr("lissom.export.verification.verify", lambda one, other, given: seen.append(given))
+    monkeypatch.setattr(
+        "lissom.report.measurement.measure", lambda one, config, given, progress: ("", seen.append(given))
+    )
+    one, other = (tiny_onnx_artifact(tmp_path / name, name=name) for name in ("one", "other"))
+    if verb == "verify":
+        verbs.verify(one, other, data="bright")
+    else:
+        verbs.bench([one, other], data="bright")
+    assert np.allclose(seen[0].tensors("select")["image"], (data.raw("select")["image"] - 2) / 4)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "verify", "bench"])
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"image": np.zeros((8, 1, 4, 4), np.float32)}, "image of shape [1, 4, 4]"),
+        ({"image": np.zeros((8, 4), np.float32)}, "image of shape [4]"),
+        ({"photo": np.zeros((8, 1, 2, 2), np.float32)}, "photo of shape [1, 2, 2]"),
+        (
+            {"image": np.zeros((8, 1, 2, 2), np.float32), "mask": np.zeros((8, 2), np.float32)},
+            "image of shape [1, 2, 2], mask of shape [2]",
+        ),
+    ],
+)
+def test_samples_of_another_shape_are_refused_and_both_shapes_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, inputs: dict[str, np.ndarray], words: str
+) -> None:
+    data = Data("odd", Dataset(inputs, np.arange(8) % 3, LABELS, split=np.full(8, "report")))
+    monkeypatch.setattr(verbs, "load_data", lambda source: data)
+    one, other = (tiny_onnx_artifact(tmp_path / name, name=name) for name in ("one", "other"))
+    calls: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: verbs.evaluate(one, data="odd"),
+        "verify": lambda: verbs.verify(one, other, data="odd"),
+        "bench": lambda: verbs.bench([one, other], data="odd"),
+    }
+    with pytest.raises(DataError) as caught:
+        calls[verb]()
+    assert caught.value.message == f"the model takes image of shape [1, 2, 2]; odd has {words}"
+    assert caught.value.exit_code == 2
+
+
+def test_classes_of_the_same_number_and_other_names_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "load_data", lambda source: bright_images(("cat", "dog", "emu")))
+    with pytest.raises(
+        DataError, match="bright has the classes cat, dog, emu; the model knows cat, dog, owl"
+    ):
+        verbs.evaluate(tiny_onnx_artifact(tmp_path / "tiny"), data="bright")
+
+
+def test_a_model_without_class_names_takes_the_classes_by_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "load_data", lambda source: bright_images(("x", "y", "z")))
+    assert verbs.evaluate(tiny_onnx_artifact(tmp_path / "tiny", labels=()), data="bright").score == 0.5
+
+
+def with_metrics(found: Any) -> Task:
+    class Measured(Halves):
+        def metrics(self, batches: Batches) -> dict[str, float]:
+            return found  # type: ignore[no-any-return]
+
+    return Measured()
+
+
+def test_metrics_of_an_own_task_become_plain_numbers_and_those_not_finite_are_left_out() -> None:
+    given = {
+        "numpy": np.float32(0.25),
+        "tensor": torch.tensor(0.5),
+        "count": np.int64(3),
+        "nan": float("nan"),
+        "infinite": np.float64("inf"),
+    }
+    found = judge(constant_logits, DATA, "report", with_metrics(given)).metrics
+    assert found == {"numpy": 0.25, "tensor": 0.5, "count": 3.0}
+    assert {type(value) for value in found.values()} == {float}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 0.5, {"f1": "0.5"}, {"f1": None}, {"f1": np.ones(3)}, {"f1": torch.ones(3)}, {"f1": 1j}, {1: 0.5}],
+)
+def test_metrics_that_are_no_numbers_by_name_are_refused(given: Any) -> None:
+    with pytest.raises(ModelError, match="the task gave as metrics"):
+        judge(constant_logits, DATA, "report", with_metrics(given))
+
+
+def test_a_token_outside_the_vocabulary_is_refused_and_the_range_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = texts()
+    artifact = load(tmp_path / "load", known, "gru", **KWARGS["gru"])
+    tokens = known.dataset.inputs["tokens"] + VOCABULARY
+    beyond = Data("beyond", Dataset({"tokens": tokens}, known.dataset.labels, known.dataset.label_names))
+    monkeypatch.setattr(verbs, "load_data", lambda source: beyond)
+    words = rf"a token id lies outside the model's vocabulary: tokens holds {VOCABULARY} to "
+    with pytest.raises(ModelError, match=words) as caught:
+        verbs.evaluate(artifact, data="beyond", runtime="torch")
+    assert "vocab_size" in caught.value.hint

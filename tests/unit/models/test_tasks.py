@@ -11,7 +11,14 @@ from tests.unit.small import blobs, make
 
 from lissom.errors import DataError, LissomError, ModelError
 from lissom.models.data import Data, Dataset
-from lissom.models.tasks import Classification, LanguageModelling, Regression, task_name, task_of
+from lissom.models.tasks import (
+    Classification,
+    LanguageModelling,
+    Regression,
+    fitting,
+    task_name,
+    task_of,
+)
 from lissom.recipe import ModelConfig
 
 GENERATOR = np.random.default_rng(1)
@@ -98,3 +105,13 @@ def test_a_sample_in_which_nothing_counts_is_refused() -> None:
     labels[7] = -100
     with pytest.raises(DataError, match="no position of sample 7 counts"):
         task_of("language-modelling", Data("sparse", Dataset(TOKENS.dataset.inputs, labels)))
+
+
+def test_whole_numbers_are_values_for_a_regression_and_classes_for_a_classification() -> None:
+    counts = Data("counts", Dataset({"x": GENERATOR.random((9, 2))}, np.arange(9) % 3, ("10", "20", "35")))
+    values = fitting(counts, "regression")
+    assert sorted(set(values.dataset.labels)) == [10.0, 20.0, 35.0]  # type: ignore[arg-type]
+    assert fitting(values, "classification").dataset.label_names == ("10", "20", "35")
+    assert fitting(counts, None) is counts
+    with pytest.raises(DataError):
+        fitting(blobs(), "regression")
