@@ -52,7 +52,8 @@ def main() -> None:
 
 def trained(subject: Subject, folder: Path) -> dict[str, Any]:
     """Run a recipe and read off what it reached."""
-    recipe = lissom.Recipe.from_file(ROOT / "recipes" / f"{subject.recipe}.yaml", subject.overrides)
+    overrides = (*subject.overrides, "benchmark.runtimes=[torch, onnxruntime]")
+    recipe = lissom.Recipe.from_file(ROOT / "recipes" / f"{subject.recipe}.yaml", overrides)
     result = lissom.run(recipe, out=folder)
     artifact = Artifact.open(next(folder.glob("01-train-*")))
     if subject.keeps_weights:

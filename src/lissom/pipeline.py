@@ -146,7 +146,9 @@ def run(
     progress = progress or NoProgress()
     with locked(folder):
         check_machine(recipe)
-        data = load_data(recipe)
+        with progress.task("load data", 1) as advance:
+            data = load_data(recipe)
+            advance(1)
         check_splits(recipe, data)
         artifacts, reused = make_artifacts(recipe, data, folder, progress=progress)
         report = _report(
