@@ -213,11 +213,11 @@ def test_a_factory_is_found_in_a_file_of_the_user(tmp_path: Path) -> None:
 
 
 def test_a_file_that_fails_to_import_is_tried_again_when_it_is_mended(tmp_path: Path) -> None:
-    path = tmp_path / "net.py"
+    path = tmp_path / "lacking.py"
     path.write_text("import no_such_dependency\n")
     with pytest.raises((ModuleNotFoundError, LissomError), match="no_such_dependency"):
         resolve(f"{path}:build", known=MODELS)
-    assert not [name for name in sys.modules if name.startswith("lissom_user_net_")]
+    assert not [name for name in sys.modules if name.startswith("lissom_user_lacking_")]
     path.write_text("def build():\n    return 1\n")
     assert resolve(f"{path}:build", known=MODELS)() == 1
 
