@@ -57,7 +57,7 @@ def main(out: Path) -> None:
                 {"stage": "train", "epochs": 15, "learning_rate": 0.05},
                 {"stage": "export", "name": "original"},
                 {"stage": "prune", "from": "train", "ratio": 0.5},
-                {"stage": "distill", "teacher": "train", "epochs": 15},
+                {"stage": "distill", "teacher": "train", "epochs": 20, "learning_rate": 0.02},
                 {"stage": "export"},
                 {"stage": "quantize"},
             ],

@@ -93,7 +93,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(
     for name in stage_folders(small_run.out)[:kept]:
         shutil.copytree(small_run.out / name, folder / name)
         shutil.rmtree(folder / name / "evidence")
-    kill_when_working(small_recipe, folder, at_least=kept, wait=1.0 if moment == "while measuring" else 0.3)
+    kill_when_working(small_recipe, folder, at_least=kept, training=kept < 5)
     unfinished = stage_folders(folder)
     result = lissom.run(small_recipe, out=folder)
     assert [name.split("-", 1)[1] for name in unfinished] == [
@@ -109,8 +109,17 @@ def stage_ids(result: Any) -> list[tuple[str, str]]:
     return [(row.name, row.id) for row in result.report.stages]
 
 
-def kill_when_working(recipe: Path, folder: Path, *, at_least: int, wait: float) -> None:
-    """Start a run, wait until it holds the folder and computes, then SIGKILL it."""
+def wait_for(process: subprocess.Popen[Any], folder: Path, pattern: str) -> None:
+    """Wait until a run has made this in its folder."""
+    deadline = time.monotonic() + 60
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None, "the run ended at once"
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.01)
+
+
+def kill_when_working(recipe: Path, folder: Path, *, at_least: int, training: bool) -> None:
+    """Start a run, wait until it trains, or else holds the folder and computes, then SIGKILL it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lissom", "run", str(recipe), "--out", str(folder)],
         stdout=subprocess.DEVNULL,
@@ -118,12 +127,8 @@ def kill_when_working(recipe: Path, folder: Path, *, at_least: int, wait: float)
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not (folder / ".lock").exists():
-            assert process.poll() is None, "the run ended at once"
-            assert time.monotonic() < deadline, "the run did not start"
-            time.sleep(0.05)
-        time.sleep(2.5 + wait)
+        wait_for(process, folder, ".training-*" if training else ".lock")
+        time.sleep(0.0 if training else 1.0)
         assert process.poll() is None, "the run ended before it could be killed"
         assert not (folder / "report.json").exists()
     finally:
@@ -140,9 +145,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_half_written(small_recipe: Path
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (folder / ".lock").exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(4)
+    wait_for(process, folder, ".training-*")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
