@@ -37,7 +37,7 @@ from lissom.recipe import ModelConfig, TrainConfig
 from lissom.registry import MODELS, resolve
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = 16
+STEPS = 48
 TARGET = 0.95
 
 
