@@ -8,6 +8,7 @@ next, take part in that training, and otherwise wait. What is said is one number
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import NamedTuple
@@ -71,6 +72,15 @@ def _broadcast(number: int) -> int:
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
+        # Threads of gloo that outlive the interpreter abort the process.
+        atexit.register(_part)
     message = torch.tensor([number])
     distributed.broadcast(message, src=0)
     return int(message)
+
+
+def _part() -> None:
+    import torch.distributed as distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
