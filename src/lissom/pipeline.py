@@ -36,7 +36,7 @@ from lissom.logs import NoProgress, Progress
 from lissom.models import processes
 from lissom.models.processes import place
 from lissom.optional import is_installed, version
-from lissom.recipe import LoadConfig, ModelConfig, OptimizationConfig, Recipe, StageConfig, check_allowed
+from lissom.recipe import LoadConfig, ModelConfig, Recipe, StageConfig, check_allowed
 from lissom.registry import MODELS, TASKS, runtime_entry, runtimes_for, source_sha256, stage_function
 from lissom.runtime.machine import machine
 
@@ -278,7 +278,7 @@ def make_artifacts(
             reused.append(stage.config.name)
         else:
             _check_space(folder)
-            if isinstance(stage.config, OptimizationConfig):
+            if stage.config.trains:
                 processes.announce(stage.index)
             made[stage.config.name] = _make(recipe, stage, data, made, path, progress)
     return list(made.values()), reused
@@ -453,7 +453,7 @@ def check_splits(recipe: Recipe, data: Data) -> None:
         DataError: a split that is needed is empty; labelled data are chosen on select, judged on report.
     """
     needed = ["select", "report"] if data.dataset.labels is not None else []
-    needed += ["train"] if any("epochs" in type(stage).model_fields for stage in recipe.stages) else []
+    needed += ["train"] if any(stage.trains for stage in recipe.stages) else []
     needed += ["calibrate"] if any(stage.stage == "quantize" for stage in recipe.stages) else []
     for split in needed:
         if not len(data.indices[split]):

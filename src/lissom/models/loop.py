@@ -28,7 +28,7 @@ from lissom.models.diagnostics import STEPS_WATCHED, Watcher
 from lissom.models.losses import loss_for, penalty
 from lissom.models.optimization import normalize_gradients, optimizer_for, plateau_for, schedule_for
 from lissom.models.tasks import Task
-from lissom.recipe import OptimizationConfig
+from lissom.recipe import Optimization
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class TrainingModule(lightning.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        config: OptimizationConfig,
+        config: Optimization,
         task: Task,
         loss: BatchLoss | None,
         *,
@@ -99,6 +99,8 @@ class TrainingModule(lightning.LightningModule):
         self.config, self.task, self.augment, self.seed = config, task, augment, seed
         self.task_loss = loss_for(task, config)
         self.loss = loss or (lambda outputs, batch: self.task_loss(outputs, batch.targets))
+        self.added: Callable[[], Tensor] | None = None
+        self.after_step: Callable[[], None] | None = None
         self.steps_per_epoch = steps_per_epoch
         self.history: list[dict[str, float]] = []
         self._watcher = Watcher(model)
@@ -142,7 +144,8 @@ class TrainingModule(lightning.LightningModule):
             where = f"step {step + 1}, on samples {samples}, ... of the train split"
             raise self._not_finite(f"the loss is {value.item()}", where)
         self._train.add(value, self._score(outputs, targets) if self._scores(outputs) else None)
-        return (value + penalty(self.model, self.config)) * self._share(step, len(positions))
+        extra = penalty(self.model, self.config) + (self.added() if self.added else 0.0)
+        return (value + extra) * self._share(step, len(positions))
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Look at the gradients, then normalise them when asked to."""
@@ -152,6 +155,12 @@ class TrainingModule(lightning.LightningModule):
         self._rate = float(optimizer.param_groups[0]["lr"])
         if self.config.normalize_gradient:
             normalize_gradients(self.model)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Make a step, and what is to be done after each."""
+        super().optimizer_step(*arguments, **named)
+        if self.after_step is not None:
+            self.after_step()
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip by norm, then by value."""

@@ -16,13 +16,13 @@ from torch.nn import functional
 from lissom.errors import RecipeError, near
 from lissom.models.data import IGNORED
 from lissom.models.tasks import Task
-from lissom.recipe import OptimizationConfig
+from lissom.recipe import Optimization
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) to a scalar."""
 
 
-def loss_for(task: Task, config: OptimizationConfig) -> TaskLoss:
+def loss_for(task: Task, config: Optimization) -> TaskLoss:
     """The loss that the recipe names, else the task's own or its first.
 
     Raises:
@@ -45,7 +45,7 @@ def loss_for(task: Task, config: OptimizationConfig) -> TaskLoss:
     return lambda outputs, targets: function(outputs, targets, config)
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+def cross_entropy(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     """Logits [..., classes] against class indices [...] or, when samples are mixed, shares [..., classes]."""
     logits, wanted = _flat(outputs, targets)
     smoothing = config.label_smoothing
@@ -57,7 +57,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor, config: OptimizationConfig) 
     return total / (wanted != IGNORED).sum().clamp(min=1)  # a batch in which nothing counts loses nothing
 
 
-def focal(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+def focal(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     """Focal loss of logits [..., classes]; with gamma 0 it is cross-entropy."""
     logits, wanted = _flat(outputs, targets)
     log_shares = functional.log_softmax(logits, dim=-1)
@@ -71,22 +71,22 @@ def focal(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tenso
     return -((shares * discounted).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
 
 
-def mse(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+def mse(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     """Mean squared error."""
     return functional.mse_loss(outputs, targets.reshape(outputs.shape))
 
 
-def mae(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+def mae(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     """Mean absolute error."""
     return functional.l1_loss(outputs, targets.reshape(outputs.shape))
 
 
-def huber(outputs: Tensor, targets: Tensor, config: OptimizationConfig) -> Tensor:
+def huber(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     """Huber loss."""
     return functional.huber_loss(outputs, targets.reshape(outputs.shape), delta=config.huber_delta)
 
 
-def penalty(model: nn.Module, config: OptimizationConfig) -> Tensor | float:
+def penalty(model: nn.Module, config: Optimization) -> Tensor | float:
     """`l1 sum |w| + l2 / 2 sum w^2` over weights; biases and norms, which have one axis, are free."""
     if not config.l1 and not config.l2:
         return 0.0
@@ -104,7 +104,7 @@ def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return logits.reshape(-1, logits.shape[-1]), flat
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, OptimizationConfig], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor, Optimization], Tensor]] = {
     "cross-entropy": cross_entropy,
     "focal": focal,
     "mse": mse,

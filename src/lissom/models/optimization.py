@@ -9,7 +9,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from lissom.logs import log
-from lissom.recipe import OptimizationConfig
+from lissom.recipe import Optimization
 
 _WARMUP_START = 1e-3
 """Share of the learning rate at which warm-up begins."""
@@ -19,7 +19,7 @@ _MOMENTUM_SWING = 0.05
 _FEW_STEPS = 4
 
 
-def optimizer_for(model: nn.Module, config: OptimizationConfig) -> optim.Optimizer:
+def optimizer_for(model: nn.Module, config: Optimization) -> optim.Optimizer:
     """The optimiser of a recipe over the parameters that are trained."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = config.learning_rate, config.weight_decay
@@ -34,7 +34,7 @@ def optimizer_for(model: nn.Module, config: OptimizationConfig) -> optim.Optimiz
 
 
 def schedule_for(
-    optimizer: optim.Optimizer, config: OptimizationConfig, *, steps_per_epoch: int
+    optimizer: optim.Optimizer, config: Optimization, *, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler:
     """The schedule of a recipe, to be stepped after every step of the optimiser.
 
@@ -51,9 +51,7 @@ def schedule_for(
     return lr_scheduler.SequentialLR(optimizer, [rise, main], milestones=[warmup])
 
 
-def plateau_for(
-    optimizer: optim.Optimizer, config: OptimizationConfig
-) -> lr_scheduler.ReduceLROnPlateau | None:
+def plateau_for(optimizer: optim.Optimizer, config: Optimization) -> lr_scheduler.ReduceLROnPlateau | None:
     """Lowers the rate when the score on the select split, by which it is stepped, stops rising."""
     if config.schedule != "plateau":
         return None
@@ -77,7 +75,7 @@ def normalize_gradients(model: nn.Module) -> None:
 
 
 def _main_schedule(
-    optimizer: optim.Optimizer, config: OptimizationConfig, num_steps: int, steps_per_epoch: int
+    optimizer: optim.Optimizer, config: Optimization, num_steps: int, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler:
     if config.schedule == "one-cycle":
         if num_steps < _FEW_STEPS:

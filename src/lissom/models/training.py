@@ -13,13 +13,13 @@ import os
 import pickle
 import signal
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lissom.artifact import Artifact
@@ -32,7 +32,7 @@ from lissom.models.processes import place
 from lissom.models.stages import Context, save_torch, signature_of
 from lissom.models.tasks import Task
 from lissom.optional import is_installed
-from lissom.recipe import OptimizationConfig, TrainConfig
+from lissom.recipe import Optimization, TrainConfig
 from lissom.structure import factory_of, load_model
 
 if TYPE_CHECKING:
@@ -63,9 +63,25 @@ def starting_model(parents: Mapping[str, Artifact], context: Context) -> tuple[n
 
 
 def fit(
-    model: nn.Module, context: Context, config: OptimizationConfig, *, loss: BatchLoss | None = None
+    model: nn.Module,
+    context: Context,
+    config: Optimization,
+    *,
+    loss: BatchLoss | None = None,
+    added: Callable[[], Tensor] | None = None,
+    after_step: Callable[[], None] | None = None,
+    part: str = "",
 ) -> list[dict[str, float]]:
     """Optimise `model` in place, by the loss of the task unless another is given; gives each epoch's figures.
+
+    Args:
+        model: Model that is changed; its weights are those of the last epoch, or the best.
+        context: Of the stage.
+        config: How weights are optimised.
+        loss: Of outputs and batch, in place of the task's.
+        added: Gives what is added to every batch's loss, such as a penalty of weights.
+        after_step: Called after every step of the optimiser, such as to keep zeros zero.
+        part: Names the training where a stage has several.
 
     Raises:
         ModelError: the outputs of the model do not fit the labels.
@@ -76,7 +92,7 @@ def fit(
     data, task = context.data, context.task
     check_trainable(model, data, task, config)
     augment = Augmenter(config.augment, data) if config.augment.active else None
-    work = context.work_folder
+    work = context.work_folder / part
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         from lissom.models.loop import TrainingModule
 
@@ -88,8 +104,9 @@ def fit(
         module = TrainingModule(
             model, config, task, loss, augment=augment, steps_per_epoch=steps_per_epoch, seed=context.seed
         )
+        module.added, module.after_step = added, after_step
         if checkpoint is None or not _finished(checkpoint, config):
-            _run_loop(module, loader, context, config, work, resumes=checkpoint is not None)
+            _run_loop(module, loader, context, config, part, resumes=checkpoint is not None)
             checkpoint = _checkpoint(work / _LAST)
         chosen = _checkpoint(work / _BEST) if config.selects else checkpoint
         _take_weights(model, chosen)
@@ -97,7 +114,7 @@ def fit(
     return history
 
 
-def check_trainable(model: nn.Module, data: Data, task: Task, config: OptimizationConfig) -> None:
+def check_trainable(model: nn.Module, data: Data, task: Task, config: Optimization) -> None:
     """Refuse what cannot be trained, before any step is made."""
     if config.precision == "float16" and not torch.cuda.is_available():
         raise MachineError(
@@ -114,7 +131,7 @@ def check_trainable(model: nn.Module, data: Data, task: Task, config: Optimizati
     task.check(signature_of(model.eval(), data, sample).outputs, data)
 
 
-def _check_batches(model: nn.Module, data: Data, config: OptimizationConfig) -> None:
+def _check_batches(model: nn.Module, data: Data, config: Optimization) -> None:
     """Refuse batches that leave a process without a sample, or batch normalisation with one."""
     world = place().world
     normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
@@ -131,8 +148,8 @@ def _run_loop(
     module: Any,
     loader: DataLoader[Any],
     context: Context,
-    config: OptimizationConfig,
-    work: Path,
+    config: Optimization,
+    part: str,
     *,
     resumes: bool,
 ) -> None:
@@ -144,8 +161,9 @@ def _run_loop(
     if config.channels_last:
         module.model.to(memory_format=torch.channels_last)
     num_steps = config.epochs * len(loader)
-    here = place()
-    with context.progress.task(f"{context.fields['stage']} {context.fields['name']}", num_steps) as advance:
+    here, work = place(), context.work_folder / part
+    what = " ".join(filter(None, (context.fields["stage"], context.fields["name"], part)))
+    with context.progress.task(what, num_steps) as advance:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
@@ -155,7 +173,7 @@ def _run_loop(
             strategy="ddp" if here.world > 1 else "auto",
             precision=_PRECISIONS[config.precision],
             accumulate_grad_batches=config.accumulate,
-            logger=_loggers(context),
+            logger=_loggers(context, part),
             callbacks=[*_callbacks(config, work), StepProgress(advance, num_steps)],
             default_root_dir=work,
             use_distributed_sampler=False,
@@ -174,7 +192,7 @@ def _run_loop(
     module.model.cpu().to(memory_format=torch.contiguous_format)
 
 
-def _callbacks(config: OptimizationConfig, work: Path) -> list[Any]:
+def _callbacks(config: Optimization, work: Path) -> list[Any]:
     from lightning.pytorch import callbacks
 
     found: list[Any] = []
@@ -204,11 +222,11 @@ def _checkpoint_callback(work: Path, name: str, **rule: Any) -> Any:
     )
 
 
-def _loggers(context: Context) -> list[Any]:
+def _loggers(context: Context, part: str) -> list[Any]:
     """TensorBoard always, and MLflow when it is installed."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    folder, name = context.folder.parent, str(context.fields["name"])
+    folder, name = context.folder.parent, "-".join(filter(None, (str(context.fields["name"]), part)))
     found: list[Any] = [TensorBoardLogger(folder / LOGS_NAME, name=name, version="")]
     if is_installed("mlflow") and (logger := _mlflow_logger(folder, str(context.fields["recipe"]), name)):
         found.append(logger)
@@ -231,7 +249,7 @@ def _mlflow_logger(folder: Path, recipe: str, name: str) -> Any:
     return logger
 
 
-def _train_loader(data: Data, config: OptimizationConfig, seed: int, *, epoch: int) -> DataLoader[Any]:
+def _train_loader(data: Data, config: Optimization, seed: int, *, epoch: int) -> DataLoader[Any]:
     from lissom.models.loop import EpochBatches
 
     here, samples = place(), _samples(data, "train")
@@ -267,7 +285,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
-def _finished(checkpoint: Mapping[str, Any], config: OptimizationConfig) -> bool:
+def _finished(checkpoint: Mapping[str, Any], config: Optimization) -> bool:
     """True when a checkpoint is that of the last epoch, or of the one after which training stopped early."""
     stopped = any(
         state.get("stopped_epoch")
