@@ -7,7 +7,8 @@ parameters costs as little as one of a thousand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ def cost(name: str, kwargs: Mapping[str, Any], *, image_size: int = _IMAGE_SIZE)
     with torch.device("meta"):
         model: nn.Module = factory(**kwargs)
         sample = _sample({"image_size": image_size, **defaults, **kwargs})
-        flops = _flops(model.eval(), sample)
+        flops = flops_of(model.eval(), [sample])
     return sum(parameter.numel() for parameter in model.parameters()), flops
 
 
@@ -127,20 +128,34 @@ def _sample(arguments: Mapping[str, Any]) -> Tensor:
     return torch.zeros(1, arguments["in_channels"], arguments["image_size"], arguments["image_size"])
 
 
-def _flops(model: nn.Module, sample: Tensor) -> int:
-    """Operations of one sample, as torch counts them.
+def flops_of(model: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Floating-point operations of one call, as torch counts them: matrix products and convolutions.
 
     A recurrent layer uses each of its matrices once at every position. Counting its steps one by one takes
-    seconds, and in a fused kernel torch sees none; so one position is counted, and the formula is the others.
+    seconds, and in a fused kernel torch sees none; so these layers are counted by that rule, and not run.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    matrices = [weight for layer in recurrent for weight in layer.parameters() if weight.dim() == 2]
-    of_others = 0
-    if matrices:
-        of_others = 2 * (sample.shape[1] - 1) * sum(weight.numel() for weight in matrices)
-        sample = sample[:, :1]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(sample)
-    return int(counter.get_total_flops()) + of_others
+    work: list[int] = []
+    for layer in recurrent:
+        layer.forward = partial(_counted, layer, work)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*inputs)
+    finally:
+        for layer in recurrent:
+            del layer.forward
+    return int(counter.get_total_flops()) + sum(work)
+
+
+def _counted(layer: nn.RNNBase, work: list[int], given: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    """Add the operations of a recurrent layer to `work`; gives zeros of the shapes that it would give."""
+    num_positions = given.numel() // given.shape[-1]
+    work.append(2 * num_positions * sum(weight.numel() for weight in layer.parameters() if weight.dim() == 2))
+    directions, width = 1 + layer.bidirectional, layer.proj_size or layer.hidden_size
+    batch = given.shape[:-1][0 if layer.batch_first else -1 :][:1] if given.dim() == 3 else ()
+    last = given.new_zeros(layer.num_layers * directions, *batch, width)
+    cells = given.new_zeros(layer.num_layers * directions, *batch, layer.hidden_size)
+    states = given.new_zeros(*given.shape[:-1], directions * width)
+    return states, (last, cells) if isinstance(layer, nn.LSTM) else last

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -55,6 +56,20 @@ def next_stage() -> int | None:
     return None if index == _FINISHED else index
 
 
+def agree(measure: Callable[[], float]) -> float:
+    """What the leader measures, for every process."""
+    import torch
+    import torch.distributed as distributed
+
+    here = place()
+    if here.world == 1:
+        return measure()
+    _join()
+    message = torch.tensor([measure() if here.leads else 0.0], dtype=torch.float64)
+    distributed.broadcast(message, src=0)
+    return float(message)
+
+
 def wait() -> None:
     """Wait until every process is here."""
     import torch.distributed as distributed
@@ -69,14 +84,21 @@ def _broadcast(number: int) -> int:
 
     if place().world == 1:
         return number
+    _join()
+    message = torch.tensor([number])
+    distributed.broadcast(message, src=0)
+    return int(message)
+
+
+def _join() -> None:
+    import torch
+    import torch.distributed as distributed
+
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
         # Threads of gloo that outlive the interpreter abort the process.
         atexit.register(_part)
-    message = torch.tensor([number])
-    distributed.broadcast(message, src=0)
-    return int(message)
 
 
 def _part() -> None:

@@ -16,7 +16,7 @@ from tests.unit.small import KWARGS, blobs, data_for, load, make, toy
 from torch import nn
 from torch.nn import functional
 
-from lissom.compress.pruning import remove_channels
+from lissom.compress.width import remove_channels
 from lissom.errors import ModelError
 from lissom.models.cnn import resnet
 from lissom.models.mlp import mlp
