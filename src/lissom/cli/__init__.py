@@ -36,9 +36,11 @@ def _run(words: list[str]) -> int:
     import typer
 
     from lissom.cli.app import app
+    from lissom.cli.notices import shown_warnings
 
     command = typer.main.get_command(app)
-    result = command.main(words, prog_name="lissom", standalone_mode=False)
+    with shown_warnings():
+        result = command.main(words, prog_name="lissom", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 
