@@ -129,7 +129,7 @@ class Data:
                 raise DataError(f"{self.source}: the {split} split is empty", hint=_split_hint(self.dataset))
             dtypes = {spec.name: spec.dtype for spec in self.input_specs}
             tensors = preprocess(self.raw(split), self.dataset.preprocessing, dtypes)
-            _check_finite(tensors, self.source, split)
+            _check_finite(tensors, self.source, split, self.indices[split])
             self._tensors[split] = tensors
         return self._tensors[split]
 
@@ -447,12 +447,13 @@ def _check_preprocessing(dataset: Dataset, source: str) -> None:
             )
 
 
-def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str) -> None:
+def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str, indices: np.ndarray) -> None:
+    """Refuse NaN and infinity in the tensors of a split, whose samples stand at `indices` in the source."""
     for name, array in tensors.items():
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         if len(bad):
             raise DataError(
-                f"{source}: input {name!r} of sample {bad[0]} of the {split} split holds NaN or infinity"
+                f"{source}: input {name!r} of sample {indices[bad[0]]} ({split} split) holds NaN or infinity"
             )
 
 

@@ -81,7 +81,18 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class TrainingModule(lightning.LightningModule):
-    """Calls the model and keeps the figures of every epoch in `history`."""
+    """Calls the model and keeps the figures of every epoch in `history`.
+
+    Args:
+        model: Model that is trained.
+        config: How weights are optimised.
+        task: What the model is trained to do.
+        loss: In place of the task's.
+        augment: Varies the images.
+        steps_per_epoch: Steps of the optimiser.
+        seed: Of everything random.
+        samples: Where each sample of the train split stands in the source, to name it by.
+    """
 
     def __init__(
         self,
@@ -93,9 +104,11 @@ class TrainingModule(lightning.LightningModule):
         augment: Augmenter | None,
         steps_per_epoch: int,
         seed: int,
+        samples: np.ndarray,
     ) -> None:
         super().__init__()
         self.model = model
+        self._samples = samples
         self.config, self.task, self.augment, self.seed = config, task, augment, seed
         self.task_loss = loss_for(task, config)
         self.loss = loss or (lambda outputs, batch: self.task_loss(outputs, batch.targets))
@@ -140,8 +153,8 @@ class TrainingModule(lightning.LightningModule):
             outputs = self._answer(inputs)
         value = self.loss(outputs, Batch(inputs, targets, positions))
         if not torch.isfinite(value):
-            samples = ", ".join(str(position) for position in positions[:5].tolist())
-            where = f"step {step + 1}, on samples {samples}, ... of the train split"
+            names = ", ".join(str(sample) for sample in self._samples[positions[:5].cpu().numpy()])
+            where = f"step {step + 1}, on samples {names}, ... (train split)"
             raise self._not_finite(f"the loss is {value.item()}", where)
         self._train.add(value, self._score(outputs, targets) if self._scores(outputs) else None)
         extra = penalty(self.model, self.config) + (self.added() if self.added else 0.0)

@@ -102,7 +102,14 @@ def fit(
         loader = _train_loader(data, config, context.seed, epoch=_num_epochs(checkpoint))
         steps_per_epoch = -(-len(loader) // config.accumulate)
         module = TrainingModule(
-            model, config, task, loss, augment=augment, steps_per_epoch=steps_per_epoch, seed=context.seed
+            model,
+            config,
+            task,
+            loss,
+            augment=augment,
+            steps_per_epoch=steps_per_epoch,
+            seed=context.seed,
+            samples=data.indices["train"],
         )
         module.added, module.after_step = added, after_step
         if checkpoint is None or not _finished(checkpoint, config):

@@ -164,7 +164,9 @@ def test_a_loss_that_is_not_a_number_names_the_batch_and_keeps_the_last_good_epo
     assert len(DATA.indices["train"]) == 100
     with pytest.raises(DataError, match="the loss is nan in epoch 2, step 2") as caught:
         fitted(tmp_path, small_mlp(), loss=loss, epochs=3, batch_size=25)
-    assert ", ".join(map(str, calls[5][:5])) in caught.value.message
+    in_the_source = DATA.indices["train"][calls[5][:5]].tolist()
+    assert in_the_source != calls[5][:5]
+    assert f"on samples {', '.join(map(str, in_the_source))}, ... (train split)" in caught.value.message
     assert "learning_rate" in caught.value.hint
     kept = torch.load(tmp_path / ".training-fitted" / "last.ckpt", weights_only=True)
     assert len(kept["lissom"]["history"]) == 1
