@@ -449,6 +449,8 @@ def check_machine(recipe: Recipe) -> None:
 def check_splits(recipe: Recipe, data: Data) -> None:
     """Refuse data that a stage or the report of the recipe cannot use, before any work is done.
 
+    A class that is missing on select or report is warned of: what is chosen and reported leaves it out.
+
     Raises:
         DataError: a split that is needed is empty; labelled data are chosen on select, judged on report.
     """
@@ -461,6 +463,7 @@ def check_splits(recipe: Recipe, data: Data) -> None:
                 f"{data.source}: the {split} split is empty, but the recipe needs it",
                 hint=_split_hint(data),
             )
+    data.warn_of_missing_classes(("select", "report"))
 
 
 def _split_hint(data: Data) -> str:

@@ -21,6 +21,7 @@ import yaml
 
 from lissom.artifact import PreprocessingStep, TensorSpec
 from lissom.errors import DataError, ModelError, near
+from lissom.logs import log
 from lissom.registry import DATASETS, resolve
 from lissom.runtime.preprocess import preprocess
 
@@ -174,19 +175,31 @@ class Data:
         Raises:
             DataError: naming the first such split and its missing classes.
         """
-        if self.kind != "classes":
-            return
         for split in splits:
-            counts = np.bincount(self.labels(split), minlength=self.num_classes)
-            if missing := [
-                name for name, count in zip(self.dataset.label_names, counts, strict=True) if not count
-            ]:
-                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-                raise DataError(
-                    f"{self.source}: the {split} split ({counts.sum()} samples) has no sample of class"
-                    f" {', '.join(map(repr, missing[:3]))}{more}",
-                    hint=_split_hint(self.dataset),
-                )
+            if missing := self._missing_classes(split):
+                advice = "give more samples"
+                if self.dataset.split is not None:
+                    advice = f"give the {split} split samples of {missing}"
+                raise DataError(self._lacks(split, missing), hint=advice)
+
+    def warn_of_missing_classes(self, splits: Iterable[str]) -> None:
+        """Log a warning for each split in which a class has no sample, which then says nothing about it."""
+        for split in splits:
+            if missing := self._missing_classes(split):
+                log.warning("%s; what is measured there says nothing about it", self._lacks(split, missing))
+
+    def _lacks(self, split: str, missing: str) -> str:
+        count = len(self.indices[split])
+        return f"{self.source}: the {split} split ({count} samples) has no sample of {missing}"
+
+    def _missing_classes(self, split: str) -> str:
+        """The classes of which a split has no sample, at most three by name; empty where none is missing."""
+        if self.kind != "classes":
+            return ""
+        counts = np.bincount(self.labels(split), minlength=self.num_classes)
+        missing = [name for name, count in zip(self.dataset.label_names, counts, strict=True) if not count]
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return f"class {', '.join(map(repr, missing[:3]))}{more}" if missing else ""
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:

@@ -53,6 +53,25 @@ def test_a_folder_that_is_left_out_is_named_on_stderr(
         assert json.loads(captured.out)["ok"] is True
 
 
+@pytest.mark.parametrize("split", ["select", "report"])
+def test_a_class_that_a_named_split_lacks_is_named_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    labels = np.arange(80) % 2
+    splits = np.repeat(["train", "calibrate", "select", "report"], 20)
+    labels[splits == split] = 0
+    samples = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
+    np.savez(tmp_path / "own.npz", x=samples, y=np.array(["cat", "dog"])[labels], split=splits)
+    words = ["--data", str(tmp_path / "own.npz"), "--runtime", "torch", "--dry-run"]
+    assert main(["train", "mlp", *words]) == 0
+    error = capsys.readouterr().err
+    assert (
+        f"warning: {tmp_path / 'own.npz'}: the {split} split (20 samples) has no sample of class 'dog'"
+        in error
+    )
+    assert error.count("warning") == 1
+
+
 def test_the_same_warning_is_said_once_and_the_next_command_says_it_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

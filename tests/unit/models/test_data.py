@@ -414,7 +414,28 @@ def test_a_class_without_samples_in_a_split_is_named() -> None:
     message = r"mine: the select split \(10 samples\) has no sample of class 'bee', 'cat', 'dog'"
     with pytest.raises(DataError, match=message) as caught:
         data.check_classes(["train", "select"])
-    assert caught.value.hint
+    assert caught.value.hint == "give the select split samples of class 'bee', 'cat', 'dog'"
+
+
+def test_a_class_that_a_cut_by_hash_leaves_out_needs_more_samples() -> None:
+    data = Data(
+        "mine", Dataset({"x": IMAGES}, LABELS, ("ant", "bee", "cat", "dog", "eel", "fly", "gnu", "hen"))
+    )
+    with pytest.raises(DataError, match=r"class 'eel', 'fly', 'gnu' and 1 more$") as caught:
+        data.check_classes(["train"])
+    assert caught.value.hint == "give more samples"
+
+
+def test_a_split_without_a_class_can_be_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    split = np.repeat(["train", "select", "report", "calibrate"], 10)
+    labels = LABELS.copy()
+    labels[20:30] = 1
+    data = Data("mine", Dataset({"x": IMAGES}, labels, ("ant", "bee", "cat", "dog"), split=split))
+    data.warn_of_missing_classes(["select", "report"])
+    assert caplog.messages == [
+        "mine: the report split (10 samples) has no sample of class 'ant', 'cat', 'dog'; what is measured"
+        " there says nothing about it"
+    ]
 
 
 def test_labels_that_are_no_classes_miss_none() -> None:
