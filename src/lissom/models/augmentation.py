@@ -28,7 +28,7 @@ class Augmenter:
         data: Data with one input of shape [samples, channels, height, width].
 
     Raises:
-        DataError: the data are no images, or labels cannot be mixed.
+        DataError: the data are no images, smaller than the shift, or labels cannot be mixed.
     """
 
     def __init__(self, config: AugmentConfig, data: Data) -> None:
@@ -37,6 +37,13 @@ class Augmenter:
             raise DataError(
                 f"augment varies images; {data.source} gives {spec.name} of shape {list(spec.shape[1:])}",
                 hint="leave augment out, or give one input of shape [channels, height, width]",
+            )
+        side = min(int(length) for length in spec.shape[2:])
+        if config.crop >= side:
+            raise DataError(
+                f"augment.crop is {config.crop}, but the images of {data.source} are {side} pixels wide or"
+                " high: nothing would be left of some",
+                hint=f"shift by less, such as crop: {max(1, side // 8)}",
             )
         if config.mixes and data.kind != "classes":
             raise DataError(f"mixup and cutmix mix classes; the labels of {data.source} are {data.kind}")

@@ -98,7 +98,7 @@ class AugmentConfig(Frozen):
     rand_augment: int = Field(
         0, ge=0, le=16, description="RandAugment: operations for each image, arXiv 1909.13719."
     )
-    magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each operation.")
+    magnitude: int = Field(9, ge=1, le=29, description="RandAugment: strength of each operation, of 30.")
     mixup: float = Field(0.0, ge=0, le=10, description="Alpha of mixup, arXiv 1710.09412; 0 is off.")
     cutmix: float = Field(0.0, ge=0, le=10, description="Alpha of CutMix, arXiv 1905.04899; 0 is off.")
 
@@ -138,7 +138,10 @@ class Optimization(Frozen):
         "one-cycle", description="How the learning rate changes; plateau goes by the select split."
     )
     warmup_epochs: float = Field(
-        0.0, ge=0, description="Linear rise of the learning rate before the schedule."
+        0.0,
+        ge=0,
+        description="Epochs at the beginning, counted among `epochs`, in which the rate rises linearly to "
+        "its peak; the schedule has the rest.",
     )
     step_epochs: int = Field(10, ge=1, description="step, plateau: epochs between (or without) improvement.")
     step_factor: float = Field(0.1, gt=0, lt=1, description="step, plateau: the rate is multiplied by this.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.unit.small import blobs
 
 from lissom.artifact import PreprocessingStep
@@ -96,3 +97,28 @@ def test_values_cannot_be_mixed_as_classes_are() -> None:
     dataset = Dataset({"image": IMAGES}, GENERATOR.random(40).astype(np.float32))
     with pytest.raises(DataError, match="mix classes"):
         Augmenter(AugmentConfig(mixup=0.2), Data("values", dataset))
+
+
+@pytest.mark.parametrize("magnitude", [1, 29])
+def test_every_magnitude_that_a_recipe_may_have_is_one_that_kornia_takes(magnitude: int) -> None:
+    images, _ = varied({"rand_augment": 2, "magnitude": magnitude})
+    assert torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("magnitude", [0, 30])
+def test_a_magnitude_that_kornia_refuses_is_refused_by_the_recipe(magnitude: int) -> None:
+    from kornia.augmentation.auto import RandAugment
+
+    with pytest.raises(ValueError, match="Expect `m` in"):
+        RandAugment(n=2, m=magnitude)
+    with pytest.raises(ValidationError, match="magnitude"):
+        AugmentConfig(magnitude=magnitude)
+
+
+def test_a_shift_by_a_whole_image_is_refused_and_one_by_less_is_not() -> None:
+    assert varied({"crop": 11})[0].shape[-2:] == (12, 12)
+    with pytest.raises(
+        DataError, match=r"augment\.crop is 12, but the images of colour are 12 pixels"
+    ) as caught:
+        varied({"crop": 12})
+    assert caught.value.hint == "shift by less, such as crop: 1"
