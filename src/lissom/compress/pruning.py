@@ -25,7 +25,7 @@ from lissom.compress.latency import timed_against
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Cost, Reduction, Target, target_for
 from lissom.compress.width import group_penalty
-from lissom.models.masks import keep_zeros
+from lissom.models.masks import is_sparse, keep_zeros, recount_zeros
 from lissom.models.stages import Context, save_torch
 from lissom.models.training import fit
 from lissom.recipe import PruneConfig
@@ -45,7 +45,7 @@ METHODS: dict[str, str] = {
 def prune(parents: Mapping[str, Artifact], config: PruneConfig, context: Context) -> Artifact:
     """Remove the least important parts of the parent."""
     parent = parents["input"]
-    model = load_model(parent)
+    model, before = load_model(parent), parent.manifest.notes
     samples = Samples.of(context, parent.manifest.signature)
     with ExitStack() as stack:
 
@@ -53,19 +53,27 @@ def prune(parents: Mapping[str, Artifact], config: PruneConfig, context: Context
             return stack.enter_context(timed_against(model, factory_of(parent), context, config.runtime))
 
         target = target_for(model, config, samples, latency)
-        notes = _remove(model, config, context, samples, target) | target.notes(model)
+        notes = _remove(model, config, context, samples, target, before) | target.notes(model)
+    if is_sparse(before):  # removing channels moves its zeros, which need not be two of four any more
+        pattern = "2:4" if config.method == "2:4" else "unstructured"
+        notes |= recount_zeros(model, before, notes, pattern=pattern)
     return save_torch(model, factory_of(parent), context, notes=notes)
 
 
 def _remove(
-    model: nn.Module, config: PruneConfig, context: Context, samples: Samples, target: Target
+    model: nn.Module,
+    config: PruneConfig,
+    context: Context,
+    samples: Samples,
+    target: Target,
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Carry out every step; gives the notes."""
+    """Carry out every step; gives the notes. `before` are those of the parent."""
     rank: Callable[..., Reduction] = resolve(METHODS[config.method], known={})
     notes: dict[str, Any] = {}
     whole = copy.deepcopy(model)
     for step, share in enumerate(shares(config), start=1):
-        _tune(model, config, context, samples, step)
+        _tune(model, config, context, samples, step, keep_zeros(model, before, notes))
         with context.progress.task(_label(context, config, step), 1) as advance:
             reduction = rank(model, whole, config, samples)
             notes = merged(notes, reduction.apply(model, target.part_for(share, model, reduction)))
@@ -101,12 +109,19 @@ def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def _tune(model: nn.Module, config: PruneConfig, context: Context, samples: Samples, step: int) -> None:
+def _tune(
+    model: nn.Module,
+    config: PruneConfig,
+    context: Context,
+    samples: Samples,
+    step: int,
+    after_step: Callable[[], None] | None,
+) -> None:
     """Train before a step: between the steps, and before the first where groups are to become small."""
     if config.tune is None or (step == 1 and not config.group_norm):
         return
     penalty = group_penalty(model, config, samples) if config.group_norm else None
-    fit(model, context, config.tune, added=penalty, after_step=keep_zeros(model), part=f"step-{step}")
+    fit(model, context, config.tune, added=penalty, after_step=after_step, part=f"step-{step}")
 
 
 def _is_span(value: Any) -> bool:

@@ -28,6 +28,7 @@ from lissom.logs import log, quiet_libraries
 from lissom.models.augmentation import Augmenter
 from lissom.models.data import Data
 from lissom.models.loading import factory_for, model_for
+from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.processes import place
 from lissom.models.stages import Context, save_torch, signature_of
 from lissom.models.tasks import Task
@@ -48,8 +49,9 @@ _DAMAGE = (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zi
 def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context) -> Artifact:
     """Train on the train split with the loss of the task."""
     model, factory = starting_model(parents, context)
-    history = fit(model, context, config)
-    return save_torch(model, factory, context, notes={"history": history})
+    before = parents["input"].manifest.notes if "input" in parents else {}
+    history = fit(model, context, config, after_step=keep_zeros(model, before))
+    return save_torch(model, factory, context, notes={"history": history} | recount_zeros(model, before))
 
 
 def starting_model(parents: Mapping[str, Artifact], context: Context) -> tuple[nn.Module, Factory]:
