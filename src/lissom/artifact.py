@@ -31,6 +31,8 @@ EVIDENCE_NAME = "evidence"
 TEMPORARY_PREFIX = ".writing-"
 WORK_PREFIX = ".training-"
 """A folder of checkpoints, from which a killed run goes on."""
+TEACHERS_NAME = ".teachers"
+"""A folder of what teachers answered, in the folder of a run."""
 ID_LENGTH = 16
 
 Dim = int | str
@@ -70,7 +72,7 @@ class PreprocessingStep(Frozen):
 class ParentRef(Frozen):
     """Where an artifact came from."""
 
-    role: str = Field(description="`input`, or `teacher`.")
+    role: str = Field(description="`input`, `teacher`, or `teacher-1` and so on where several teach.")
     name: str = Field(description="Name of the parent's stage.")
     id: str
     digest: str

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lissom.artifact import (
     ID_LENGTH,
     MANIFEST_NAME,
+    TEACHERS_NAME,
     TEMPORARY_PREFIX,
     WORK_PREFIX,
     Artifact,
@@ -206,6 +207,7 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> list[Path]:
                 and path.name not in kept
             )
             or path.name.startswith((TEMPORARY_PREFIX, WORK_PREFIX))
+            or path.name == TEACHERS_NAME
         ]
         for path in leftovers if not dry_run else ():
             shutil.rmtree(path)
@@ -310,6 +312,7 @@ def locked(folder: Path, *, sweep: bool = True) -> Iterator[None]:
             ) from exc
         if sweep:
             sweep_temporary(folder)
+            sweep_temporary(folder / TEACHERS_NAME)
         yield
 
 

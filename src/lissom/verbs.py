@@ -109,8 +109,18 @@ class TrainOptions(Options, total=False):
 class DistillOptions(TrainOptions, total=False):
     """Options of `distill`; see `lissom.recipe.DistillConfig` for units and ranges."""
 
+    kind: str
+    teacher_weights: Sequence[float] | None
     temperature: float
     alpha: float
+    target_weight: float
+    non_target_weight: float
+    inter_weight: float
+    intra_weight: float
+    student_layer: str | None
+    teacher_layer: str | None
+    hint_weight: float
+    baseline: bool
 
 
 class PruneOptions(Options, total=False):
@@ -160,8 +170,12 @@ def prune(model: Model, data: str | Path, **options: Unpack[PruneOptions]) -> Re
     return _run("prune", model, data, options)
 
 
-def distill(model: Model, data: str | Path, *, teacher: Model, **options: Unpack[DistillOptions]) -> Result:
-    """Train a torch student to answer as its torch teacher does; the report compares it with the teacher.
+def distill(
+    model: Model, data: str | Path, *, teacher: Model | Sequence[Model], **options: Unpack[DistillOptions]
+) -> Result:
+    """Train a torch student to answer as its torch teacher does, or as the mean of several.
+
+    The report compares it with the (first) teacher; with `baseline` also with the same training without one.
 
     Raises:
         LissomError: a model, the data or an option does not fit.
@@ -190,7 +204,12 @@ def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions])
 
 
 def recipe_of(
-    verb: str, model: Model, data: str | Path, options: Mapping[str, Any], *, teacher: Model | None = None
+    verb: str,
+    model: Model,
+    data: str | Path,
+    options: Mapping[str, Any],
+    *,
+    teacher: Model | Sequence[Model] | None = None,
 ) -> Recipe:
     """The recipe of a verb: the stages it needs first, then its own with every option of the stage.
 
@@ -199,14 +218,16 @@ def recipe_of(
         model: MODEL.
         data: DATA.
         options: `RecipeOptions`, and fields of the verb's stage.
-        teacher: MODEL that teaches, for distill.
+        teacher: MODEL that teaches, for distill, or several.
 
     Raises:
         RecipeError: an option is unknown or out of range.
     """
     fields = {key: value for key, value in options.items() if key not in Options.__annotations__}
-    if teacher is not None:
-        fields["teacher"] = "teacher"
+    teachers = _named_teachers(teacher)
+    if teachers:
+        names = list(teachers)
+        fields = {"baseline": False, **fields, "teacher": names if len(names) > 1 else names[0]}
     document = {
         "name": verb,
         "seed": options.get("seed", 0),
@@ -217,7 +238,7 @@ def recipe_of(
             "weights": options.get("weights"),
             "task": options.get("task"),
         },
-        "stages": [*_stages_before(verb, model, teacher), {"stage": verb, **fields}],
+        "stages": [*_stages_before(verb, model, teachers), {"stage": verb, **fields}],
         "gates": {"accuracy": {"max_drop": options.get("max_drop", 1.0 if verb == "prune" else 0.01)}},
         "benchmark": {
             "runtimes": list(options.get("runtimes") or _quick_runtimes()),
@@ -389,22 +410,38 @@ def load_data(source: str | Path) -> Data:
 
 
 def _run(
-    verb: str, model: Model, data: str | Path, options: Mapping[str, Any], *, teacher: Model | None = None
+    verb: str,
+    model: Model,
+    data: str | Path,
+    options: Mapping[str, Any],
+    *,
+    teacher: Model | Sequence[Model] | None = None,
 ) -> Result:
     recipe = recipe_of(verb, model, data, options, teacher=teacher)
     given = {key: options[key] for key in RunOptions.__annotations__ if key in options}
     return run(recipe, **given)
 
 
-def _stages_before(verb: str, model: Model, teacher: Model | None) -> list[dict[str, Any]]:
+def _named_teachers(teacher: Model | Sequence[Model] | None) -> dict[str, Model]:
+    """Every teacher by the name of the stage that loads it."""
+    if teacher is None:
+        return {}
+    several = [teacher] if isinstance(teacher, str | Path | Artifact) or callable(teacher) else list(teacher)
+    if len(several) == 1:
+        return {"teacher": several[0]}
+    return {f"teacher-{place}": each for place, each in enumerate(several, start=1)}
+
+
+def _stages_before(verb: str, model: Model, teachers: Mapping[str, Model]) -> list[dict[str, Any]]:
     load: dict[str, Any] = {"stage": "load"}
     if verb == "train":
         return []
-    if teacher is not None:
-        return [
-            {**load, "name": "teacher", "model": {"source": _source(teacher)}},
-            {**load, "name": "student"},
+    if teachers:
+        loads = [
+            {**load, "name": name, "model": {"source": _source(teacher)}}
+            for name, teacher in teachers.items()
         ]
+        return [*loads, {**load, "name": "student"}]
     if verb == "quantize" and ModelConfig(source=_source(model)).format == "torch":
         return [load, {"stage": "export"}]
     return [load]

@@ -161,6 +161,7 @@ def make(
     folder: Path,
     data: Data,
     kind: str,
+    /,
     *,
     model: ModelConfig | None = None,
     parents: Mapping[str, Artifact] | None = None,

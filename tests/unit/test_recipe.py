@@ -102,6 +102,36 @@ def test_a_stage_starts_from_the_one_before_it_unless_it_says_otherwise() -> Non
     ]
 
 
+def test_several_teachers_have_roles_of_their_own() -> None:
+    several = DistillConfig(from_="a", teacher=("b", "c"), teacher_weights=(1.0, 2.0))
+    assert several.sources == {"input": "a", "teacher-1": "b", "teacher-2": "c"}
+    assert DistillConfig(from_="a", teacher=("b",)).sources == {"input": "a", "teacher": "b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"teacher": ["train", "train"]}, "names 'train' twice"),
+        ({"teacher": []}, "teacher is an empty list"),
+        ({"teacher_weights": [1.0, 2.0]}, "teacher_weights has 2 values for 1 teachers"),
+        ({"teacher_weights": [0.0]}, "greater than 0"),
+        ({"kind": "dist", "non_target_weight": 3}, "kind dist does not take 'non_target_weight'"),
+        ({"student_layer": "a"}, "kind kd does not take 'student_layer', which is of hint"),
+        ({"kind": "hint", "student_layer": "a"}, "kind hint needs student_layer and teacher_layer"),
+        (
+            {"kind": "hint", "student_layer": "a", "teacher_layer": "b", "teacher": ["train", "other"]},
+            "kind hint leads by the features of one teacher",
+        ),
+        ({"kind": "dkd", "augment": {"mixup": 0.2}}, "kind dkd needs one right class a sample"),
+    ],
+)
+def test_fields_of_distillation_that_do_not_go_together_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    stages = ({"stage": "train"}, {"stage": "train", "name": "other"})
+    assert message in refused(*stages, {"stage": "distill", "teacher": "train", **fields})
+
+
 def test_load_starts_from_a_model_wherever_it_stands() -> None:
     found = recipe({"stage": "train"}, {"stage": "load", "model": {"source": "mlp"}}, {"stage": "prune"})
     assert [stage.sources for stage in found.stages] == [{}, {}, {"input": "load"}]
@@ -208,6 +238,15 @@ def test_an_override_that_has_no_place_is_refused(override: str, message: str) -
             ],
             "needs a model in the format torch, but 'export' is onnx",
         ),
+        (
+            [
+                {"stage": "train"},
+                {"stage": "export"},
+                {"stage": "distill", "from": "train", "teacher": ["train", "export"]},
+            ],
+            "needs a model in the format torch, but 'export' is onnx",
+        ),
+        ([{"stage": "train"}, {"stage": "distill", "teacher": ["train", "x"]}], "reads 'x' (teacher-2)"),
         ([{"stage": "train"}, {"stage": "distill"}], "stages.1.teacher: missing"),
         ([{"stage": "train"}, {"stage": "export", "name": "train"}], "two stages are called 'train'"),
         (
@@ -253,7 +292,21 @@ def test_stages_in_an_order_that_cannot_work_are_refused(stages: list[Any], mess
             {},
             "model.sorce: unknown key; did you mean source?",
         ),
-        ([{"stage": "train"}], {"benchmark": {"runtimes": ["troch"]}}, "benchmark.runtimes.0"),
+        (
+            [{"stage": "train"}],
+            {"benchmark": {"runtimes": ["onnxruntim"]}},
+            "benchmark.runtimes.0: unknown value 'onnxruntim'; did you mean onnxruntime?",
+        ),
+        (
+            [{"stage": "train", "loss": "focl"}],
+            {},
+            "stages.0.loss: unknown value 'focl'; did you mean focal?",
+        ),
+        (
+            [{"stage": "train", "keep": 3}],
+            {},
+            "stages.0.keep: unknown value 3; known: best, last",
+        ),
         ([{"stage": "train"}], {"gates": None}, "gates: Input should be a valid dictionary"),
         ([{"stage": "train"}], {1: 2}, "1: Keys should be strings"),
         (["train"], {}, "a stage is a mapping such as {stage: prune, ratio: 0.5}"),

@@ -228,22 +228,45 @@ def prune(
 def distill(
     model: Model,
     data: Data,
-    teacher: Annotated[str, typer.Option("--teacher", metavar="MODEL", help="Model that teaches.")],
+    teacher: Annotated[
+        list[str],
+        typer.Option("--teacher", metavar="MODEL", help="Model that teaches; of several, their mean does."),
+    ],
+    kind: Annotated[str, typer.Option("--kind", help="kd, dkd, dist or hint.")] = "kd",
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the train split.")] = 20,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.")] = 0.05,
     temperature: Annotated[float, typer.Option("--temperature", help="Softens both answers.")] = 4.0,
     alpha: Annotated[float, typer.Option("--alpha", help="Weight of the teacher against the labels.")] = 0.7,
+    student_layer: Annotated[
+        str | None, typer.Option("--student-layer", metavar="MODULE", help="hint: whose output is led.")
+    ] = None,
+    teacher_layer: Annotated[
+        str | None, typer.Option("--teacher-layer", metavar="MODULE", help="hint: whose output leads.")
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline/--no-baseline",
+            help="Train without a teacher too, and say whether the teacher helped.",
+        ),
+    ] = False,
 ) -> dict[str, Any]:
     """Train a student to answer as its teacher does; the report compares it with the teacher.
 
     \b
     lissom distill runs/prune/artifact --teacher runs/train/artifact --data digits
+    lissom distill resnet --teacher runs/one/artifact --teacher runs/two/artifact --data digits --baseline
+    lissom distill resnet --teacher runs/train/artifact --data digits --kind dist --temperature 1
     """
     return {
         "epochs": epochs,
         "learning_rate": learning_rate,
+        "kind": kind,
         "temperature": temperature,
         "alpha": alpha,
+        "student_layer": student_layer,
+        "teacher_layer": teacher_layer,
+        "baseline": baseline,
         "teacher": teacher,
     }
 

@@ -36,9 +36,18 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
             hint=f"the artifact was made with --data {artifact.manifest.data}",
         )
     if artifact.manifest.format == "torch":
-        return save_torch(load_model(artifact), factory_of(artifact), context, notes={})
-    model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
-    return _save_onnx(model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
+        model = load_model(artifact)
+        return save_torch(model, factory_of(artifact), context, notes=_made_for(artifact, context))
+    onnx_model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
+    return _save_onnx(onnx_model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
+
+
+def _made_for(artifact: Artifact, context: Context) -> dict[str, Any]:
+    """Task and classes of an artifact where the data have others, which a teacher must not."""
+    task, labels = artifact.manifest.task, artifact.manifest.labels
+    if task == context.fields["task"] and labels == tuple(context.fields["labels"]):
+        return {}
+    return {"made_for": {"task": task, "labels": list(labels)}}
 
 
 def _from_onnx_file(path: Path, context: Context) -> Artifact:

@@ -10,7 +10,7 @@ import torch
 
 from lissom.models.data import Data
 from lissom.models.loading import factory_for, model_for
-from lissom.recipe import ModelConfig, Optimization, StageConfig
+from lissom.recipe import DistillConfig, ModelConfig, Optimization, StageConfig
 
 _NUM_STEPS = 3
 _PROBE_BATCH = 32
@@ -49,6 +49,8 @@ def stage_cost(config: StageConfig, cost: ModelCost) -> tuple[float, float]:
     """Seconds and bytes of one stage; pruned models count as the whole one, so this is an upper estimate."""
     if isinstance(config, Optimization):
         # Loss, optimiser and loop cost about as much again as a quarter of the two passes.
-        return 3.0 + 1.25 * config.epochs * cost.num_train * cost.seconds_per_sample, cost.size_bytes
+        seconds = 3.0 + 1.25 * config.epochs * cost.num_train * cost.seconds_per_sample
+        twice = isinstance(config, DistillConfig) and config.baseline
+        return seconds * (2 if twice else 1), cost.size_bytes
     size = cost.size_bytes / 4 if config.stage == "quantize" else cost.size_bytes
     return _TYPICAL_SECONDS.get(config.stage, 5.0), size

@@ -91,23 +91,43 @@ class Context:
         return {name: array[:NUM_PROBE] for name, array in self.data.tensors(split).items()}
 
 
-def save_torch(model: nn.Module, factory: Factory, context: Context, *, notes: Mapping[str, Any]) -> Artifact:
+def save_torch(
+    model: nn.Module,
+    factory: Factory,
+    context: Context,
+    *,
+    notes: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> Artifact:
     """Write a torch model as an artifact, and prove that what was written is what was meant.
 
     Where several processes train together, the first one writes and the others wait for it.
+
+    Args:
+        model: The model.
+        factory: What built it before it was changed.
+        context: Of the stage.
+        notes: Figures that the stage reports.
+        files: Further files of the payload by name.
 
     Raises:
         ArtifactError: the model, rebuilt from the written files, gives other bits on the probe.
     """
     if place().leads:
-        _write_torch(model, factory, context, notes)
+        _write_torch(model, factory, context, notes, files or {})
     wait()
     if place().leads:
         shutil.rmtree(context.work_folder, ignore_errors=True)
     return Artifact.open(context.folder)
 
 
-def _write_torch(model: nn.Module, factory: Factory, context: Context, notes: Mapping[str, Any]) -> None:
+def _write_torch(
+    model: nn.Module,
+    factory: Factory,
+    context: Context,
+    notes: Mapping[str, Any],
+    files: Mapping[str, bytes],
+) -> None:
     model.eval()
     structure = record(model, factory)
     weights = weights_bytes(model)
@@ -120,6 +140,8 @@ def _write_torch(model: nn.Module, factory: Factory, context: Context, notes: Ma
         draft.add(STRUCTURE_FILE, canonical_json(structure))
         draft.add(PROBE_FILE, probe_bytes(inputs, outputs))
         add_predictions(draft, lambda batch: _checked_call(model, signature, batch), context)
+        for name, content in files.items():
+            draft.add(name, content)
         draft.commit(
             **context.fields,
             format="torch",

@@ -1,28 +1,34 @@
-"""A student is taught what the formula says."""
+"""A student is taught by one or several teachers, and compared with one that had none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.unit.small import blobs, load, make
+from tests.unit.small import KWARGS, blobs, context, load, make, next_tokens
 
 from lissom.artifact import Artifact
-from lissom.compress.distillation import soft_loss
-from lissom.errors import ModelError
+from lissom.bench.statistics import paired_drop
+from lissom.compress.distillation import SCORES_FILE, distill
+from lissom.compress.distillation_losses import soft_loss
+from lissom.errors import ModelError, RecipeError
+from lissom.logs import Advance
 from lissom.models.data import Data, Dataset
-from lissom.recipe import ModelConfig
+from lissom.models.estimation import ModelCost, stage_cost
+from lissom.recipe import DistillConfig, ModelConfig
 from lissom.runtime.base import open_runtime
 from lissom.structure import WEIGHTS_FILE
+from lissom.verbs import recipe_of
 
 DATA = blobs(noise=1.5)
-logits = st.lists(st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5)
 
 
 @pytest.fixture(scope="module")
@@ -36,45 +42,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return load(tmp_path_factory.mktemp("student") / "student", DATA, "mlp", hidden=[8])
 
 
-def by_hand(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
-    """`T^2 KL(teacher || student)` in float64, summed over classes and averaged over samples."""
-
-    def shares(rows: np.ndarray) -> np.ndarray:
-        powers = np.exp(rows / temperature - (rows / temperature).max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-
-    p, q = shares(teacher.astype(np.float64)), shares(student.astype(np.float64))
-    terms = np.where(p > 0, p * (np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(q, 1e-300))), 0.0)
-    return float(temperature**2 * terms.sum(axis=1).mean())
-
-
-@given(logits, st.integers(0, 2**31), st.floats(0.5, 20))
-def test_the_soft_loss_is_the_formula(rows: list[list[float]], seed: int, temperature: float) -> None:
-    one = np.array(rows, dtype=np.float32)
-    other = np.random.default_rng(seed).normal(0, 5, one.shape).astype(np.float32)
-    found = float(soft_loss(torch.from_numpy(one), torch.from_numpy(other), temperature))
-    assert found == pytest.approx(by_hand(one, other, temperature), rel=1e-3, abs=1e-3)
-    assert found >= -1e-4
-
-
-@given(logits, st.floats(0.5, 20), st.floats(-5, 5))
-def test_the_soft_loss_is_nothing_when_both_answer_alike(
-    rows: list[list[float]], temperature: float, shift: float
-) -> None:
-    answers = torch.tensor(rows)
-    assert float(soft_loss(answers, answers + shift, temperature)) == pytest.approx(0.0, abs=1e-3)
-
-
-def test_the_gradient_keeps_its_size_when_the_temperature_grows() -> None:
-    teacher = torch.tensor([[1.0, 0.0, -1.0]])
-    sizes = []
-    for temperature in (10.0, 40.0):
-        student = torch.zeros(1, 3, requires_grad=True)
-        soft_loss(student, teacher, temperature).backward()
-        sizes.append(float(student.grad.norm()))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
-
-
 def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(artifact.file(WEIGHTS_FILE).read_bytes())
 
@@ -83,7 +50,14 @@ def test_with_alpha_zero_it_is_plain_training(tmp_path: Path, student: Artifact,
     fields: dict[str, Any] = {"epochs": 2, "learning_rate": 0.05, "label_smoothing": 0.1}
     parents = {"input": student, "teacher": teacher}
     taught = make(
-        tmp_path / "distill", DATA, "distill", parents=parents, teacher="teacher", alpha=0.0, **fields
+        tmp_path / "distill",
+        DATA,
+        "distill",
+        parents=parents,
+        teacher="teacher",
+        alpha=0.0,
+        baseline=False,
+        **fields,
     )
     trained = make(tmp_path / "train", DATA, "train", parents={"input": student}, **fields)
     one, other = weights(taught), weights(trained)
@@ -94,7 +68,7 @@ def test_with_alpha_one_the_labels_do_not_matter(
     tmp_path: Path, student: Artifact, teacher: Artifact
 ) -> None:
     parents = {"input": student, "teacher": teacher}
-    fields = {"teacher": "teacher", "alpha": 1.0, "epochs": 1}
+    fields = {"teacher": "teacher", "alpha": 1.0, "epochs": 1, "baseline": False}
     one = make(tmp_path / "one", DATA, "distill", parents=parents, **fields)
     other = make(tmp_path / "other", DATA, "distill", parents=parents, label_smoothing=0.5, **fields)
     assert all(torch.equal(tensor, weights(other)[name]) for name, tensor in weights(one).items())
@@ -105,7 +79,14 @@ def test_a_student_comes_to_answer_as_its_teacher(
 ) -> None:
     parents = {"input": student, "teacher": teacher}
     taught = make(
-        tmp_path / "distill", DATA, "distill", parents=parents, teacher="teacher", epochs=10, alpha=1.0
+        tmp_path / "distill",
+        DATA,
+        "distill",
+        parents=parents,
+        teacher="teacher",
+        epochs=10,
+        alpha=1.0,
+        baseline=False,
     )
     inputs = DATA.tensors("train")
     answers = []
@@ -149,6 +130,7 @@ def test_values_are_taught_by_their_distance(tmp_path: Path) -> None:
         teacher="teacher",
         alpha=1.0,
         epochs=20,
+        baseline=False,
         **options,
     )
 
@@ -177,5 +159,160 @@ def test_a_language_model_is_taught_where_its_tokens_count(tmp_path: Path) -> No
         epochs=1,
         learning_rate=1e-6,
         weight_decay=0.0,
+        baseline=False,
     )
     assert made.manifest.notes["history"][0]["loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["kd", "dkd", "dist"])
+def test_every_kind_teaches_classes_and_tokens(
+    tmp_path: Path, student: Artifact, teacher: Artifact, kind: str
+) -> None:
+    fields = {"teacher": "teacher", "kind": kind, "alpha": 1.0, "epochs": 4, "baseline": False}
+    parents = {"input": student, "teacher": teacher}
+    made = make(tmp_path / "made", DATA, "distill", parents=parents, learning_rate=0.01, **fields)
+    losses = [epoch["loss"] for epoch in made.manifest.notes["history"]]
+    assert losses[-1] < losses[0]
+    data = next_tokens(60)
+    kwargs = KWARGS["gpt"] | {"dropout": 0.0}
+    one, other = (load(tmp_path / name, data, "gpt", **kwargs) for name in ("one", "other"))
+    fields |= {"epochs": 1, "learning_rate": 1e-6, "weight_decay": 0.0}
+    same = make(tmp_path / "same", data, "distill", parents={"input": one, "teacher": other}, **fields)
+    assert same.manifest.notes["history"][0]["loss"] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dkd", "dist"])
+def test_shares_of_classes_cannot_be_taught_where_there_are_values(tmp_path: Path, kind: str) -> None:
+    inputs = np.random.default_rng(2).random((80, 5)).astype(np.float32)
+    data = Data("heights", Dataset({"x": inputs}, inputs.sum(axis=1)))
+    model = load(tmp_path / "model", data, "mlp", hidden=[4])
+    with pytest.raises(RecipeError, match=f"kind {kind} teaches shares of classes; the labels of heights"):
+        make(
+            tmp_path / "made",
+            data,
+            "distill",
+            parents={"input": model, "teacher": model},
+            teacher="t",
+            kind=kind,
+        )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, student: Artifact, teacher: Artifact) -> Artifact:
+    parents, folder = {"input": student, "teacher": teacher}, tmp_path_factory.mktemp("compared")
+    return make(folder / "made", DATA, "distill", parents=parents, **COMPARED)
+
+
+COMPARED: dict[str, Any] = {"teacher": "teacher", "epochs": 3, "label_smoothing": 0.1}
+
+
+def test_the_baseline_is_the_same_training_without_a_teacher(
+    tmp_path: Path, student: Artifact, compared: Artifact
+) -> None:
+    fields = {"epochs": 3, "learning_rate": 0.05, "label_smoothing": 0.1}
+    trained = make(tmp_path / "train", DATA, "train", parents={"input": student}, **fields)
+    notes = compared.manifest.notes
+    assert notes["baseline"]["history"] == trained.manifest.notes["history"]
+    assert notes["baseline"]["select"] == pytest.approx(trained.manifest.notes["history"][-1]["select_score"])
+    with open_runtime(trained, "torch") as runtime:
+        answers = runtime.infer(DATA.tensors("report"))["logits"].argmax(axis=1)
+    right = answers == DATA.labels("report")
+    assert notes["baseline"]["report"] == right.mean()
+    scores = safetensors.numpy.load(compared.file(SCORES_FILE).read_bytes())
+    assert (scores["baseline_report"] == right).all()
+
+
+def test_the_gain_is_paired_over_the_stored_scores(compared: Artifact) -> None:
+    notes = compared.manifest.notes
+    scores = safetensors.numpy.load(compared.file(SCORES_FILE).read_bytes())
+    assert {name: len(array) for name, array in scores.items()} == {
+        f"{name}_{split}": len(DATA.indices[split])
+        for name in ("taught", "baseline")
+        for split in ("select", "report")
+    }
+    wanted = paired_drop(scores["taught_report"], scores["baseline_report"])
+    assert notes["gain"] == pytest.approx(wanted._asdict())
+    assert notes["gain"]["value"] == pytest.approx(notes["taught"]["report"] - notes["baseline"]["report"])
+
+
+def test_a_baseline_changes_nothing_of_what_is_made(
+    tmp_path: Path, student: Artifact, teacher: Artifact, compared: Artifact
+) -> None:
+    parents = {"input": student, "teacher": teacher}
+    alone = make(tmp_path / "made", DATA, "distill", parents=parents, **COMPARED, baseline=False)
+    assert alone.file(WEIGHTS_FILE).read_bytes() == compared.file(WEIGHTS_FILE).read_bytes()
+    assert alone.manifest.notes == {"history": compared.manifest.notes["history"]}
+    assert alone.size_bytes == compared.size_bytes
+
+
+class Watched:
+    """Names every task that makes a step, and interrupts one of them after so many steps."""
+
+    def __init__(self, task: str = "", after: int = 0) -> None:
+        self.steps: dict[str, int] = {}
+        self._task, self._after = task, after
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        def advance(steps: int) -> None:
+            self.steps[description] = self.steps.get(description, 0) + steps
+            if description == self._task and self.steps[description] > self._after:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+LAYERED = "tests.unit.compress.taught_models:layered"
+HINT = {"kind": "hint", "student_layer": "features", "teacher_layer": "features"}
+
+
+@pytest.mark.parametrize("fields", [{}, HINT, {"augment": {"crop": 1}}], ids=["kd", "hint", "augmented"])
+@pytest.mark.parametrize(("task", "redone"), [("distill made", 2), ("distill made baseline", 0)])
+def test_an_interrupted_distillation_goes_on_to_the_same_bits_and_repeats_no_finished_training(
+    tmp_path: Path, fields: dict[str, Any], task: str, redone: int
+) -> None:
+    pupil = load(tmp_path / "pupil", DATA, LAYERED, width=4)
+    parents = {"input": pupil, "teacher": load(tmp_path / "teacher", DATA, LAYERED, seed=1, width=8)}
+    config = DistillConfig.model_validate(
+        {"name": "made", "teacher": "teacher", "epochs": 3, "batch_size": 32, **fields}
+    )
+    steps = len(DATA.indices["train"]) // 32
+    (tmp_path / "unbroken").mkdir()
+    unbroken = distill(
+        parents, config, context(tmp_path / "unbroken" / "made", DATA, config, parents=parents)
+    )
+    where = context(tmp_path / "made", DATA, config, parents=parents)
+    with pytest.raises(KeyboardInterrupt):
+        distill(parents, config, replace(where, progress=Watched(task, after=steps)))
+    assert not (tmp_path / "made").exists()
+    watched = Watched()
+    made = distill(parents, config, replace(where, progress=watched))
+    assert made.file(WEIGHTS_FILE).read_bytes() == unbroken.file(WEIGHTS_FILE).read_bytes()
+    assert made.manifest.notes == unbroken.manifest.notes
+    assert ("distill made" in watched.steps) == bool(redone)
+    assert not list(tmp_path.glob(".training-*"))
+
+
+def test_a_verb_takes_one_teacher_or_several_and_a_baseline_when_asked() -> None:
+    options = {"epochs": 2, "runtimes": ["torch"]}
+    one = recipe_of("distill", "mlp", "digits", options, teacher="resnet")
+    several = recipe_of("distill", "mlp", "digits", options | {"baseline": True}, teacher=["resnet", "vgg"])
+    assert [stage.name for stage in one.stages] == ["teacher", "student", "distill"]
+    assert [stage.name for stage in several.stages] == ["teacher-1", "teacher-2", "student", "distill"]
+    assert one.stages[-1].sources == {"input": "student", "teacher": "teacher"}
+    assert several.stages[-1].sources == {
+        "input": "student",
+        "teacher-1": "teacher-1",
+        "teacher-2": "teacher-2",
+    }
+    assert [getattr(recipe.stages[-1], "baseline", None) for recipe in (one, several)] == [False, True]
+
+
+def test_an_estimate_counts_the_training_of_the_baseline() -> None:
+    cost = ModelCost(size_bytes=1000, num_train=500, seconds_per_sample=0.01)
+    both, alone = (
+        stage_cost(DistillConfig(teacher="t", epochs=10, baseline=baseline), cost)
+        for baseline in (True, False)
+    )
+    assert both[0] == pytest.approx(2 * alone[0])
+    assert both[1] == alone[1]
