@@ -36,10 +36,14 @@ NUM_CONFUSED = 10
 def finished(result: Result) -> Outcome:
     """A run: its gates, the verdict, where the report is, and how to serve the result."""
     report = result.report
-    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, ""]
+    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, *report.remarks, ""]
     lines += [f"report  {result.out / 'report.html'}", f"model   {result.out / 'artifact'}"]
     lines += [f"serve   {_command('serve', str(result.out / 'artifact'))}"]
-    extra = {"verdict": report.verdict.model_dump(mode="json"), "reused": list(result.reused)}
+    extra = {
+        "verdict": report.verdict.model_dump(mode="json"),
+        "remarks": list(report.remarks),
+        "reused": list(result.reused),
+    }
     return Outcome(lines, result.ok, result.out, result.artifact, report.gates, extra)
 
 
@@ -149,10 +153,10 @@ def benched(records: Mapping[str, Mapping[str, Any]]) -> Outcome:
 
 def reported(report: Report, folder: Path) -> Outcome:
     """A report that was drawn again."""
-    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, "", f"report  {folder / 'report.html'}"]
-    return Outcome(
-        lines, report.verdict.ok, folder, gates=report.gates, extra={"verdict": report.verdict.model_dump()}
-    )
+    lines = [*_gate_lines(report.gates), "", report.verdict.sentence, *report.remarks, ""]
+    lines.append(f"report  {folder / 'report.html'}")
+    extra = {"verdict": report.verdict.model_dump(), "remarks": list(report.remarks)}
+    return Outcome(lines, report.verdict.ok, folder, gates=report.gates, extra=extra)
 
 
 def inspected(artifact: Artifact) -> Outcome:

@@ -25,6 +25,7 @@ from lissom.models.data import Data
 from lissom.optional import version
 from lissom.recipe import Recipe
 from lissom.report import gates
+from lissom.report.remarks import find_remarks
 from lissom.report.schema import (
     AccuracyFigures,
     Arm,
@@ -192,6 +193,12 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         labels=run.artifacts[0].manifest.labels,
         splits=_splits(run),
         verdict=_verdict(run, judged, chosen),
+        remarks=find_remarks(
+            run.artifacts,
+            run.lineage(chosen.artifact) if chosen else (),
+            runtime=chosen.runtime if chosen else None,
+            score_name=run.score_name,
+        ),
         gates=tuple(judged),
         stages=tuple(_stage_row(artifact, folder) for artifact in run.artifacts),
         arms=arms,

@@ -45,6 +45,7 @@ def markdown_from_report(report: Report) -> str:
         "" if report.complete else "This run is not complete: what is missing was not measured.",
         "Nothing was chosen." if serve is None else _fenced(serve),
         _section("Gates", _gates(report), "No gate was evaluated."),
+        _section("Remarks", _remarks(report), "") if report.remarks else "",
         _section("Arms", _arms(report), "Nothing was measured."),
         _section("Metrics on the report split", _metrics(report), "Nothing was measured."),
         _section("What each stage did", _waterfall(report), "No stage was finished."),
@@ -77,6 +78,10 @@ def _gates(report: Report) -> str:
         for gate in report.gates
     ]
     return _table(("gate", "state", "measured", "limit", "why"), rows)
+
+
+def _remarks(report: Report) -> str:
+    return "\n".join(f"- {inline(remark)}" for remark in report.remarks)
 
 
 def _arms(report: Report) -> str:

@@ -48,6 +48,7 @@ def html_from_report(report: Report) -> str:
         version=escape(report.lissom),
         verdict=sections.verdict(report),
         gates=sections.gates(report),
+        remarks=sections.remarks(report),
         pareto=_pareto(report),
         waterfall=_waterfall(report),
         arms=sections.arms(report),

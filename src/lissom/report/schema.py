@@ -192,6 +192,7 @@ class Report(Frozen):
     labels: tuple[str, ...]
     splits: dict[str, SplitRow]
     verdict: Verdict
+    remarks: tuple[str, ...] = Field((), description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]
     arms: tuple[Arm, ...]

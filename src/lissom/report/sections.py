@@ -76,6 +76,14 @@ def gates(report: Report) -> str:
     return table("gates-table", "What was measured against which limit", columns, rows, stacked=True)
 
 
+def remarks(report: Report) -> str:
+    """What a reader should know beside the gates; nothing where there is nothing."""
+    if not report.remarks:
+        return ""
+    items = "".join(f"<li>{escape(remark)}</li>" for remark in report.remarks)
+    return f'<section aria-labelledby="remarks"><h2 id="remarks">Remarks</h2>\n<ul>{items}</ul>\n</section>'
+
+
 def plot(drawing: Drawing | None, title: str, caption: str, absent: str) -> str:
     """A figure with its text alternative, or a sentence that says why it is absent."""
     heading = f"<h3>{escape(title)}</h3>" if title else ""
