@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "ArtifactError",
@@ -34,6 +35,7 @@ __all__ = [
     "RequestError",
     "is_disk_full",
     "near",
+    "near_files",
 ]
 
 
@@ -106,3 +108,18 @@ def near(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+
+
+def near_files(path: str | Path) -> str:
+    """A sentence that offers what lies beside a path where nothing is: near names, else the same suffix."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.name[0] != ".")
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(str(path.parent / name) for name in close)}?"
+    alike = [name for name in names if name.endswith(path.suffix)]
+    more = f" and {len(alike) - 5} more" if len(alike) > 5 else ""
+    what = ", ".join(alike[:5]) or (f"nothing that ends in {path.suffix}" if path.suffix else "nothing")
+    return f"{path.parent.absolute()} holds {what}{more}"

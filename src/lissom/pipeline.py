@@ -38,7 +38,15 @@ from lissom.models import processes
 from lissom.models.processes import place
 from lissom.optional import is_installed, version
 from lissom.recipe import LoadConfig, ModelConfig, Recipe, StageConfig, check_allowed
-from lissom.registry import MODELS, TASKS, runtime_entry, runtimes_for, source_sha256, stage_function
+from lissom.registry import (
+    MODELS,
+    TASKS,
+    check_references,
+    runtime_entry,
+    runtimes_for,
+    source_sha256,
+    stage_function,
+)
 from lissom.runtime.machine import machine
 
 if TYPE_CHECKING:
@@ -141,6 +149,7 @@ def run(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_file(recipe)
     check_allowed(allow)
+    check_references(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     if not place().leads:
         return _follow(recipe, folder)
@@ -244,6 +253,7 @@ def estimate(recipe: Recipe, *, out: str | Path | None = None) -> Estimate:
     from lissom.runtime.availability import usable_runtimes
 
     folder = Path(out) if out is not None else Path("runs") / recipe.name
+    check_references(recipe)
     check_machine(recipe)
     data = load_data(recipe)
     check_splits(recipe, data)

@@ -18,16 +18,19 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from lissom.artifact import sha256_file
-from lissom.errors import ModelError, RequestError, near
+from lissom.artifact import MANIFEST_NAME, sha256_file
+from lissom.errors import DataError, ModelError, RequestError, near, near_files
 from lissom.recipe import (
     DistillConfig,
     ExportConfig,
     LoadConfig,
+    ModelConfig,
     PruneConfig,
     QuantizeConfig,
+    Recipe,
+    RuntimeName,
     StageConfig,
     TrainConfig,
 )
@@ -89,6 +92,9 @@ DATASETS: dict[str, str] = {
     "topics-masked": "lissom.models.embedded:topics_masked",
 }
 
+DATA_SUFFIXES = (".npz", ".csv", ".parquet")
+"""Of the files that hold data."""
+
 TASKS: dict[str, str] = {
     "classification": "lissom.models.tasks:Classification",
     "regression": "lissom.models.tasks:Regression",
@@ -126,8 +132,12 @@ def runtime_entry(name: str) -> RuntimeEntry:
     """The entry of a runtime.
 
     Raises:
-        RequestError: no runtime has this name.
+        RequestError: no runtime has this name, or none that is built.
     """
+    if name not in RUNTIMES and name in get_args(RuntimeName):
+        raise RequestError(
+            f"the runtime {name} is declared, not built yet", hint=f"built are {', '.join(RUNTIMES)}"
+        )
     if name not in RUNTIMES:
         raise RequestError(f"unknown runtime {name!r}", hint=near(name, RUNTIMES))
     return RUNTIMES[name]
@@ -136,6 +146,53 @@ def runtime_entry(name: str) -> RuntimeEntry:
 def runtimes_for(model_format: str) -> list[str]:
     """Names of the runtimes that execute a format, in the order that decides between equals."""
     return [name for name, entry in RUNTIMES.items() if model_format in entry.formats]
+
+
+def check_references(recipe: Recipe) -> None:
+    """Refuse a recipe that names a model, data, file or runtime that is not there; nothing is imported.
+
+    Raises:
+        RequestError: naming the first, with what lies near it.
+    """
+    for name in recipe.benchmark.runtimes or ():
+        runtime_entry(name)
+    for stage in recipe.stages:
+        if isinstance(stage, PruneConfig) and stage.runtime is not None:
+            runtime_entry(stage.runtime)
+        if not stage.sources:
+            _check_model(recipe.model_of(stage))
+    _check_data(recipe.data.source)
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.source.endswith(".onnx"):
+        if not Path(model.source).is_file():
+            raise ModelError(f"no model at {model.source}", hint=near_files(model.source))
+    elif not (Path(model.source) / MANIFEST_NAME).is_file():
+        _check_factory(model.source, MODELS)
+    if model.weights is not None and not Path(model.weights).is_file():
+        raise ModelError(f"no weights at {model.weights}", hint=near_files(model.weights))
+    if model.task is not None:
+        _check_factory(model.task, TASKS)
+
+
+def _check_data(source: str) -> None:
+    place = source.partition("?")[0]
+    if place in DATASETS or Path(place).exists():
+        return
+    if Path(place).suffix.lower() in DATA_SUFFIXES or ("/" in place and ":" not in place):
+        raise DataError(f"no data at {place}", hint=near_files(place))
+    try:
+        _check_factory(place, DATASETS)
+    except ModelError as exc:
+        raise DataError(str(exc).replace("unknown name", "unknown data"), hint=exc.hint) from exc
+
+
+def _check_factory(reference: str, known: dict[str, str]) -> None:
+    """Refuse a name that is not known, or a factory in a file that is not there; no module is looked up."""
+    place, _ = _place(reference, known)
+    if place.endswith(".py") and not Path(place).is_file():
+        raise ModelError(f"no file {place} (asked for by {reference!r})", hint=near_files(place))
 
 
 def resolve(reference: str, *, known: dict[str, str]) -> Callable[..., Any]:

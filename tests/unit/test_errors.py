@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import lissom
 from lissom import errors
-from lissom.errors import LissomError, is_disk_full, near
+from lissom.errors import LissomError, is_disk_full, near, near_files
 
 DRAWN = dict(re.findall(r"^[\s│├└─]*(\w+)\s+(\d+)\s", errors.__doc__ or "", flags=re.MULTILINE))
 
@@ -91,6 +92,21 @@ def test_a_word_is_offered_names_that_are_known(word: str, known: list[str]) -> 
     sentence = near(word, known)
     assert any(name in sentence for name in known)
     assert sentence.startswith(("did you mean ", "known: "))
+
+
+def test_a_path_where_nothing_is_is_offered_what_lies_beside_it(tmp_path: Path) -> None:
+    for name in ("samples.npz", "other.npz", "notes.txt", ".hidden.npz"):
+        (tmp_path / name).touch()
+    assert near_files(tmp_path / "sampels.npz") == f"did you mean {tmp_path / 'samples.npz'}?"
+    assert near_files(tmp_path / "x.npz") == f"{tmp_path} holds other.npz, samples.npz"
+    assert near_files(tmp_path / "x.csv") == f"{tmp_path} holds nothing that ends in .csv"
+    assert near_files(tmp_path / "no" / "x.csv") == f"there is no folder {tmp_path / 'no'}"
+
+
+def test_of_many_files_five_are_named(tmp_path: Path) -> None:
+    for index in range(8):
+        (tmp_path / f"{index}.npz").touch()
+    assert near_files(tmp_path / "samples.npz").endswith("holds 0.npz, 1.npz, 2.npz, 3.npz, 4.npz and 3 more")
 
 
 def test_a_word_that_is_one_letter_off_is_offered_the_right_one() -> None:

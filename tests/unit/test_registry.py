@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
 from pydantic import Field
@@ -16,12 +16,13 @@ from lissom.bench.selection import ORDER
 from lissom.errors import LissomError, ModelError, RequestError
 from lissom.models.data import Dataset
 from lissom.optional import is_installed
-from lissom.recipe import RuntimeName, StageConfig, stage_types
+from lissom.recipe import Recipe, RuntimeName, StageConfig, stage_types
 from lissom.registry import (
     DATASETS,
     MODELS,
     RUNTIMES,
     STAGES,
+    check_references,
     resolve,
     runtime_entry,
     runtimes_for,
@@ -200,6 +201,84 @@ def test_a_runtime_that_is_nearly_there_is_offered() -> None:
     with pytest.raises(RequestError, match="unknown runtime 'onnxruntim'") as caught:
         runtime_entry("onnxruntim")
     assert caught.value.hint == "did you mean onnxruntime?"
+
+
+@pytest.mark.parametrize("name", sorted({*get_args(RuntimeName)} - {*RUNTIMES}))
+def test_a_runtime_that_is_declared_alone_is_said_not_to_be_built(name: str) -> None:
+    with pytest.raises(RequestError, match=f"the runtime {name} is declared, not built yet") as caught:
+        runtime_entry(name)
+    assert caught.value.hint == f"built are {', '.join(RUNTIMES)}"
+
+
+def recipe_of(
+    *,
+    data: str = "digits",
+    runtimes: list[str] | None = None,
+    stage: dict[str, Any] | None = None,
+    **model: Any,
+) -> Recipe:
+    return Recipe.from_document(
+        {
+            "name": "small",
+            "data": {"source": data},
+            "model": {"source": "mlp", **model},
+            "stages": [stage or {"stage": "train"}],
+            "benchmark": {"runtimes": runtimes},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "message", "hint"),
+    [
+        ({"source": "resnett"}, "unknown name 'resnett'; did you mean resnet", "package.module:function"),
+        ({"source": "my/modle.py:build"}, "no file my/modle.py", "did you mean my/model.py?"),
+        ({"source": "modle.onnx"}, "no model at modle.onnx", "did you mean model.onnx?"),
+        ({"source": "runs/none"}, "runs/none is no artifact, .onnx file or factory", "manifest.json"),
+        ({"weights": "wieghts.pt"}, "no weights at wieghts.pt", "did you mean weights.pt?"),
+        ({"task": "clasification"}, "unknown name 'clasification'; did you mean classification?", "function"),
+        ({"data": "digit"}, "unknown data 'digit'; did you mean digits?", "package.module:function"),
+        ({"data": "digit?x=1"}, "unknown data 'digit'; did you mean digits?", "package.module:function"),
+        ({"data": "sample.npz"}, "no data at sample.npz", "did you mean samples.npz?"),
+        ({"data": "photos/"}, "no data at photos/", "holds"),
+        ({"data": "my/no.py:data"}, "no file my/no.py", "my/model.py"),
+        ({"runtimes": ["tensorrt"]}, "the runtime tensorrt is declared, not built yet", "openvino"),
+        (
+            {"stage": {"stage": "load", "model": {"source": "mpl"}}},
+            "unknown name 'mpl'; did you mean mlp?",
+            "package.module:function",
+        ),
+    ],
+)
+def test_what_a_recipe_names_and_is_not_there_is_refused_before_any_work(
+    standing: Path, named: dict[str, Any], message: str, hint: str
+) -> None:
+    (standing / "my").mkdir()
+    for name in ("my/model.py", "model.onnx", "weights.pt", "samples.npz"):
+        (standing / name).touch()
+    with pytest.raises(RequestError) as caught:
+        check_references(recipe_of(**named))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"source": "my/model.py:build", "data": "samples.npz?x=1", "weights": "weights.pt"},
+        {"source": "no.such.module:build", "data": "no.such.module:data", "task": "no.such.module:Task"},
+        {"source": "model.onnx", "stage": {"stage": "load"}, "data": "my", "runtimes": ["onnxruntime"]},
+    ],
+)
+def test_what_is_there_passes_and_no_module_is_imported(standing: Path, named: dict[str, Any]) -> None:
+    (standing / "my").mkdir()
+    (standing / "my" / "model.py").write_text("raise AssertionError")
+    for name in ("model.onnx", "weights.pt", "samples.npz"):
+        (standing / name).touch()
+    recipe = recipe_of(**named)
+    check_references(recipe)
+    assert recipe.data.source == named.get("data", "digits")
 
 
 def test_a_factory_is_found_in_a_file_of_the_user(tmp_path: Path) -> None:

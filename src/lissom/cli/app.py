@@ -178,7 +178,11 @@ def check(
     \b
     lissom check recipes/digits.yaml
     """
-    return views.checked(Recipe.from_file(recipe, overrides or ()))
+    from lissom.registry import check_references
+
+    found = Recipe.from_file(recipe, overrides or ())
+    check_references(found)
+    return views.checked(found)
 
 
 @making_verb

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lissom.errors import DataError
+from lissom.errors import DataError, near_files
 from lissom.models.data import Dataset
 from lissom.models.hugging_face import dataset_from_hugging_face
 from lissom.models.image_formats import dataset_from_cifar, dataset_from_idx, dataset_from_image_folder
 from lissom.models.preparation import with_names
 from lissom.models.table_formats import dataset_from_table
+from lissom.registry import DATA_SUFFIXES
 
 Reader = Callable[..., Dataset]
 DAMAGE = (
@@ -60,12 +61,12 @@ def reader_of(place: str) -> Reader | None:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return dataset_from_npz
-    if suffix in (".csv", ".parquet"):
+    if suffix in DATA_SUFFIXES:
         return dataset_from_table
     if path.is_file():
         raise DataError(f"{place} is a file of an unknown format", hint=_LAYOUTS)
     if "/" in place and ":" not in place:
-        raise DataError(f"no data at {place}", hint=_LAYOUTS)
+        raise DataError(f"no data at {place}", hint=f"{near_files(place)}; {_LAYOUTS}")
     return None
 
 
@@ -101,7 +102,7 @@ def dataset_from_npz(path: Path) -> Dataset:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as exc:
-        raise DataError(f"no data at {path}") from exc
+        raise DataError(f"no data at {path}", hint=near_files(path)) from exc
     except DAMAGE as exc:
         raise DataError(f"{path} cannot be read as .npz: {exc or type(exc).__name__}") from exc
     inputs = {name: array for name, array in arrays.items() if name not in _RESERVED}

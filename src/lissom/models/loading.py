@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lissom.artifact import Factory
-from lissom.errors import ModelError
+from lissom.errors import ModelError, near_files
 from lissom.models.data import Data
 from lissom.recipe import ModelConfig
 from lissom.registry import MODELS, resolve, source_sha256
@@ -67,7 +67,7 @@ def model_for(config: ModelConfig, factory: Factory) -> nn.Module:
         return model
     path = Path(config.weights)
     if not path.is_file():
-        raise ModelError(f"no weights at {path}")
+        raise ModelError(f"no weights at {path}", hint=near_files(path))
     if path.suffix == ".safetensors":
         return load_weights(model, path.read_bytes())
     state = _unpickled_safely(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lissom.errors import DataError
+from lissom.errors import DataError, near_files
 from lissom.models.data import Dataset
 from lissom.models.preparation import with_names
 from lissom.optional import require
@@ -34,7 +34,7 @@ def dataset_from_table(path: Path, *, label: str = "y") -> Dataset:
         MissingExtra: pyarrow is not installed.
     """
     if not path.is_file():
-        raise DataError(f"no data at {path}")
+        raise DataError(f"no data at {path}", hint=near_files(path))
     columns = _csv_columns(path) if path.suffix.lower() == ".csv" else _parquet_columns(path)
     label = str(label).strip()  # an option is YAML: a column named 3 comes as a number
     if label not in columns:

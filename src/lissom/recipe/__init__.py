@@ -7,6 +7,7 @@ it), `distill` also names its `teacher`. This package imports neither torch nor 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -319,7 +320,18 @@ def _problem(error: Any, document: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
     found = error.get("input")
+    if error["type"] == "literal_error":
+        return f"{where}: unknown value {found!r}; {near(str(found), _quoted(error['ctx']['expected']))}"
     return f"{where}: {error['msg']}" + ("" if isinstance(found, Mapping | list) else f", found {found!r}")
+
+
+def _quoted(text: str) -> list[str]:
+    """What stands in quotes, as pydantic lists the values of a literal.
+
+    >>> _quoted("'mse', 'mae' or 'huber'")
+    ['mse', 'mae', 'huber']
+    """
+    return re.findall(r"'([^']*)'", text)
 
 
 def _keys_at(loc: Sequence[Any], document: Any) -> list[str]:
