@@ -13,7 +13,7 @@ paired scores of the report split. Nothing is chosen by them: the artifact is th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import safetensors.numpy
@@ -30,6 +30,7 @@ from lissom.errors import RecipeError
 from lissom.models.data import IGNORED
 from lissom.models.evaluation import judge
 from lissom.models.losses import loss_for
+from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.stages import Context, save_torch
 from lissom.models.training import fit
 from lissom.recipe import DistillConfig
@@ -53,17 +54,18 @@ def distill(parents: Mapping[str, Artifact], config: DistillConfig, context: Con
     for teacher in teachers:
         check_teacher(student, teacher)
     _check_kind(config, context)
-    model = load_model(student)
+    model, before = load_model(student), student.manifest.notes
+    keep = keep_zeros(model, before)
     if config.kind == "hint":
-        history = _led(model, teachers[0], config, context)
+        history = _led(model, teachers[0], config, context, keep)
     else:
         with opened(teachers, config, context) as answer:
-            history = fit(model, context, config, loss=_loss(answer, config, context))
-    notes: dict[str, Any] = {"history": history}
+            history = fit(model, context, config, loss=_loss(answer, config, context), after_step=keep)
+    notes: dict[str, Any] = {"history": history} | recount_zeros(model, before)
     files: dict[str, bytes] = {}
     if config.baseline:
         plain = load_model(student)
-        alone = fit(plain, context, config, part=BASELINE_PART)
+        alone = fit(plain, context, config, after_step=keep_zeros(plain, before), part=BASELINE_PART)
         compared, files[SCORES_FILE] = _compare(model, plain, student, context)
         notes |= compared
         notes["baseline"]["history"] = alone
@@ -102,7 +104,11 @@ def _soft(student: Tensor, teacher: Tensor, targets: Tensor, config: DistillConf
 
 
 def _led(
-    model: nn.Module, teacher: Artifact, config: DistillConfig, context: Context
+    model: nn.Module,
+    teacher: Artifact,
+    config: DistillConfig,
+    context: Context,
+    after_step: Callable[[], None] | None,
 ) -> list[dict[str, float]]:
     """Train with a hint; the teacher answers live, since its features would be large to keep."""
     guide = load_model(teacher)
@@ -119,7 +125,7 @@ def _led(
         counted = batch.targets != IGNORED if tokens else None
         return known + config.hint_weight * led.distance(listener.take(), counted)
 
-    history = fit(led, context, config, loss=loss)
+    history = fit(led, context, config, loss=loss, after_step=after_step)
     led.release()
     return history
 

@@ -9,6 +9,7 @@ from typing import Any
 from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tolerance
 from lissom.errors import ArtifactError, ModelError
 from lissom.export.onnx_file import add_onnx
+from lissom.models.masks import recount_zeros
 from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch
 from lissom.models.training import starting_model
 from lissom.optional import require
@@ -37,7 +38,8 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
         )
     if artifact.manifest.format == "torch":
         model = load_model(artifact)
-        return save_torch(model, factory_of(artifact), context, notes=_made_for(artifact, context))
+        notes = _made_for(artifact, context) | recount_zeros(model, artifact.manifest.notes)
+        return save_torch(model, factory_of(artifact), context, notes=notes)
     onnx_model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
     return _save_onnx(onnx_model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
 

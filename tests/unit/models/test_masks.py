@@ -71,6 +71,26 @@ def test_the_same_weights_are_zero_after_a_training(
     assert len(trained.manifest.notes["history"]) == 2
 
 
+@pytest.mark.parametrize(
+    "fields", [{"kind": "kd"}, {"kind": "hint", "student_layer": "1", "teacher_layer": "1"}, {"ema": 0.9}]
+)
+def test_a_student_that_is_taught_keeps_its_zeros(
+    tmp_path: Path, sparse: Artifact, fields: dict[str, Any]
+) -> None:
+    teacher = load(tmp_path / "teacher", DATA, "mlp", hidden=[32, 16])
+    parents = {"input": sparse, "teacher": teacher}
+    taught = make(
+        tmp_path / "distill", DATA, "distill", parents=parents, teacher="teacher", epochs=2, **fields
+    )
+    assert same(load_model(sparse), load_model(taught))
+    assert taught.manifest.notes["sparsity"]["layers"] == sparse.manifest.notes["sparsity"]["layers"]
+
+
+def test_a_sparse_artifact_that_is_loaded_says_so_again(tmp_path: Path, sparse: Artifact) -> None:
+    loaded = load(tmp_path / "load", DATA, str(sparse.path))
+    assert loaded.manifest.notes["sparsity"] == sparse.manifest.notes["sparsity"]
+
+
 def test_a_training_that_was_interrupted_keeps_the_zeros_too(tmp_path: Path, sparse: Artifact) -> None:
     calls = [0]
 
