@@ -16,16 +16,27 @@ from tests.unit.small import KWARGS, blobs, data_for, load, make, toy
 from torch import nn
 from torch.nn import functional
 
-from lissom.compress.width import remove_channels
+from lissom.artifact import Signature
+from lissom.compress.samples import Samples
+from lissom.compress.width import remove_channels as remove
 from lissom.errors import ModelError
 from lissom.models.cnn import resnet
+from lissom.models.data import Data
 from lissom.models.mlp import mlp
+from lissom.models.tasks import Classification
 from lissom.recipe import PruneConfig
 from lissom.registry import MODELS, resolve
 from lissom.structure import load_model
 
 DATA = blobs(40)
+SIGNATURE = Signature(inputs=DATA.input_specs, outputs=())
 EXAMPLE = torch.from_numpy(DATA.dataset.inputs["image"][:2])
+
+
+def remove_channels(
+    model: nn.Module, config: PruneConfig, example: list[torch.Tensor], data: Data = DATA
+) -> dict[str, list[int]]:
+    return remove(model, config, Samples(data, Classification(), SIGNATURE, example))
 
 
 def network(widths: Sequence[int] = (16, 32)) -> nn.Module:
@@ -310,13 +321,14 @@ HEADS = ("attention.q", "attention.k", "attention.v")
 
 @pytest.mark.parametrize("name", ["vit", "bert", "bert_mlm", "gpt"])
 @pytest.mark.parametrize("ranking", ["local", "global"])
-def test_a_transformer_loses_hidden_units_and_keeps_its_heads(name: str, ranking: str) -> None:
+def test_a_transformer_loses_hidden_units_and_heads(name: str, ranking: str) -> None:
     model = built(name, **({"in_channels": 1} if name == "vit" else {}))
     with torch.inference_mode():
         shape = model(samples(name)).shape
     changed = remove_channels(model, PruneConfig(round_to=4, ranking=ranking), [samples(name)])
     assert [key for key in changed if key.endswith("feed_forward.expand")]
-    assert not [key for key in changed if key.endswith(HEADS)]
+    spans = [span for key, span in changed.items() if key.endswith(HEADS)]
+    assert spans == [[16, 8]] * (6 if ranking == "local" else len(spans))
     with torch.inference_mode():
         assert model(samples(name)).shape == shape
 
@@ -327,14 +339,14 @@ def test_an_image_transformer_loses_width_with_its_positions(pooling: str) -> No
     changed = remove_channels(model, PruneConfig(round_to=4), [samples("vit")])
     assert changed["patches"] == [16, 8]
     assert model.positions.shape[-1] == 8
-    assert model.blocks[0].attention.q.weight.shape == (16, 8)
+    assert model.blocks[0].attention.q.weight.shape == (8, 8)
 
 
 @pytest.mark.parametrize("name", ["bert_mlm", "gpt"])
 def test_embeddings_that_are_the_output_layer_too_keep_their_width(name: str) -> None:
     model = built(name)
     changed = remove_channels(model, PruneConfig(round_to=4), [samples(name)])
-    assert {key.rpartition(".")[2] for key in changed} == {"expand"}
+    assert {key.rpartition(".")[2] for key in changed} == {"expand", "q", "k", "v"}
 
 
 def test_a_classifier_of_text_loses_width_with_its_embeddings() -> None:
@@ -354,13 +366,13 @@ def test_a_deep_network_of_convolutions_loses_half_of_every_layer(name: str) -> 
     assert answers(model).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("rnn", "RNN"), ("lstm", "LSTM"), ("gru", "GRU")])
-def test_a_recurrent_model_has_nothing_that_can_be_pruned_and_the_error_names_the_layer(
-    name: str, kind: str
-) -> None:
-    with pytest.raises(ModelError, match=rf"nothing was pruned: .*recurrent \({kind}\)") as caught:
-        remove_channels(built(name), PruneConfig(), [samples(name)])
-    assert "\n" not in caught.value.message
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_a_recurrent_model_loses_units_and_width_of_its_embeddings(name: str) -> None:
+    model = built(name)
+    changed = remove_channels(model, PruneConfig(round_to=2), [samples(name)])
+    assert changed == {"embedding": [8, 4], "recurrent": [16, 8]}
+    with torch.inference_mode():
+        assert model(samples(name)).shape == (2, 10)
 
 
 class Sequence1d(nn.Module):
@@ -386,7 +398,16 @@ class Sequence1d(nn.Module):
 def test_what_surrounds_a_recurrent_layer_is_pruned(kind: type[nn.RNNBase], last_state: bool) -> None:
     torch.manual_seed(0)
     model = Sequence1d(kind(16, 24, batch_first=True), last_state=last_state).eval()
-    assert pruned(model) == {"first": [32, 16], "third": [32, 16]}
+    changed = {"first": [32, 16], "second": [16, 8], "layer": [24, 12], "third": [32, 16]}
+    assert pruned(model, round_to=4) == changed
+    assert answers(model).shape == (2, 4)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_whose_inner_states_are_read_keeps_its_units(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model = Sequence1d(kind(16, 24, num_layers=2, batch_first=True), last_state=True).eval()
+    assert pruned(model) == {"first": [32, 16], "second": [16, 8], "third": [32, 16]}
     assert answers(model).shape == (2, 4)
 
 
