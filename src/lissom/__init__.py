@@ -13,18 +13,24 @@ if TYPE_CHECKING:
     from lissom.errors import LissomError
     from lissom.models.data import Dataset
     from lissom.models.tasks import Task
-    from lissom.pipeline import Result, run
+    from lissom.pipeline import Result, clean, run
     from lissom.recipe import Recipe
     from lissom.runtime.base import Runtime, open_runtime
     from lissom.verbs import (
         bench,
+        check,
         distill,
+        doctor,
         evaluate,
         export,
+        inspect,
         load_data,
+        models,
         predict,
         prune,
         quantize,
+        report,
+        serve,
         train,
         verify,
     )
@@ -39,15 +45,22 @@ _HOMES = {
     "Runtime": "lissom.runtime.base",
     "Task": "lissom.models.tasks",
     "bench": "lissom.verbs",
+    "check": "lissom.verbs",
+    "clean": "lissom.pipeline",
     "distill": "lissom.verbs",
+    "doctor": "lissom.verbs",
     "evaluate": "lissom.verbs",
     "export": "lissom.verbs",
+    "inspect": "lissom.verbs",
     "load_data": "lissom.verbs",
+    "models": "lissom.verbs",
     "open_runtime": "lissom.runtime.base",
     "predict": "lissom.verbs",
     "prune": "lissom.verbs",
     "quantize": "lissom.verbs",
+    "report": "lissom.verbs",
     "run": "lissom.pipeline",
+    "serve": "lissom.verbs",
     "train": "lissom.verbs",
     "verify": "lissom.verbs",
 }
@@ -62,15 +75,22 @@ __all__ = [
     "Runtime",
     "Task",
     "bench",
+    "check",
+    "clean",
     "distill",
+    "doctor",
     "evaluate",
     "export",
+    "inspect",
     "load_data",
+    "models",
     "open_runtime",
     "predict",
     "prune",
     "quantize",
+    "report",
     "run",
+    "serve",
     "train",
     "verify",
 ]
@@ -79,7 +99,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lissom' has no attribute {name!r}")
-    if name in ("bench", "export"):  # a subpackage of the same name, which calls the verb
+    if name in ("bench", "export", "models", "report", "serve"):  # a subpackage, which calls the verb
         return importlib.import_module(f"lissom.{name}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 

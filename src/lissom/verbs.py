@@ -18,15 +18,18 @@ from lissom.errors import DataError, RequestError, near
 from lissom.logs import NoProgress, Progress
 from lissom.pipeline import Result, run
 from lissom.recipe import BenchmarkConfig, ModelConfig, Recipe
-from lissom.registry import RUNTIMES
+from lissom.registry import RUNTIMES, check_references
 from lissom.report.wording import shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lissom.export.verification import Parity
+    from lissom.models.catalogue import Entry
     from lissom.models.data import Data
     from lissom.models.evaluation import Evaluation
+    from lissom.report.schema import Report
+    from lissom.runtime.doctor import Examined
 
 Model = str | Path | Artifact | Callable[..., Any]
 
@@ -407,6 +410,94 @@ def load_data(source: str | Path) -> Data:
     from lissom.models.data import load_data as load
 
     return load(str(source))
+
+
+def check(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and refuse what cannot run: keys, ranges, the order of stages, names that are not known.
+
+    Args:
+        recipe: Path of a YAML recipe.
+        overrides: Changes of it, `a.b=value` each.
+
+    Raises:
+        RequestError: it does not hold together, or names what is not there.
+    """
+    found = Recipe.from_file(recipe, overrides)
+    check_references(found)
+    return found
+
+
+def inspect(artifact: str | Path) -> Artifact:
+    """An artifact after every file was compared with its hash; its `manifest` holds what is known about it.
+
+    Raises:
+        ArtifactError: nothing is there, or it is damaged.
+    """
+    return Artifact.open(artifact)
+
+
+def report(folder: str | Path, *, progress: Progress | None = None) -> Report:
+    """Draw the pages of a run again from its report.json, and give that report.
+
+    Args:
+        folder: Folder of a run, or its report.json.
+        progress: Shows how far the drawing is.
+
+    Raises:
+        RequestError: no report is there, or it is damaged.
+    """
+    from lissom.report.files import draw_pages, read_report
+
+    place = Path(folder)
+    found = read_report(place)
+    draw_pages(found, place if place.is_dir() else place.parent, progress=progress or NoProgress())
+    return found
+
+
+def serve(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    runtime: str | None = None,
+    threads: int | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    on_log: Callable[[str], None] | None = None,
+) -> int:
+    """Serve artifacts over HTTP until a signal ends it; gives the exit code.
+
+    Args:
+        artifacts: Artifacts with different names of their recipes.
+        host: Name or address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        runtime: Runtime of every model; default: the fastest by measurement.
+        threads: Threads of one call; default: all cores.
+        on_ready: Called once with the URL, when every model is warm.
+        on_log: Called, from a thread, with every line that the server writes.
+
+    Raises:
+        LissomError: an artifact, the runtime, the host or the port cannot be used, or the server ended.
+    """
+    from lissom.serve.launch import serve as serve_folders
+
+    folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
+    return serve_folders(
+        folders, host=host, port=port, runtime=runtime, threads=threads, on_ready=on_ready, on_log=on_log
+    )
+
+
+def doctor() -> list[Examined]:
+    """Every runtime: whether it works here, proved by running a tiny model, and what to install if not."""
+    from lissom.runtime.doctor import examine
+
+    return examine()
+
+
+def models() -> list[Entry]:
+    """Every built-in model: its size and work, its arguments, and the size of its paper."""
+    from lissom.models.catalogue import catalogue
+
+    return catalogue()
 
 
 def _run(

@@ -173,6 +173,13 @@ def test_the_command_line_has_the_verbs_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_every_verb_of_the_command_line_is_a_function_of_the_same_name(name: str) -> None:
+    assert name in lissom.__all__
+    assert callable(getattr(lissom, name))
+    assert inspect.signature(getattr(lissom, name)) == inspect.signature(public(name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_verb_takes_what_every_verb_takes(name: str) -> None:
     options = {word for option in COMMANDS[name].params for word in option.opts}
     assert {"--json", "--debug", "--out", "-o", "--allow"} <= options

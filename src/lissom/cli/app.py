@@ -178,11 +178,9 @@ def check(
     \b
     lissom check recipes/digits.yaml
     """
-    from lissom.registry import check_references
+    from lissom import verbs
 
-    found = Recipe.from_file(recipe, overrides or ())
-    check_references(found)
-    return views.checked(found)
+    return views.checked(verbs.check(recipe, overrides or ()))
 
 
 @making_verb
@@ -392,12 +390,10 @@ def report(
     \b
     lissom report runs/digits
     """
-    from lissom.report.files import draw_pages, read_report
+    from lissom import verbs
 
-    found = read_report(folder)
-    target = folder if folder.is_dir() else folder.parent
-    draw_pages(found, target, progress=TerminalProgress())
-    return views.reported(found, target)
+    found = verbs.report(folder, progress=TerminalProgress())
+    return views.reported(found, folder if folder.is_dir() else folder.parent)
 
 
 @verb
@@ -407,9 +403,9 @@ def inspect_(artifact: ArtifactPath) -> Outcome:
     \b
     lissom inspect runs/digits/artifact
     """
-    from lissom.artifact import Artifact
+    from lissom import verbs
 
-    return views.inspected(Artifact.open(artifact))
+    return views.inspected(verbs.inspect(artifact))
 
 
 @verb

@@ -246,7 +246,7 @@ def served(
     artifacts: Sequence[Path], *, host: str, port: int, runtime: str | None, threads: int | None
 ) -> Outcome:
     """Serve until Ctrl-C; says where once the models answer."""
-    from lissom.serve.launch import serve
+    from lissom import verbs
 
     def ready(url: str) -> None:
         print(
@@ -254,7 +254,7 @@ def served(
         )
         print(f"  curl -s {url}/v2/health/ready && curl -s {url}/v2", file=sys.stderr, flush=True)
 
-    exit_code = serve(
+    exit_code = verbs.serve(
         artifacts,
         host=host,
         port=port,
@@ -275,10 +275,10 @@ def cleaned(removed: Sequence[Path], folder: Path, *, dry_run: bool) -> Outcome:
 
 def examined() -> Outcome:
     """The state of every runtime."""
-    from lissom.runtime.doctor import examine
+    from lissom import verbs
     from lissom.runtime.machine import compiler, machine
 
-    found = examine()
+    found = verbs.doctor()
     rows = [[row.runtime, row.version, "works" if row.works else "absent", row.reason] for row in found]
     here = machine()
     lines = table(["runtime", "version", "state", ""], rows)
@@ -295,10 +295,10 @@ def examined() -> Outcome:
 
 def listed() -> Outcome:
     """Built-in models: parameters and work of each, their arguments, and data sets."""
-    from lissom.models.catalogue import catalogue
+    from lissom import verbs
     from lissom.registry import DATASETS
 
-    found = catalogue()
+    found = verbs.models()
     rows = [
         [
             row.name,

@@ -1,1 +1,10 @@
-"""Architectures, data, training and evaluation."""
+"""Architectures, data, training and evaluation.
+
+The package is also the verb: `lissom.models()`.
+"""
+
+import sys
+
+from lissom.registry import VerbPackage
+
+sys.modules[__name__].__class__ = VerbPackage

@@ -1,1 +1,10 @@
-"""Artifacts over HTTP: the Open Inference Protocol and `/predict`, inside a BentoML service."""
+"""Artifacts over HTTP: the Open Inference Protocol and `/predict`, inside a BentoML service.
+
+The package is also the verb: `lissom.serve(artifacts)`.
+"""
+
+import sys
+
+from lissom.registry import VerbPackage
+
+sys.modules[__name__].__class__ = VerbPackage
