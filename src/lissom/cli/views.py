@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 import sys
 import textwrap
@@ -312,9 +313,23 @@ def listed() -> Outcome:
     header = ["model", "parameters", "FLOPs", "paper: parameters", "FLOPs"]
     lines = [*table(header, rows, right=[1, 2, 3, 4]), ""]
     for row in found:
-        lines += [f"{row.name}: {row.summary}", *_wrapped(row.signature), ""]
+        paper = f"paper: {kwarg_options(row.paper_kwargs)}" if row.paper_kwargs else ""
+        lines += [f"{row.name}: {row.summary}", *_wrapped(row.signature), *_wrapped(paper), ""]
     lines.append(f"data: {', '.join(DATASETS)}")
     return Outcome(lines, extra={"models": [row._asdict() for row in found], "data": list(DATASETS)})
+
+
+def kwarg_options(arguments: Mapping[str, Any]) -> str:
+    """Keyword arguments as words of the command line; `keyword_arguments` reads their values.
+
+    >>> kwarg_options({"widths": (1, 2), "bias": True, "stem": "imagenet"})
+    "--kwarg 'widths=[1,2]' --kwarg bias=true --kwarg stem=imagenet"
+    """
+    words = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key, value in arguments.items()
+    ]
+    return " ".join(f"--kwarg {shlex.quote(word)}" for word in words)
 
 
 def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:

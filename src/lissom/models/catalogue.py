@@ -71,6 +71,8 @@ class Entry(NamedTuple):
         summary: First sentence of the docstring.
         paper_parameters: Of the paper's size; None where no paper gives one.
         paper_flops: Of the paper's size, for images of 224x224 where the paper has those.
+        paper_kwargs: Keyword arguments that give the paper's size, empty where the defaults do; None where no
+            paper gives one.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Entry(NamedTuple):
     summary: str
     paper_parameters: int | None
     paper_flops: int | None
+    paper_kwargs: dict[str, Any] | None
 
 
 def catalogue() -> list[Entry]:
@@ -99,7 +102,7 @@ def _entry(name: str) -> Entry:
     if preset is not None:
         image_size = _PAPER_IMAGE_SIZE.get(name, _IMAGE_SIZE)
         paper = cost(name, preset, image_size=image_size) if preset else default
-    return Entry(name, *default, arguments, summary, *paper)
+    return Entry(name, *default, arguments, summary, *paper, None if preset is None else dict(preset))
 
 
 def cost(name: str, kwargs: Mapping[str, Any], *, image_size: int = _IMAGE_SIZE) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
 from tests.unit.serve.test_prediction import WEIGHTS, tokens_artifact, values_artifact
 
 from lissom import verbs
-from lissom.cli.views import evaluated, keyword_arguments, listed, predicted
+from lissom.cli.views import evaluated, keyword_arguments, kwarg_options, listed, predicted
 from lissom.errors import RequestError
 from lissom.models.data import Data, Dataset
 from lissom.models.evaluation import Evaluation
@@ -56,6 +57,15 @@ def test_the_models_are_listed_with_sizes_and_with_arguments_that_fit_the_screen
     assert [row["name"] for row in json.loads(json.dumps(outcome.extra))["models"]] == sorted(MODELS)
     assert {"num_parameters", "flops", "paper_parameters", "paper_flops"} <= outcome.extra["models"][0].keys()
     assert outcome.lines[-1] == f"data: {', '.join(DATASETS)}"
+
+
+def test_the_papers_size_is_shown_as_words_that_can_be_typed() -> None:
+    outcome = listed()
+    text = " ".join(" ".join(outcome.lines).split())
+    assert "paper: --kwarg in_features=784 --kwarg 'hidden=[300,100]'" in text
+    for row in json.loads(json.dumps(outcome.extra["models"])):
+        words = shlex.split(kwarg_options(row["paper_kwargs"] or {}))
+        assert keyword_arguments([word for word in words if word != "--kwarg"]) == (row["paper_kwargs"] or {})
 
 
 def test_values_are_predicted_as_numbers_and_sequences_as_the_tokens_of_the_highest_output(

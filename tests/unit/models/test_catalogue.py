@@ -90,9 +90,17 @@ def test_the_papers_work_is_the_published_one(name: str, published: float, entri
     assert found == pytest.approx(2 * published, rel=0.01)
 
 
+@pytest.mark.parametrize("name", MODEL_PRESETS)
+def test_the_arguments_that_are_shown_give_the_papers_size(name: str, entries: dict[str, Entry]) -> None:
+    kwargs = entries[name].paper_kwargs
+    assert kwargs is not None
+    assert cost(name, kwargs)[0] == entries[name].paper_parameters
+
+
 def test_only_a_model_without_a_paper_has_no_papers_size(entries: dict[str, Entry]) -> None:
     absent = {name for name, entry in entries.items() if entry.paper_parameters is None}
     assert absent == MODELS.keys() - MODEL_PRESETS.keys() == {"rnn"}
+    assert {name for name, entry in entries.items() if entry.paper_kwargs is None} == absent
 
 
 @pytest.mark.parametrize(("name", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
