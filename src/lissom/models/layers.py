@@ -40,12 +40,15 @@ def build_normalisation(
     """A normalisation of [batch, num_channels] features, or of [batch, num_channels, height, width] images.
 
     `layer` on an image normalises channels and places together (GroupNorm of one group); `group` has at
-    least 16 channels in a group where they divide, as Wu and He recommend (arXiv 1803.08494); `instance`
-    normalises each channel of an image over its places, with a learned scale; `none` is the identity.
+    least 16 channels in a group where they divide, as Wu and He recommend (arXiv 1803.08494); `none` is the
+    identity.
+
+    `instance` normalises each channel of an image over its places, with a learned scale. Features have no
+    places: each sample is normalised over its features, as nn.InstanceNorm1d does for [batch, 1, features].
+    That differs from `layer` only in that no scale and no offset is learned.
 
     Raises:
-        ValueError: no normalisation has this name, or `instance` is asked for features, which have no
-            places to normalise over.
+        ValueError: no normalisation has this name.
     """
     check_name("normalisation", name, NORMALISATIONS)
     image = sample == "image"
@@ -56,9 +59,9 @@ def build_normalisation(
     if name == "group":
         return nn.GroupNorm(_num_groups(num_channels), num_channels)
     if name == "instance":
-        if not image:
-            raise ValueError("instance normalisation needs an image; for features did you mean layer?")
-        return nn.InstanceNorm2d(num_channels, affine=True)
+        if image:
+            return nn.InstanceNorm2d(num_channels, affine=True)
+        return nn.LayerNorm(num_channels, elementwise_affine=False)
     return nn.Identity()
 
 

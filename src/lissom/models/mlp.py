@@ -30,7 +30,7 @@ def mlp(
         num_classes: Classes, one logit each.
         hidden: Width of each hidden layer.
         activation: relu, leaky-relu, elu, silu, gelu or mish.
-        normalisation: batch, layer, group or none.
+        normalisation: batch, layer, group, instance or none.
         initialisation: default (torch's own), xavier or he.
         dropout: Share of the hidden features that training sets to zero, in [0, 1).
 

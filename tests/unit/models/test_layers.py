@@ -37,7 +37,7 @@ def test_a_normalised_image_has_mean_zero_and_variance_one(name: str, num_channe
     assert (found.var(axes[name], correction=0) - 1).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["batch", "layer", "group"])
+@pytest.mark.parametrize("name", ["batch", "layer", "group", "instance"])
 def test_features_are_normalised_without_losing_them(name: str) -> None:
     torch.manual_seed(0)
     found = build_normalisation(name, 32, sample="features")(torch.randn(8, 32)).detach()
@@ -51,9 +51,13 @@ def test_no_normalisation_is_the_identity() -> None:
     assert torch.equal(build_normalisation("none", 3)(x), x)
 
 
-def test_instance_normalisation_of_features_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs an image; for features did you mean layer\?"):
-        build_normalisation("instance", 8, sample="features")
+def test_instance_normalisation_of_features_looks_at_one_sample_and_learns_nothing() -> None:
+    torch.manual_seed(0)
+    x = 3 + 2 * torch.randn(6, 8)
+    layer = build_normalisation("instance", 8, sample="features")
+    torch.testing.assert_close(layer(x), nn.InstanceNorm1d(1)(x[:, None])[:, 0])
+    torch.testing.assert_close(layer(x[:1]), layer(x)[:1])
+    assert list(layer.parameters()) == []
 
 
 @pytest.mark.parametrize("num_channels", [1, 7, 16, 20, 33, 100])
