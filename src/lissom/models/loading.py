@@ -5,32 +5,55 @@ from __future__ import annotations
 import inspect
 import math
 import pickle
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import safetensors.torch
 import torch
 
 from lissom.artifact import Factory
-from lissom.errors import ModelError, near_files
+from lissom.errors import ModelError, near, near_files
 from lissom.models.data import Data
 from lissom.recipe import ModelConfig
 from lissom.registry import MODELS, resolve, source_sha256
-from lissom.structure import build, check_state, load_weights
+from lissom.structure import build, check_state
 
 if TYPE_CHECKING:
     from torch import nn
 
+_KEYS = ("state_dict", "model_state_dict", "model")
+"""Under which checkpoints keep the weights of the model."""
+_PREFIXES = {"module.": "DataParallel", "model.": "Lightning", "_orig_mod.": "torch.compile"}
+"""What is put before the names of weights, and by whom."""
+
 
 def factory_for(config: ModelConfig, data: Data) -> Factory:
-    """The factory of a recipe; what its arguments can be told from the data need not be given."""
+    """The factory of a recipe; what its arguments can be told from the data need not be given.
+
+    Raises:
+        ModelError: the recipe names an argument that the factory does not take.
+    """
     function = resolve(config.source, known=MODELS)
     takes = inspect.signature(function).parameters
+    _check_arguments(config, takes)
     fitting = {name: value for name, value in _from_data(data).items() if name in takes and value}
     return Factory(
         source=config.source,
         kwargs={**fitting, **config.kwargs},
         sha256=source_sha256(config.source, known=MODELS),
     )
+
+
+def _check_arguments(config: ModelConfig, takes: Mapping[str, inspect.Parameter]) -> None:
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return
+    for name in config.kwargs:
+        if name not in takes:
+            raise ModelError(
+                f"{config.source} cannot be built with {name!r}: it has no such argument",
+                hint=near(name, takes) if takes else "it has no arguments",
+            )
 
 
 def _from_data(data: Data) -> dict[str, int]:
@@ -68,12 +91,52 @@ def model_for(config: ModelConfig, factory: Factory) -> nn.Module:
     path = Path(config.weights)
     if not path.is_file():
         raise ModelError(f"no weights at {path}", hint=near_files(path))
-    if path.suffix == ".safetensors":
-        return load_weights(model, path.read_bytes())
-    state = _unpickled_safely(path)
-    check_state(model, state)
+    state = _read(path)
+    try:
+        check_state(model, state)
+    except ModelError as exc:
+        raise ModelError(f"{path}: {exc.message}", hint=_advice(model, path, state)) from exc
     model.load_state_dict(state)
     return model
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name; no object is unpickled."""
+    if path.suffix != ".safetensors":
+        return _unpickled_safely(path)
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except safetensors.SafetensorError as exc:
+        raise ModelError(f"{path} is not a safetensors file: {exc}") from exc
+
+
+def _advice(model: nn.Module, path: Path, names: Collection[str]) -> str:
+    """What to do about weights that do not fit: drop a prefix of the names, or build another model."""
+    wanted = model.state_dict().keys()
+    for prefix, writer in _PREFIXES.items():
+        renamed = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        if len(renamed) == len(names) and renamed & wanted:
+            return f"every name begins with {prefix!r}, as {writer} writes them; {_renaming(path, prefix)}"
+    return (
+        "build the model with the arguments of these weights: model.kwargs in a recipe, --kwarg in a command"
+    )
+
+
+def _renaming(path: Path, prefix: str) -> str:
+    """The command that drops a prefix from every name in a file of weights."""
+    weights = path.with_name(f"{path.stem}-renamed.safetensors")
+    read = f"torch.load('{path}', weights_only=True, map_location='cpu')"
+    found = f"load_file('{path}')" if path.suffix == ".safetensors" else _inner(read)
+    return (
+        'drop it:\n  python -c "import torch; from safetensors.torch import load_file, save_file; '
+        f"c = {found}; save_file({{k.removeprefix('{prefix}'): v.contiguous().clone() "
+        f"for k, v in c.items()}}, '{weights}')\"\nand go on with --weights {weights}"
+    )
+
+
+def _inner(read: str) -> str:
+    """Python that reads a checkpoint and gives the weights inside of it."""
+    return f"next((c[k] for c in [{read}] for k in {_KEYS} if isinstance(c.get(k), dict)), {read})"
 
 
 def _conversion(path: Path) -> str:
@@ -99,7 +162,12 @@ def _unpickled_safely(path: Path) -> dict[str, torch.Tensor]:
     except (RuntimeError, EOFError, OSError) as exc:
         problem = (str(exc) or type(exc).__name__).splitlines()[0]
         raise ModelError(f"{path} is not a file of torch weights: {problem}") from exc
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = next((state[key] for key in _KEYS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds no dictionary of tensors")
+        keys = f"; its keys are {', '.join(map(repr, list(state)[:5]))}" if isinstance(state, dict) else ""
+        raise ModelError(
+            f"{path} holds no dictionary of tensors{keys}",
+            hint=f"write the weights alone: torch.save(model.state_dict(), '{path}')",
+        )
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert same(model_with(path), source)
 
 
-def test_weights_are_found_inside_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_weights_are_found_inside_a_checkpoint(tmp_path: Path, key: str) -> None:
     source, path = model_with(None), tmp_path / "last.ckpt"
-    torch.save({"state_dict": source.state_dict(), "epoch": 3}, path)
+    torch.save({key: source.state_dict(), "epoch": 3, "optimizer": {"lr": 0.1}}, path)
     assert same(model_with(path), source)
 
 
@@ -100,8 +102,40 @@ def test_weights_of_another_architecture_name_the_first_tensors(tmp_path: Path, 
         torch.save(state, path)
     else:
         safetensors.torch.save_file(state, path)
-    with pytest.raises(ModelError, match=r"3 tensors; first: 1\.weight: model \(8, "):
+    with pytest.raises(ModelError, match=r"3 tensors; first: 1\.weight: model \(8, ") as caught:
         model_with(path)
+    assert caught.value.message.startswith(f"{path}: ")
+    assert "model.kwargs" in caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("prefix", "writer"), [("module.", "DataParallel"), ("_orig_mod.", "torch.compile")])
+def test_a_prefix_of_every_name_is_dropped_by_the_command_of_the_hint(
+    tmp_path: Path, suffix: str, prefix: str, writer: str
+) -> None:
+    source, path = model_with(None), tmp_path / f"weights{suffix}"
+    state = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
+    if suffix == ".pt":
+        torch.save({"model": state}, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    with pytest.raises(ModelError, match="do not fit the model") as caught:
+        model_with(path)
+    assert f"every name begins with {prefix!r}, as {writer} writes them" in caught.value.hint
+    _, command, rest = caught.value.hint.splitlines()
+    exec(shlex.split(command)[2], {})
+    assert same(model_with(rest.rpartition(" ")[2]), source)
+
+
+def test_a_misspelt_argument_is_offered_the_right_one() -> None:
+    with pytest.raises(
+        ModelError, match="mlp cannot be built with 'hiden': it has no such argument"
+    ) as caught:
+        model_with(None, hiden=[8])
+    assert caught.value.hint == "did you mean hidden?"
+    with pytest.raises(ModelError, match="no such argument") as caught:
+        factory_for(ModelConfig(source=f"{TOYS}:twin", kwargs={"x": 1}), DATA)
+    assert caught.value.hint == "it has no arguments"
 
 
 @pytest.mark.parametrize(
@@ -115,8 +149,10 @@ def test_weights_of_another_architecture_name_the_first_tensors(tmp_path: Path, 
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, saved: Any, message: str) -> None:
     torch.save(saved, tmp_path / "weights.pt")
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         model_with(tmp_path / "weights.pt")
+    assert str(tmp_path / "weights.pt") in caught.value.message
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
