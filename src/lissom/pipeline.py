@@ -14,11 +14,12 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lissom.artifact import (
     ID_LENGTH,
@@ -51,7 +52,10 @@ from lissom.runtime.machine import machine
 
 if TYPE_CHECKING:
     from lissom.models.data import Data
+    from lissom.models.stages import Context
     from lissom.report.schema import Report
+
+Looked = TypeVar("Looked")
 
 _MIN_FREE_BYTES = 20_000_000
 
@@ -277,6 +281,29 @@ def estimate(recipe: Recipe, *, out: str | Path | None = None) -> Estimate:
     )
 
 
+def preview_stage(
+    recipe: Recipe, name: str, look: Callable[..., Looked], *, progress: Progress | None = None
+) -> Looked:
+    """What `look` says of a stage, from (parents, config, context); those before it are made, and forgotten.
+
+    Raises:
+        LissomError: the recipe, the data or the machine does not allow it.
+    """
+    check_machine(recipe)
+    progress = progress or NoProgress()
+    data = load_data(recipe)
+    stages = plan(recipe, data)
+    stage = next(stage for stage in stages if stage.config.name == name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        made: dict[str, Artifact] = {}
+        for before in stages[: stage.index - 1]:
+            path = folder / before.folder_name
+            made[before.config.name] = _make(recipe, before, data, made, path, progress)
+        parents, context = _scene(recipe, stage, data, made, folder / stage.folder_name, progress)
+        return look(parents, stage.config, context)
+
+
 def make_artifacts(
     recipe: Recipe, data: Data, folder: Path, *, progress: Progress
 ) -> tuple[list[Artifact], list[str]]:
@@ -383,6 +410,15 @@ def _found(path: Path, made: Mapping[str, Artifact]) -> Artifact | None:
 def _make(
     recipe: Recipe, stage: Planned, data: Data, made: Mapping[str, Artifact], path: Path, progress: Progress
 ) -> Artifact:
+    parents, context = _scene(recipe, stage, data, made, path, progress)
+    artifact: Artifact = stage_function(stage.config)(parents, stage.config, context)
+    return artifact
+
+
+def _scene(
+    recipe: Recipe, stage: Planned, data: Data, made: Mapping[str, Artifact], path: Path, progress: Progress
+) -> tuple[dict[str, Artifact], Context]:
+    """The parents of a stage by role, and its context."""
     from lissom.models.stages import Context
 
     parents = {role: made[name] for role, name in stage.config.sources.items()}
@@ -406,9 +442,7 @@ def _make(
         "tools": stage.id_inputs["tools"],
         "made_on": machine(),
     }
-    context = Context(path, fields, recipe.model_of(stage.config), data, recipe.seed, progress)
-    artifact: Artifact = stage_function(stage.config)(parents, stage.config, context)
-    return artifact
+    return parents, Context(path, fields, recipe.model_of(stage.config), data, recipe.seed, progress)
 
 
 def _report(

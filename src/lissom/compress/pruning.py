@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -23,13 +24,14 @@ from torch import nn
 from lissom.artifact import Artifact
 from lissom.compress.latency import timed_against
 from lissom.compress.samples import Samples
-from lissom.compress.targets import Cost, Reduction, Target, target_for
+from lissom.compress.targets import Cost, Reduction, Target, macs, num_parameters, target_for
 from lissom.compress.width import group_penalty
 from lissom.models.masks import is_sparse, keep_zeros, recount_zeros
 from lissom.models.stages import Context, save_torch
 from lissom.models.training import fit
 from lissom.recipe import PruneConfig
 from lissom.registry import resolve
+from lissom.runtime.availability import usable_runtimes
 from lissom.structure import factory_of, load_model
 
 METHODS: dict[str, str] = {
@@ -74,11 +76,51 @@ def _remove(
     whole = copy.deepcopy(model)
     for step, share in enumerate(shares(config), start=1):
         _tune(model, config, context, samples, step, keep_zeros(model, before, notes))
-        with context.progress.task(_label(context, config, step), 1) as advance:
+        with context.progress.task(_label(context, config, step), target.num_trials + 1) as advance:
             reduction = rank(model, whole, config, samples)
-            notes = merged(notes, reduction.apply(model, target.part_for(share, model, reduction)))
+            part = target.part_for(share, model, reduction, advance=advance)
+            notes = merged(notes, reduction.apply(model, part))
             advance(1)
     return notes
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What pruning would remove and save.
+
+    Attributes:
+        removed: As the manifest's notes would say it.
+        macs: Multiply-adds of one sample, before and after.
+        parameters: Parameters, before and after.
+        runtime: Where latency was measured.
+        latency: Share of the time that one sample would take, measured.
+    """
+
+    removed: dict[str, Any]
+    macs: tuple[float, float]
+    parameters: tuple[float, float]
+    runtime: str
+    latency: float
+
+
+def preview(parents: Mapping[str, Artifact], config: PruneConfig, context: Context) -> Preview:
+    """What pruning would remove, on a copy and without training between the steps."""
+    parent = parents["input"]
+    whole = load_model(parent)
+    samples = Samples.of(context, parent.manifest.signature)
+    at_once = config.model_copy(update={"steps": 1, "tune": None, "group_norm": 0.0})
+    runtime = config.runtime or usable_runtimes(None)[0]
+    with timed_against(whole, factory_of(parent), context, runtime) as measure:
+        model = copy.deepcopy(whole)
+        target = target_for(whole, at_once, samples, lambda: measure)
+        removed = _remove(model, at_once, context, samples, target, parent.manifest.notes)
+        return Preview(
+            removed,
+            (macs(whole, samples.example), macs(model, samples.example)),
+            (num_parameters(whole), num_parameters(model)),
+            runtime,
+            measure(model),
+        )
 
 
 def shares(config: PruneConfig) -> list[float]:

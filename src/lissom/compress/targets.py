@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lissom.compress.samples import Samples
 from lissom.errors import ModelError
+from lissom.logs import Advance
 from lissom.models.catalogue import flops_of
 from lissom.models.processes import agree
 from lissom.recipe import PruneConfig
@@ -59,8 +60,21 @@ class Target:
     cost: Cost | None
     whole: float
 
-    def part_for(self, saved: float, model: nn.Module, reduction: Reduction) -> float:
+    @property
+    def num_trials(self) -> int:
+        """Copies that `part_for` tries."""
+        return 0 if self.cost is None else _NUM_TRIALS
+
+    def part_for(
+        self, saved: float, model: nn.Module, reduction: Reduction, *, advance: Advance = lambda steps: None
+    ) -> float:
         """The share of parts whose removal saves the share `saved` of the cost.
+
+        Args:
+            saved: Share of the cost of the model before the first step.
+            model: The model that was ranked; it is not changed.
+            reduction: Its parts.
+            advance: Called with 1 after every trial.
 
         Raises:
             ModelError: removing all that can be removed does not save as much.
@@ -72,6 +86,7 @@ class Target:
         for _ in range(_NUM_TRIALS):
             part = (low + high) / 2
             spent = self._tried(part, model, reduction)
+            advance(1)
             least = min(least, spent)
             if spent <= limit:
                 high = found = part

@@ -119,7 +119,7 @@ class Channels:
             ModelError: nothing can be removed, or the model does not run afterwards.
         """
         kept = self.plan(share)
-        if not kept and share > 0:
+        if not kept and share > 0 and self._is_all(share):
             raise ModelError(
                 f"nothing was pruned: no layer can spare {self.config.round_to} channels at a ratio of "
                 f"{share:.3g}{never(model)}",
@@ -134,6 +134,11 @@ class Channels:
         changed = {name: [before[name], width] for name, width in after.items() if width != before[name]}
         check_runs(model, self.example, found.graph, list(changed))
         return {"channels": changed}
+
+    def _is_all(self, share: float) -> bool:
+        """True when no step before has removed anything, and none after this one will."""
+        untouched = all(group.num_units == group.num_original for group in self.ranked.values())
+        return untouched and (self.config.of != "parts" or share >= self.config.ratio)
 
     def _local(self, share: float) -> dict[str, float]:
         return {name: group.num_original * (1 - share) for name, group in self.ranked.items()}
