@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 Looked = TypeVar("Looked")
 
+LOCK_NAME = ".lock"
 _MIN_FREE_BYTES = 20_000_000
 
 
@@ -327,13 +328,16 @@ def make_artifacts(
 def locked(folder: Path, *, sweep: bool = True) -> Iterator[None]:
     """Hold the folder of a run alone, and sweep what a killed run left half-written.
 
+    What fails before it has written anything leaves no folder that was not there.
+
     Raises:
         RequestError: another process holds it, or it is not a folder that can be written.
         DiskFull: no space is left for it.
     """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK_NAME).open("w")
     except OSError as exc:
         if is_disk_full(exc):
             raise DiskFull(f"no space left on the disk of {folder}", hint="name another with --out") from exc
@@ -350,7 +354,21 @@ def locked(folder: Path, *, sweep: bool = True) -> Iterator[None]:
         if sweep:
             sweep_temporary(folder)
             sweep_temporary(folder / TEACHERS_NAME)
-        yield
+        try:
+            yield
+        except BaseException:
+            _withdraw(created)
+            raise
+
+
+def _withdraw(created: Sequence[Path]) -> None:
+    """Remove folders that were made for a run, the innermost first, if they hold nothing but its lock."""
+    if not created or any(path.name != LOCK_NAME for path in created[0].iterdir()):
+        return
+    (created[0] / LOCK_NAME).unlink()
+    for path in created:
+        with suppress(OSError):  # another run may have put something beside it
+            path.rmdir()
 
 
 def _id_inputs(recipe: Recipe, config: StageConfig, data: Data, parents: Mapping[str, str]) -> dict[str, Any]:
