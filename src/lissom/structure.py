@@ -5,27 +5,59 @@ would run code at load. Instead we record the shape of every parameter and buffe
 tuple-of-int attribute that a module has otherwise than the factory makes it (`out_channels`, `groups`,
 `normalized_shape`, ...); shapes alone do not rebuild grouped convolutions or norms. To load, the
 factory builds the original, the record is laid over it, and the weights are loaded strictly.
+
+A module that was replaced by another is described by a small tree of known kinds, such as
+
+    {"kind": "sequential", "layers": [{"kind": "linear", "in_features": 64, ...}, ...]}
+
+so that a record can build layers of torch and nothing else. It is always told against what the factory
+builds: of a layer that was replaced twice, or changed after it was replaced, the last state counts.
+Parameters that modules of the factory share are shared again; a model that no longer shares them is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from lissom.artifact import Artifact, Factory
 from lissom.errors import ArtifactError, ModelError
 from lissom.registry import MODELS, resolve, source_files, source_sha256
 
-if TYPE_CHECKING:
-    from torch import nn
-
 STRUCTURE_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+
+_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "linear": (nn.Linear, ("in_features", "out_features")),
+    "conv1d": (nn.Conv1d, (*_CONVOLUTION, "padding_mode")),
+    "conv2d": (nn.Conv2d, (*_CONVOLUTION, "padding_mode")),
+}
+"""Layers that may stand in a record, and the arguments that build them, beside `bias`."""
+
+
+class Bypass(nn.Module):
+    """Gives back what it is given first, in the place of a block that was removed.
+
+    Args:
+        places: Length of the tuple that the block gave, of which all but the first are None; 0 when it gave
+            a tensor.
+    """
+
+    def __init__(self, places: int = 0) -> None:
+        super().__init__()
+        self.places = places
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """The first argument; the masks and caches beside it are of no use here."""
+        first = given[0] if given else next(iter(named.values()))
+        return (first, *[None] * (self.places - 1)) if self.places else first
 
 
 def build(factory: Factory) -> nn.Module:
@@ -55,36 +87,47 @@ def record(model: nn.Module, factory: Factory) -> dict[str, Any]:
     """What must be laid over the factory's model to get the structure of `model`.
 
     Raises:
-        ModelError: modules were added or removed, which is not recorded.
+        ModelError: modules were added or removed, or replaced by what cannot be described; or weights that
+            the factory's modules share are no longer shared.
     """
-    original = dict(_original(factory).named_modules())
-    changed = dict(model.named_modules())
-    if original.keys() != changed.keys():
-        difference = sorted(original.keys() ^ changed.keys())
+    base = _original(factory)
+    replaced = {name: _described(module) for name, module in _replaced(model, base).items()}
+    original, changed = (dict(one.named_modules(remove_duplicate=False)) for one in (base, model))
+    difference = [name for name in original.keys() ^ changed.keys() if not _lies_in(name, replaced)]
+    difference += [name for name, description in replaced.items() if description is None]
+    if difference:
         raise ModelError(
-            f"the modules of the model are not those of {factory.source}: {', '.join(difference[:5])}"
+            f"the modules of the model are not those of {factory.source}: {', '.join(sorted(difference)[:5])}"
         )
+    _lay(base, replaced)
+    _check_shared(model, base)
     attributes = {
         name: differing
-        for name, module in changed.items()
-        if (differing := _changed_attributes(module, original[name]))
+        for name, module in base.named_modules()
+        if (differing := _changed_attributes(changed[name], module))
     }
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {"attributes": attributes, "shapes": shapes}
+    return {"attributes": attributes, "shapes": shapes} | ({"replaced": replaced} if replaced else {})
 
 
 def rebuild(factory: Factory, structure: Mapping[str, Any]) -> nn.Module:
-    """The factory's model with the recorded structure; its weights are still to be loaded."""
+    """The factory's model with the recorded structure; its weights are still to be loaded.
+
+    Raises:
+        ArtifactError: the record does not fit the factory's model.
+    """
     model = _original(factory)
-    modules = dict(model.named_modules())
+    _lay(model, structure.get("replaced", {}))
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, attributes in structure["attributes"].items():
         if name not in modules:
             raise ArtifactError(f"the factory's model has no {name}, which the recorded structure names")
         for attribute, value in attributes.items():
             setattr(modules[name], attribute, _as_tuples(value))
+    renewed: dict[torch.Tensor, torch.Tensor] = {}
     for name, shape in structure["shapes"].items():
         place, _, leaf = name.rpartition(".")
-        _resize(modules.get(place), leaf, tuple(shape), name)
+        _resize(modules.get(place), leaf, tuple(shape), name, renewed)
     return model
 
 
@@ -183,14 +226,102 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _resize(module: nn.Module | None, leaf: str, shape: tuple[int, ...], name: str) -> None:
+def _resize(
+    module: nn.Module | None,
+    leaf: str,
+    shape: tuple[int, ...],
+    name: str,
+    renewed: dict[torch.Tensor, torch.Tensor],
+) -> None:
+    """Give a tensor its recorded shape; `renewed` holds the new tensor of each, for those who share it."""
     old = getattr(module, leaf, None)
     if module is None or not isinstance(old, torch.Tensor):
         raise ArtifactError(f"the factory's model has no tensor {name}, which the recorded structure names")
-    if tuple(old.shape) == shape:
-        return
-    new = torch.zeros(shape, dtype=old.dtype)
-    if isinstance(old, torch.nn.Parameter):
-        module.register_parameter(leaf, torch.nn.Parameter(new, requires_grad=old.requires_grad))
-    else:
-        module.register_buffer(leaf, new)
+    if old not in renewed:
+        new: torch.Tensor = old
+        if tuple(old.shape) != shape:
+            new = torch.zeros(shape, dtype=old.dtype)
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+        renewed[old] = new
+    new = renewed[old]
+    if tuple(new.shape) != shape:
+        raise ArtifactError(
+            f"{name} has the recorded shape {list(shape)}, but the module that shares it {list(new.shape)}"
+        )
+    if new is not old:
+        setattr(module, leaf, new)  # recurrent layers keep a list of their weights, which this keeps right
+
+
+def _replaced(model: nn.Module, base: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules of another class than the factory's, by name.
+
+    Classes are told by name: a file that is loaded again, and a layer with parametrizations, have new ones.
+    """
+    original = dict(base.named_modules())
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if name not in original or _lies_in(name, found):
+            continue
+        if type(module).__qualname__ != type(original[name]).__qualname__:
+            found[name] = module
+    return found
+
+
+def _lies_in(name: str, outer: Iterable[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in outer)
+
+
+def _described(module: nn.Module) -> dict[str, Any] | None:
+    """A module as data; None when it is of no known kind."""
+    if type(module) is Bypass:
+        return {"kind": "bypass", "places": module.places}
+    if type(module) is nn.Sequential:
+        layers = [_described(layer) for layer in module]
+        return None if None in layers else {"kind": "sequential", "layers": layers}
+    for kind, (layer, arguments) in _KINDS.items():
+        if type(module) is layer:
+            values = {name: getattr(module, name) for name in arguments}
+            return {"kind": kind, "bias": module.bias is not None} | values
+    return None
+
+
+def _lay(model: nn.Module, replaced: Mapping[str, Any]) -> None:
+    """Put what the descriptions say in the place of modules of the factory's model."""
+    for name, description in replaced.items():
+        try:
+            old = model.get_submodule(name)
+        except AttributeError as exc:
+            raise ArtifactError(
+                f"the factory's model has no {name}, which the recorded structure names"
+            ) from exc
+        dtype = next((parameter.dtype for parameter in old.parameters()), None)
+        model.set_submodule(name, _module_from(description).to(dtype))
+
+
+def _module_from(description: Mapping[str, Any]) -> nn.Module:
+    arguments = {name: _as_tuples(value) for name, value in description.items() if name != "kind"}
+    kind = description["kind"]
+    if kind == "bypass":
+        return Bypass(**arguments)
+    if kind == "sequential":
+        return nn.Sequential(*(_module_from(layer) for layer in description["layers"]))
+    if kind not in _KINDS:
+        raise ArtifactError(
+            f"the recorded structure has a module of the kind {kind!r}",
+            hint=f"this version knows bypass, sequential, {', '.join(_KINDS)}",
+        )
+    return _KINDS[kind][0](**arguments)
+
+
+def _check_shared(model: nn.Module, base: nn.Module) -> None:
+    """Refuse a model in which parameters are apart that the factory's modules share."""
+    found = dict(model.named_parameters(remove_duplicate=False))
+    first: dict[nn.Parameter, str] = {}
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        one = first.setdefault(parameter, name)
+        if found.get(name) is not found.get(one):
+            raise ModelError(
+                f"{one} and {name} were one parameter and are two now, which is not recorded",
+                hint="exclude the modules that share it, or build the model without sharing it",
+            )

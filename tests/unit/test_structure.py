@@ -16,13 +16,15 @@ from tests.unit.small import KWARGS, TOYS, blobs, data_for, load, make, toy
 from torch import nn
 
 from lissom.artifact import Artifact, Factory, canonical_json
-from lissom.compress.pruning import remove_channels
+from lissom.compress.samples import Samples
+from lissom.compress.width import remove_channels
 from lissom.errors import ArtifactError, ModelError
 from lissom.models.loading import factory_for
 from lissom.recipe import ModelConfig, PruneConfig
 from lissom.registry import MODELS, source_sha256
 from lissom.structure import (
     STRUCTURE_FILE,
+    Bypass,
     build,
     check_state,
     factory_of,
@@ -36,8 +38,64 @@ from lissom.structure import (
 LAYERS = ("plain", "grouped", "depthwise", "group_norm", "layer_norm", "batch_norm")
 RECURRENT = ("rnn", "lstm", "gru")
 SOURCES = [*MODELS, *(f"{TOYS}:{name}" for name in LAYERS)]
-PRUNABLE = [source for source in SOURCES if source not in RECURRENT]
 DATA = blobs(40)
+
+
+class Conv1D(nn.Module):
+    """A linear layer with a turned weight, as GPT-2 has it in transformers."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.reshape(-1, self.nx) @ self.weight + self.bias).reshape(*x.shape[:-1], self.nf)
+
+
+class TiedLanguageModel(nn.Module):
+    """The output layer has the weight of the embedding."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(6, width)
+        self.head = nn.Linear(width, 6, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.tokens(tokens))
+        return logits
+
+
+def turned(*, hidden: int = 12) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Conv1D(hidden, 64), nn.GELU(), Conv1D(4, hidden))
+
+
+def tied_tokens(*, width: int = 8) -> nn.Module:
+    return TiedLanguageModel(width)
+
+
+def stacked() -> nn.Module:
+    """Two blocks in a row, of layers in a row."""
+    block = lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), nn.Linear(8, 8))  # noqa: E731
+    return nn.Sequential(block(), block(), nn.Flatten(), nn.Linear(64, 4))
+
+
+def reloaded(model: nn.Module, made: Factory) -> nn.Module:
+    """The model as its record and its weights bring it back."""
+    structure = json.loads(canonical_json(record(model.eval(), made)))
+    return load_weights(rebuild(made, structure), weights_bytes(model))
+
+
+def own(name: str, **kwargs: Any) -> Factory:
+    """A factory of this file."""
+    return Factory(source=f"{__name__}:{name}", kwargs=kwargs, sha256="")
+
+
+def agree(one: nn.Module, other: nn.Module, given: torch.Tensor) -> bool:
+    with torch.inference_mode():
+        return torch.equal(one(given), other(given))
 
 
 def factory(source: str, **kwargs: Any) -> Factory:
@@ -48,6 +106,11 @@ def factory(source: str, **kwargs: Any) -> Factory:
 def example(source: str = "") -> torch.Tensor:
     (samples,) = data_for(source).dataset.inputs.values()
     return torch.from_numpy(samples[:3])
+
+
+def samples(source: str) -> Samples:
+    """For an importance that looks at weights alone."""
+    return Samples(data_for(source), None, None, [example(source)])  # type: ignore[arg-type]
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -61,11 +124,11 @@ def pruned(source: str) -> tuple[Factory, nn.Module]:
     model = build(made).eval()
     for buffer in (buffer for buffer in model.buffers() if buffer.is_floating_point()):
         buffer.copy_(torch.rand_like(buffer) + 0.5)
-    assert remove_channels(model, PruneConfig(ratio=0.5, round_to=2), [example(source)])
+    assert remove_channels(model, PruneConfig(ratio=0.5, round_to=2), samples(source))
     return made, model
 
 
-@pytest.mark.parametrize("source", PRUNABLE)
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_pruned_model_comes_back_from_data_bit_for_bit(source: str) -> None:
     made, model = pruned(source)
     structure = json.loads(canonical_json(record(model, made)))
@@ -76,11 +139,11 @@ def test_a_pruned_model_comes_back_from_data_bit_for_bit(source: str) -> None:
         assert torch.equal(again(example(source)), model(example(source)))
 
 
-@pytest.mark.parametrize("source", PRUNABLE)
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_model_that_came_back_can_be_pruned_and_stored_again(source: str) -> None:
     made, model = pruned(source)
     again = load_weights(rebuild(made, record(model, made)), weights_bytes(model))
-    remove_channels(again, PruneConfig(ratio=0.5, round_to=1), [example(source)])
+    remove_channels(again, PruneConfig(ratio=0.5, round_to=1), samples(source))
     third = load_weights(rebuild(made, json.loads(json.dumps(record(again, made)))), weights_bytes(again))
     with torch.inference_mode():
         assert torch.equal(third(example(source)), again(example(source)))
@@ -138,6 +201,133 @@ def test_weights_that_two_layers_share_are_stored() -> None:
     with torch.inference_mode():
         assert torch.equal(again(example()), model(example()))
     assert again.first.weight is again.second.weight
+
+
+def test_parameters_that_modules_share_are_shared_again_at_another_size() -> None:
+    model = TiedLanguageModel(4)
+    again: Any = reloaded(model, own("tied_tokens", width=8))
+    assert again.head.weight is again.tokens.weight
+    assert again.head.weight.shape == (6, 4)
+    assert agree(again, model, torch.arange(6)[None])
+
+
+@pytest.mark.parametrize("source", ["gpt", "bert_mlm"])
+def test_a_language_model_of_another_width_keeps_its_embeddings_as_output_layer(source: str) -> None:
+    model = build(factory(source, width=8, num_heads=1)).eval()
+    again = reloaded(model, factory(source, width=16, num_heads=2))
+    assert shapes(again) == shapes(model)
+    assert agree(again, model, example(source))
+
+
+def test_parameters_that_are_no_longer_shared_are_refused() -> None:
+    model = TiedLanguageModel(8)
+    model.head.weight = nn.Parameter(model.tokens.weight.detach().clone())
+    with pytest.raises(
+        ModelError, match=r"tokens\.weight and head\.weight were one parameter and are two now"
+    ):
+        record(model, own("tied_tokens"))
+
+
+def test_a_record_that_gives_shared_parameters_two_shapes_is_refused() -> None:
+    structure = {"attributes": {}, "shapes": {"tokens.weight": [6, 4], "head.weight": [6, 2]}}
+    with pytest.raises(ArtifactError, match=r"head\.weight has the recorded shape \[6, 2\], but"):
+        rebuild(own("tied_tokens"), structure)
+
+
+@pytest.mark.parametrize("source", RECURRENT)
+def test_a_recurrent_layer_comes_back_with_fewer_units(source: str) -> None:
+    kwargs = {"num_layers": 2, "bidirectional": True}
+    model = build(factory(source, hidden=5, **kwargs)).eval()
+    again: Any = reloaded(model, factory(source, hidden=16, **kwargs))
+    assert again.recurrent.hidden_size == 5
+    assert agree(again, model, example(source))
+    again.train()(example(source)).sum().backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+def test_a_turned_layer_comes_back_with_fewer_units() -> None:
+    model = turned(hidden=5).eval()
+    again: Any = reloaded(model, own("turned", hidden=12))
+    assert (again[1].nf, again[3].nx) == (5, 5)
+    assert agree(again, model, example())
+
+
+def test_modules_that_were_replaced_come_back_as_what_replaced_them() -> None:
+    model: Any = build(own("stacked"))
+    model[0] = Bypass()
+    model[1][0] = nn.Sequential(
+        nn.Conv2d(1, 2, (3, 1), padding=(1, 0), bias=False), nn.Conv2d(2, 1, (1, 3), padding="same")
+    )
+    model[3] = nn.Sequential(nn.Linear(64, 2, bias=False), nn.Linear(2, 4))
+    structure = record(model, own("stacked"))
+    assert structure["replaced"]["0"] == {"kind": "bypass", "places": 0}
+    assert structure["replaced"]["3"]["layers"][0] == {
+        "kind": "linear",
+        "bias": False,
+        "in_features": 64,
+        "out_features": 2,
+    }
+    again: Any = reloaded(model, own("stacked"))
+    assert [type(module) for module in again.modules()] == [type(module) for module in model.modules()]
+    assert again[1][0][1].padding == "same"
+    assert agree(again, model, example())
+    assert not any(name.startswith("0.") for name in again.state_dict())
+
+
+def test_a_module_that_was_replaced_and_replaced_again_is_told_against_the_factory() -> None:
+    model: Any = build(own("stacked"))
+    model[3] = nn.Sequential(nn.Linear(64, 4, bias=False), nn.Linear(4, 4))
+    again: Any = reloaded(model, own("stacked"))
+    again[3][0] = nn.Sequential(nn.Linear(64, 2, bias=False), nn.Linear(2, 3))
+    again[3][1] = nn.Linear(3, 4)  # narrower
+    again[1][2] = nn.Sequential(nn.Linear(8, 1), nn.Linear(1, 8))
+    third: Any = reloaded(again, own("stacked"))
+    assert agree(third, again, example())
+    third[1] = Bypass()  # what was replaced inside is gone
+    structure = record(third, own("stacked"))
+    assert set(structure["replaced"]) == {"1", "3"}
+    assert agree(reloaded(third, own("stacked")), third, example())
+
+
+def test_a_bypass_gives_a_tuple_where_the_block_gave_one() -> None:
+    given = torch.ones(2, 3)
+    assert Bypass()(given, "mask") is given
+    assert Bypass(1)(given) == (given,)
+    assert Bypass(3)(hidden=given, mask=None) == (given, None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_what_replaced_a_module_has_the_type_of_the_factory(dtype: torch.dtype) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model: Any = build(own("stacked"))
+        model[3] = nn.Sequential(nn.Linear(64, 2, bias=False), nn.Linear(2, 4))
+        structure = record(model, own("stacked"))
+        again: Any = rebuild(own("stacked"), structure)
+    finally:
+        torch.set_default_dtype(before)
+    assert again[3][0].weight.dtype == dtype
+
+
+def test_a_record_of_another_version_names_the_kinds_that_are_known() -> None:
+    structure = {"attributes": {}, "shapes": {}, "replaced": {"3": {"kind": "lstm"}}}
+    with pytest.raises(ArtifactError, match="a module of the kind 'lstm'") as caught:
+        rebuild(own("stacked"), structure)
+    assert "bypass" in caught.value.hint
+    structure = {"attributes": {}, "shapes": {}, "replaced": {"9.conv": {"kind": "bypass", "places": 0}}}
+    with pytest.raises(ArtifactError, match=r"has no 9\.conv, which the recorded structure names"):
+        rebuild(own("stacked"), structure)
+
+
+def test_a_module_of_another_class_that_cannot_be_described_is_refused() -> None:
+    model: Any = build(own("stacked"))
+    model[1][1] = nn.GELU()
+    with pytest.raises(ModelError, match=r"the modules of the model are not those of .*: 1\.1"):
+        record(model, own("stacked"))
+    model[1] = nn.Sequential(nn.LSTM(8, 8))
+    with pytest.raises(ModelError, match=r"the modules of the model are not those of .*"):
+        record(model, own("stacked"))
 
 
 def test_modules_that_were_added_are_refused() -> None:
