@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
+# Tests that measure no time; the others run alone.
+SIDE_BY_SIDE := tests/unit tests/integration/test_every_model.py tests/integration/test_pruned_models.py
+
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
@@ -16,8 +19,8 @@ demo: $(VENV)/.cpu ## train, compress, measure and report the digits model
 	$(BIN)/lissom run recipes/digits.yaml
 
 test: lint types imports browser ## run every check and every test
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/unit --numprocesses auto --dist loadfile
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest --ignore tests/unit
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(SIDE_BY_SIDE) --numprocesses auto --dist loadfile
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(SIDE_BY_SIDE:%=--ignore %)
 
 lint: $(VENV)/.dev ## style, formatting, Dockerfile
 	$(BIN)/ruff check .

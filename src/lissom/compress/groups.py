@@ -32,6 +32,7 @@ from lissom.compress.tracing import (
     named,
     read_graph,
     tensors_in,
+    without_cache,
 )
 from lissom.errors import ModelError
 from lissom.logs import quiet_libraries
@@ -105,7 +106,13 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
     """
     excluded = [part for module in named(model, exclude) for part in module.modules()]
     try:
-        with quiet_libraries(), torch.enable_grad(), all_require_grad(model), seen_as_one(model):
+        with (
+            quiet_libraries(),
+            torch.enable_grad(),
+            all_require_grad(model),
+            seen_as_one(model),
+            without_cache(model),
+        ):
             graph = read_graph(model, example)
             attentions = attentions_of(model, graph, example)
             kept = [*excluded, *graph.last, *graph.multiplied, *graph.shared, *_whole(model, graph)]

@@ -121,6 +121,20 @@ def all_require_grad(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Let models of transformers keep no keys and values, which the graph would show as a concatenation."""
+    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    cached = [config for config in configs if getattr(config, "use_cache", False) is True]
+    for config in cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in cached:
+            config.use_cache = True
+
+
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The outputs of a model as a list."""
     return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
