@@ -12,10 +12,11 @@ Nothing is unpickled. What is cut or mislabelled is refused by the name of its f
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,28 @@ def reader_of(place: str) -> Reader | None:
 
 
 def _reader_of_folder(path: Path) -> Reader:
-    files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    files = _files_in(path)
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if reader := _reader_of_names(path, files):
+        return reader
+    for folder in folders:
+        if _reader_of_names(path / folder, _files_in(path / folder)):
+            raise DataError(
+                f"{path} holds no data itself, but {folder} in it does", hint=f"name it: {path / folder}"
+            )
+    if folders:
+        return dataset_from_image_folder
+    found = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+    raise DataError(f"{path} is a folder of an unknown layout; it holds {found or 'nothing'}", hint=_LAYOUTS)
+
+
+def _files_in(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file())
+
+
+def _reader_of_names(path: Path, files: Sequence[str]) -> Reader | None:
+    """The reader of a folder whose files have the names of a published data set, or None."""
     if any(Path(name).match("*_batch*.bin") or name in ("train.bin", "test.bin") for name in files):
         return dataset_from_cifar
     if any(Path(name).match("data_batch_[1-5]") for name in files) or {"train", "test", "meta"} <= set(files):
@@ -84,10 +105,7 @@ def _reader_of_folder(path: Path) -> Reader:
         return dataset_from_idx
     if {"dataset_dict.json", "dataset_info.json", "state.json"} & set(files):
         return dataset_from_hugging_face
-    if folders:
-        return dataset_from_image_folder
-    found = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-    raise DataError(f"{path} is a folder of an unknown layout; it holds {found or 'nothing'}", hint=_LAYOUTS)
+    return None
 
 
 def dataset_from_npz(path: Path) -> Dataset:

@@ -177,9 +177,27 @@ def dataset_from_idx(path: Path, *, subset: str | None = None) -> Dataset:
         parts += [part] * len(labels[-1])
     if len({array.shape[1:] for array in images}) > 1:
         raise DataError(f"{path}: the parts {', '.join(found)} hold images of different sizes")
+    _warn_of_gap([pair["labels"] for pair in found.values()], labels)
     classes, names = with_names(np.concatenate(labels))
     dataset = Dataset({"image": np.concatenate(images)[:, None]}, classes, names)
     return with_normalization(with_parts(dataset, parts), "image")
+
+
+def _warn_of_gap(files: Sequence[Path], labels: Sequence[np.ndarray]) -> None:
+    """Say where the widest gap between labels ends: classes are numbered, and a damaged byte is one more."""
+    values = np.unique(np.concatenate(labels)).astype(int)
+    steps = np.diff(values)
+    if not len(steps) or steps.max() == 1:
+        return
+    below, above = values[steps.argmax()], values[steps.argmax() + 1]
+    file, column = next((file, column) for file, column in zip(files, labels, strict=True) if above in column)
+    log.warning(
+        "%s: record %d has label %d, and none has a label between %d and that; every label is a class",
+        file,
+        np.flatnonzero(column == above)[0],
+        above,
+        below,
+    )
 
 
 def _idx_pairs(path: Path, subset: str | None) -> dict[str, dict[str, Path]]:

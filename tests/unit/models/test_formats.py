@@ -68,6 +68,17 @@ def test_an_unknown_folder_is_refused_with_what_it_holds(
     assert "known folders: one subfolder of images a class" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cifar-10-batches-bin/data_batch_1.bin", "raw/train-images-idx3-ubyte", "saved/dataset_dict.json"],
+)
+def test_the_folder_above_a_data_set_is_told_from_images_of_classes(tmp_path: Path, name: str) -> None:
+    inner = name.partition("/")[0]
+    with pytest.raises(DataError, match=f"holds no data itself, but {inner} in it does") as caught:
+        load_data(str(filled(tmp_path, name, "other/readme.html")))
+    assert caught.value.hint == f"name it: {tmp_path / inner}"
+
+
 @pytest.mark.parametrize("names", [["data_batch_1", "test_batch"], ["train", "test", "meta"]])
 def test_pickles_are_never_read(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="CIFAR as Python pickles") as caught:

@@ -330,6 +330,21 @@ def test_a_packed_idx_file_that_is_cut_or_no_gzip_is_named(tmp_path: Path) -> No
         load_data(str(tmp_path))
 
 
+def test_a_label_far_from_the_others_is_warned_of_with_its_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_data(str(mnist(tmp_path)))
+    assert caplog.messages == []
+    labels = np.arange(60) % 10
+    labels[17] = 200
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    assert load_data(str(tmp_path)).num_classes == 11
+    assert caplog.messages == [
+        f"{tmp_path / 'train-labels-idx1-ubyte'}: record 17 has label 200, and none has a label between 9"
+        " and that; every label is a class"
+    ]
+
+
 def test_an_idx_file_without_its_partner_is_named(tmp_path: Path) -> None:
     (mnist(tmp_path) / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="train-images-idx3-ubyte has no file of labels beside it"):
