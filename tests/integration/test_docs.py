@@ -115,6 +115,21 @@ def test_the_example_of_a_recipe_in_the_docs_holds_together() -> None:
     assert recipe.stages[0].stage == "train"
 
 
+def test_the_recipes_on_distillation_hold_together() -> None:
+    shown = blocks("yaml", (ROOT / "docs" / "distillation.md").read_text())
+    recipes = [
+        lissom.Recipe.from_document({"name": "shown", "stages": yaml.safe_load(block)}) for block in shown
+    ]
+    assert [recipe.stages[-1].stage for recipe in recipes] == ["distill"] * 3
+
+
+def test_the_commands_on_distillation_run(tmp_path: Path) -> None:
+    (script,) = blocks("sh", (ROOT / "docs" / "distillation.md").read_text())
+    process = shell(script, tmp_path)
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "the teacher" in process.stdout
+
+
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:
     (path,) = re.findall(r"\((benchmarks/results/digits_\S+)\.md\)", README)
     result = json.loads((ROOT / f"{path}.json").read_bytes())

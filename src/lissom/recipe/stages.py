@@ -320,7 +320,10 @@ class DistillConfig(OptimizationConfig):
         None, description="hint: name of the module of the teacher whose output leads."
     )
     hint_weight: float = Field(
-        1.0, ge=0, le=10_000, description="hint: weight of the distance of the features, beside the rest."
+        1.0,
+        ge=0,
+        le=10_000,
+        description="hint: weight of the distance of the features, beside the rest; a large one drowns it.",
     )
     baseline: bool = Field(
         True,
