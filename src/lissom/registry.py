@@ -10,7 +10,6 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 import sysconfig
@@ -100,22 +99,6 @@ TASKS: dict[str, str] = {
     "regression": "lissom.models.tasks:Regression",
     "language-modelling": "lissom.models.tasks:LanguageModelling",
 }
-
-
-class VerbPackage(ModuleType):
-    """A subpackage that shares its name with a verb: `lissom.export(...)` calls the verb."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Call the verb."""
-        return self._verb(*arguments, **options)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._verb)
-
-    @property
-    def _verb(self) -> Callable[..., Any]:
-        return resolve(f"lissom.verbs:{self.__name__.rpartition('.')[2]}", known={})
 
 
 def stage_function(config: StageConfig) -> Callable[..., Any]:

@@ -77,6 +77,11 @@ def test_what_needs_no_heavy_library_imports_none(words: list[str]) -> None:
     assert json.loads(process.stdout.splitlines()[-1]) == []
 
 
+def test_the_help_is_there_before_what_reads_recipes() -> None:
+    process = python(IMPORTED, json.dumps(["pydantic", "yaml", "numpy"]), "--help")
+    assert json.loads(process.stdout.splitlines()[-1]) == []
+
+
 def test_the_public_names_are_listed_without_importing_what_they_need() -> None:
     code = "import sys, lissom; print(dir(lissom) == lissom.__all__, 'torch' in sys.modules)"
     assert python(code).stdout.split() == ["True", "False"]

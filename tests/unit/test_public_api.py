@@ -210,6 +210,12 @@ def test_every_verb_says_what_it_does_with_an_example_that_can_be_typed(name: st
     assert set(re.findall(r"(?<=\s)--[a-z-]+", " ".join(examples))) <= known
 
 
+def test_the_summary_of_every_verb_fits_a_narrow_terminal() -> None:
+    width = 80 - max(map(len, COMMANDS)) - 6
+    summaries = [command.get_short_help_str(width) for command in COMMANDS.values()]
+    assert [summary for summary in summaries if summary.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_is(name: str) -> None:
     assert [option.name for option in COMMANDS[name].params if not option.help and not option.hidden] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -35,8 +35,9 @@ from lissom.cli.options import (
 from lissom.cli.output import Outcome, show
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
-from lissom.models.processes import place
-from lissom.recipe import Recipe, check_allowed
+
+if TYPE_CHECKING:
+    from lissom.recipe import Recipe
 
 app = typer.Typer(
     name="lissom",
@@ -72,6 +73,9 @@ def register(
     parameters = {**parameters_of(_every_verb), **own}
 
     def command(*, as_json: bool = False, debug: bool = False, **arguments: Any) -> int:
+        from lissom.models.processes import place
+        from lissom.recipe import check_allowed
+
         check_allowed(arguments["allow"] or ())
         try:
             outcome = call(**{key: value for key, value in arguments.items() if key in own})
@@ -165,6 +169,8 @@ def run(
     lissom run recipes/digits.yaml --set stages.prune.ratio=0.3 --out runs/mild
     lissom run recipes/digits.yaml --allow accuracy
     """
+    from lissom.recipe import Recipe
+
     return _run(Recipe.from_file(recipe, overrides or ()), out, allow, dry_run)
 
 
@@ -173,7 +179,7 @@ def check(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
     overrides: Overrides = None,
 ) -> Outcome:
-    """Validate a recipe without running it: keys, ranges, the order of the stages.
+    """Validate a recipe without running it. Keys, ranges, the order of the stages, what it names.
 
     \b
     lissom check recipes/digits.yaml
@@ -218,7 +224,7 @@ def prune(
     ] = None,
     max_drop: MaxDrop = 1.0,
 ) -> dict[str, Any]:
-    """Remove whole channels by a dependency graph; recover the accuracy with distill or train.
+    """Remove whole channels by a dependency graph. Distill or train recovers the accuracy.
 
     \b
     lissom prune runs/digits/01-train-* --data digits --ratio 0.5
@@ -253,7 +259,7 @@ def distill(
         ),
     ] = False,
 ) -> dict[str, Any]:
-    """Train a student to answer as its teacher does; the report compares it with the teacher.
+    """Train a student to answer as its teacher does. The report compares it with the teacher.
 
     \b
     lissom distill runs/prune/artifact --teacher runs/train/artifact --data digits
@@ -279,7 +285,7 @@ def export(
     data: Data,
     opset: Annotated[int, typer.Option("--opset", help="Version of the ONNX operator set, 18 to 23.")] = 20,
 ) -> dict[str, Any]:
-    """Write a torch model as ONNX, checked against it on every runtime.
+    """Write a torch model as ONNX. It is checked against the torch model on every runtime.
 
     \b
     lissom export runs/train/artifact --data digits
@@ -317,7 +323,7 @@ def verify(
     runtime_b: Annotated[str | None, typer.Option("--runtime-b", help="Runtime of B.")] = None,
     allow: Allow = None,
 ) -> Outcome:
-    """Compare what two artifacts compute, output by output; ends with 1 when they differ too much.
+    """Compare what two artifacts compute, output by output. Ends with 1 when they differ too much.
 
     \b
     lissom verify runs/digits/05-export-* runs/digits/artifact --runtime-b openvino
@@ -340,7 +346,7 @@ def bench(
     num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
     dry_run: DryRun = False,
 ) -> Outcome:
-    """Time artifacts against each other, interleaved, on every runtime; the figures are kept as evidence.
+    """Time artifacts against each other on every runtime. Interleaved; the figures are kept as evidence.
 
     \b
     lissom bench runs/digits/01-train-* runs/digits/artifact
@@ -368,7 +374,7 @@ def evaluate(
     ] = "report",
     runtime: RuntimeChoice = None,
 ) -> Outcome:
-    """Measure how well an artifact does on labelled data: its score, every metric, what it confuses.
+    """Measure how well an artifact does on labelled data. Its score, every metric, what it confuses.
 
     Any format on any runtime is measured by the same code, so an int8 ONNX model can be compared with the
     torch model that it was made from.
@@ -385,7 +391,7 @@ def evaluate(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, such as runs/digits.")],
 ) -> Outcome:
-    """Draw the pages of a run again from its report.json, and say the verdict.
+    """Draw the pages of a run again from its report.json. Says the verdict, too.
 
     \b
     lissom report runs/digits
@@ -398,7 +404,7 @@ def report(
 
 @verb
 def inspect_(artifact: ArtifactPath) -> Outcome:
-    """Show what is known about an artifact, after checking every hash.
+    """Show what is known about an artifact. Every hash is checked first.
 
     \b
     lissom inspect runs/digits/artifact
@@ -417,7 +423,7 @@ def predict(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write predictions.csv there.")
     ] = None,
 ) -> Outcome:
-    """Predict samples: the report split of labelled data, every sample of unlabelled data.
+    """Predict the samples of data. The report split of labelled data, every sample of unlabelled data.
 
     \b
     lissom predict runs/digits/artifact
@@ -434,7 +440,7 @@ def serve(
     runtime: RuntimeChoice = None,
     threads: Threads = None,
 ) -> Outcome:
-    """Serve artifacts over HTTP: POST /predict for raw input, /v2 for the Open Inference Protocol.
+    """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
 
     \b
     lissom serve runs/digits/artifact
@@ -448,7 +454,7 @@ def clean(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
     dry_run: DryRun = False,
 ) -> Outcome:
-    """Remove what a run's report does not refer to: artifacts of earlier recipes, half-written files.
+    """Remove what a run's report does not refer to. Artifacts of earlier recipes, half-written files.
 
     \b
     lissom clean runs/digits --dry-run
@@ -460,7 +466,7 @@ def clean(
 
 @verb
 def doctor() -> Outcome:
-    """Say which runtimes work here, proved by running a tiny model, and what to install for the others.
+    """Say which runtimes work here, and what to install. Proved by running a tiny model on each.
 
     \b
     lissom doctor

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lissom.logs import log
-from lissom.models.processes import place
 
 
 class _Notices(logging.Handler):
@@ -29,6 +28,8 @@ class _Notices(logging.Handler):
 @contextmanager
 def shown_warnings() -> Iterator[None]:
     """Show what the library warns of while a command runs; of several processes only the first one speaks."""
+    from lissom.models.processes import place
+
     if not place().leads:
         yield
         return

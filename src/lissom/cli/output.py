@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lissom.artifact import canonical_json, write_atomic
 from lissom.errors import LissomError, RequestError
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def show(verb: str, outcome: Outcome, *, as_json: bool, folder: Path | None = No
     """Write an outcome to stdout; with a folder, also its JSON document as `<verb>.json`."""
     document = _document(verb, outcome)
     if folder is not None:
+        from lissom.artifact import canonical_json
+
         write_in(folder, f"{verb}.json", canonical_json(document))
     _print(json.dumps(document, allow_nan=False) if as_json else "\n".join(outcome.lines))
 
@@ -60,6 +61,8 @@ def write_in(folder: Path, name: str, content: bytes) -> Path:
     Raises:
         RequestError: the folder cannot be made or written.
     """
+    from lissom.artifact import write_atomic
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return write_atomic(folder / name, content)

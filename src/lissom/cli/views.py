@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lissom.cli.output import Outcome, table, write_in
 from lissom.errors import RequestError
 from lissom.report.wording import lower_is_better, metric_title, shortened
@@ -341,6 +339,8 @@ def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         RequestError: a word has no equals sign.
     """
+    import yaml
+
     arguments = {}
     for word in words:
         key, equals, value = word.partition("=")

@@ -5,6 +5,6 @@ The package is also the verb: `lissom.report(folder)`.
 
 import sys
 
-from lissom.registry import VerbPackage
+from lissom.packages import VerbPackage
 
 sys.modules[__name__].__class__ = VerbPackage

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lissom.report.schema import Interval
+if TYPE_CHECKING:
+    from lissom.report.schema import Interval
 
 ABSENT = "–"
 MINUS = "−"
@@ -113,6 +114,7 @@ def percent(share: float) -> str:
 def between(interval: Interval, write: Callable[[float], str] = significant) -> str:
     r"""The ends of an interval; a unit is written once.
 
+    >>> from lissom.report.schema import Interval
     >>> interval = Interval(value=2, low=1.5, high=2.5)
     >>> between(interval), between(interval, milliseconds)
     ('1.50 to 2.50', '1.50 to 2.50\xa0ms')
@@ -124,10 +126,11 @@ def between(interval: Interval, write: Callable[[float], str] = significant) -> 
 def negated(interval: Interval) -> Interval:
     """A drop as a gain.
 
+    >>> from lissom.report.schema import Interval
     >>> negated(Interval(value=-1, low=-3, high=2))
     Interval(value=1.0, low=-2.0, high=3.0)
     """
-    return Interval(value=-interval.value, low=-interval.high, high=-interval.low)
+    return type(interval)(value=-interval.value, low=-interval.high, high=-interval.low)
 
 
 def moment(text: str) -> str:
