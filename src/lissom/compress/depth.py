@@ -197,7 +197,7 @@ def find_blocks(model: nn.Module, config: PruneConfig, example: list[Tensor]) ->
     Raises:
         ModelError: the model does not run, there is none, or an excluded name is unknown.
     """
-    excluded(model, config)
+    excluded(model, config.exclude)
     wanted = output_shapes(model, example)
     standing = _standing(model)
     calls = _watch(model, standing, example)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.compress.heads import Attention, attentions_of
+from lissom.compress.naming import excluded
 from lissom.compress.recurrence import WHOLE, seen_as_one, special_pruners, suffixes, unit_rows, used_states
 from lissom.compress.tracing import (
     Graph,
@@ -29,7 +30,6 @@ from lissom.compress.tracing import (
     fault,
     is_layer,
     is_turned,
-    named,
     read_graph,
     tensors_in,
     without_cache,
@@ -104,7 +104,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         ModelError: a name to exclude is unknown, or the model cannot be traced; the line of the user's code
             that failed is shown.
     """
-    excluded = [part for module in named(model, exclude) for part in module.modules()]
+    left_out = [part for module in excluded(model, exclude) for part in module.modules()]
     try:
         with (
             quiet_libraries(),
@@ -115,7 +115,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         ):
             graph = read_graph(model, example)
             attentions = attentions_of(model, graph, example)
-            kept = [*excluded, *graph.last, *graph.multiplied, *graph.shared, *_whole(model, graph)]
+            kept = [*left_out, *graph.last, *graph.multiplied, *graph.shared, *_whole(model, graph)]
             found = _channel_groups(model, example, kept)
     except Exception as exc:  # the user's forward, or torch-pruning on an unusual layer, may raise anything
         raise ModelError(
@@ -126,7 +126,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
     heads = [
         _head_group(model, attention)
         for attention in attentions
-        if not {id(layer) for layer in attention.layers} & {id(module) for module in excluded}
+        if not {id(layer) for layer in attention.layers} & {id(module) for module in left_out}
     ]
     return Groups([*found, *heads], graph)
 

@@ -123,7 +123,7 @@ def find_layers(model: nn.Module, config: PruneConfig, example: list[Tensor]) ->
     Raises:
         ModelError: the model does not run, there is none, or an excluded name is unknown.
     """
-    kept = {module for outer in excluded(model, config) for module in outer.modules()}
+    kept = {module for outer in excluded(model, config.exclude) for module in outer.modules()}
     output_shapes(model, example)
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     names = [

@@ -137,7 +137,7 @@ def _input_axis(module: nn.Module, leaf: str) -> int | None:
 
 def _matrices(model: nn.Module, config: PruneConfig) -> dict[str, Matrix]:
     """Those that the config prunes."""
-    kept = {id(weight) for module in excluded(model, config) for weight in module.parameters()}
+    kept = {id(weight) for module in excluded(model, config.exclude) for weight in module.parameters()}
     found = {name: matrix for name, matrix in matrices(model).items() if id(matrix.weight) not in kept}
     if not found:
         raise ModelError(
@@ -160,7 +160,7 @@ def _left(model: nn.Module, config: PruneConfig) -> dict[str, str]:
     """Layers that do not fit the pattern, and why."""
     if config.method != "2:4":
         return {}
-    kept = {id(weight) for module in excluded(model, config) for weight in module.parameters()}
+    kept = {id(weight) for module in excluded(model, config.exclude) for weight in module.parameters()}
     return {
         name: f"{matrix.num_inputs} inputs are not a multiple of 4"
         for name, matrix in matrices(model).items()

@@ -7,15 +7,13 @@ transformers' GPT-2, which is a linear layer whose weight is turned.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from lissom.errors import ModelError, near
 
 _PRODUCTS = ("ScaledDotProduct", "BmmBackward")  # of activations with activations
 _TURNS = ("TBackward0", "TransposeBackward0", "PermuteBackward0")
@@ -69,21 +67,6 @@ def widths(model: nn.Module) -> dict[str, int]:
         elif isinstance(module, nn.RNNBase):
             found[name] = module.hidden_size
     return found
-
-
-def named(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """The modules that `exclude` names.
-
-    Raises:
-        ModelError: a name is unknown; the message offers near ones.
-    """
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            raise ModelError(
-                f"exclude names {name!r}, which is no module of the model", hint=near(name, modules)
-            )
-    return [modules[name] for name in names]
 
 
 def read_graph(model: nn.Module, example: list[Tensor]) -> Graph:
