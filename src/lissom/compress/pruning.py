@@ -136,16 +136,14 @@ def shares(config: PruneConfig) -> list[float]:
 
 
 def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Notes of two steps as one: `[before, after]` of a name goes from the first step to the last."""
+    """Notes of two steps as one: `[before, after]` goes from the first step to the last, names add up."""
     found = {**before, **after}
     for key, value in after.items():
         old = before.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            spans = {
-                name: [old[name][0], span[1]] if name in old and _is_span(span) else span
-                for name, span in value.items()
-            }
-            found[key] = old | spans
+            found[key] = merged(old, value)
+        elif _is_span(value) and _is_span(old):
+            found[key] = [old[0], value[1]]
         elif isinstance(value, list) and isinstance(old, list):
             found[key] = old + value
     return found
@@ -167,7 +165,9 @@ def _tune(
 
 
 def _is_span(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
+    return (
+        isinstance(value, list) and len(value) == 2 and all(isinstance(item, int | float) for item in value)
+    )
 
 
 def _label(context: Context, config: PruneConfig, step: int) -> str:

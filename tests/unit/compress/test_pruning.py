@@ -47,6 +47,10 @@ def test_notes_of_two_steps_span_both() -> None:
     before = {"channels": {"a": [32, 24], "b": [16, 8]}, "of": "macs"}
     after = {"channels": {"a": [24, 16]}}
     assert merged(before, after) == {"channels": {"a": [32, 16], "b": [16, 8]}, "of": "macs"}
+    one, two = (
+        {"blocks": {"removed": [name, f"{name}2"], "kept": kept}} for name, kept in (("a", 4), ("b", 2))
+    )
+    assert merged(one, two) == {"blocks": {"removed": ["a", "a2", "b", "b2"], "kept": 2}}
 
 
 def test_several_steps_end_at_the_widths_of_one(tmp_path: Path) -> None:
