@@ -8,22 +8,25 @@ leaves: artifacts, a report, the link `artifact`.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lissom.artifact import Artifact, Manifest
+from lissom.artifact import MANIFEST_NAME, Artifact, Manifest
 from lissom.errors import DataError, RequestError, near
 from lissom.logs import NoProgress, Progress
-from lissom.pipeline import Result, run
-from lissom.recipe import BenchmarkConfig, ModelConfig, Recipe
+from lissom.pipeline import Result, locked, make_artifacts, run
+from lissom.pipeline import load_data as load_recipe_data
+from lissom.recipe import BenchmarkConfig, ModelConfig, PruneConfig, Recipe
 from lissom.registry import RUNTIMES, check_references
 from lissom.report.wording import shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from lissom.compress.sensitivity import Plan, Sensitivity, Study
     from lissom.export.verification import Parity
     from lissom.models.catalogue import Entry
     from lissom.models.data import Data
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
     from lissom.runtime.doctor import Examined
 
 Model = str | Path | Artifact | Callable[..., Any]
+
+SHARES = (0.25, 0.5, 0.75)
+"""That `sensitivity` removes unless others are named."""
+SENSITIVITY_FOLDER = Path("runs/sensitivity")
 
 
 class RunOptions(TypedDict, total=False):
@@ -153,6 +160,18 @@ class QuantizeOptions(Options, total=False):
     exclude: Sequence[str]
 
 
+class SensitivityOptions(TypedDict, total=False):
+    """Options of `sensitivity`: how units are ranked, as in `PruneConfig`, and how the model is built."""
+
+    importance: str
+    round_to: int
+    exclude: Sequence[str]
+    kwargs: Mapping[str, Any]
+    weights: str | None
+    task: str | None
+    seed: int
+
+
 def train(model: Model, data: str | Path, **options: Unpack[TrainOptions]) -> Result:
     """Train a model on the train split of labelled data.
 
@@ -204,6 +223,68 @@ def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions])
         LissomError: the model, the data or an option does not fit.
     """
     return _run("quantize", model, data, options)
+
+
+def sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    shares: Sequence[float] = SHARES,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[SensitivityOptions],
+) -> Sensitivity:
+    """Measure what each group of layers costs, and saves, when it alone loses a share of its units.
+
+    Every measurement is kept in the folder of the run, so that a run that was killed goes on from there;
+    `sensitivity.json` and `sensitivity.html` are written when all is measured.
+
+    Args:
+        model: MODEL, a torch model.
+        data: DATA with labels.
+        shares: Shares that a group loses, between 0 and 1.
+        runtime: Where latency is measured; default: the first that works.
+        out: Folder of the run; default: `runs/sensitivity`.
+        progress: Shows how far the run is.
+        options: How units are ranked and rounded, what is excluded, how the model is built.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    from lissom.compress.sensitivity import check_shares, measure
+    from lissom.report.sensitivity_page import write_sensitivity
+
+    folder = Path(out) if out is not None else SENSITIVITY_FOLDER
+    wanted, progress = check_shares(shares), progress or NoProgress()
+    with locked(folder):
+        study = _study(model, data, options, runtime=runtime, folder=folder, built_in=folder)
+        found = measure(study, wanted, progress=progress)
+        write_sensitivity(found, folder)
+    return found
+
+
+def plan_sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    shares: Sequence[float] = SHARES,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    **options: Unpack[SensitivityOptions],
+) -> Plan:
+    """The groups that `sensitivity` would measure, and about how many seconds it would take.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    from lissom.compress.sensitivity import check_shares, plan
+
+    folder = Path(out) if out is not None else SENSITIVITY_FOLDER
+    wanted = check_shares(shares)
+    with tempfile.TemporaryDirectory() as scratch:
+        study = _study(model, data, options, runtime=runtime, folder=folder, built_in=Path(scratch))
+        return plan(study, wanted)
 
 
 def recipe_of(
@@ -511,6 +592,33 @@ def _run(
     recipe = recipe_of(verb, model, data, options, teacher=teacher)
     given = {key: options[key] for key in RunOptions.__annotations__ if key in options}
     return run(recipe, **given)
+
+
+def _study(
+    model: Model,
+    data: str | Path,
+    options: Mapping[str, Any],
+    *,
+    runtime: str | None,
+    folder: Path,
+    built_in: Path,
+) -> Study:
+    """The groups of MODEL, which is built in a folder where it is no artifact yet."""
+    from lissom.compress.sensitivity import check_labelled, study_of
+
+    recipe = recipe_of("prune", model, data, options).model_copy(update={"name": "sensitivity"})
+    check_references(recipe)
+    source, config = Path(recipe.model.source), recipe.stages[-1]
+    assert isinstance(config, PruneConfig)
+    if (source / MANIFEST_NAME).is_file():
+        artifact = Artifact.open(source)
+        samples = _with_classes(_data_for(artifact.manifest, data), artifact.manifest.labels)
+    else:
+        samples = load_recipe_data(recipe)
+        check_labelled(samples)
+        load_alone = recipe.model_copy(update={"stages": recipe.stages[:1]})
+        artifact = make_artifacts(load_alone, samples, built_in, progress=NoProgress())[0][0]
+    return study_of(artifact, samples, config, runtime=runtime, folder=folder)
 
 
 def _named_teachers(teacher: Model | Sequence[Model] | None) -> dict[str, Model]:

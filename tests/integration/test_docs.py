@@ -91,6 +91,12 @@ def test_the_readmes_single_verbs_run(folder: Path) -> None:
     assert process.returncode == 0, process.stderr + process.stdout
 
 
+def test_the_readmes_prunings_run(folder: Path) -> None:
+    process = shell(blocks("sh")[3], folder)
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "multiply-adds" in process.stdout
+
+
 def test_the_readmes_python_runs(folder: Path) -> None:
     (folder / "python").mkdir()
     for block in blocks("python"):
@@ -128,6 +134,22 @@ def test_the_commands_on_distillation_run(tmp_path: Path) -> None:
     process = shell(script, tmp_path)
     assert process.returncode == 0, process.stderr + process.stdout
     assert "the teacher" in process.stdout
+
+
+def test_the_recipes_on_pruning_hold_together() -> None:
+    shown = blocks("yaml", (ROOT / "docs" / "pruning.md").read_text())
+    recipes = [
+        lissom.Recipe.from_document({"name": "shown", "stages": yaml.safe_load(block)}) for block in shown
+    ]
+    assert len(recipes) >= 2
+    assert all("prune" in {stage.stage for stage in recipe.stages} for recipe in recipes)
+
+
+def test_the_commands_on_pruning_run(tmp_path: Path) -> None:
+    for script in blocks("sh", (ROOT / "docs" / "pruning.md").read_text()):
+        process = shell(script, tmp_path)
+        assert process.returncode == 0, process.stderr + process.stdout
+    assert (tmp_path / "runs/sensitivity/sensitivity.html").exists()
 
 
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:

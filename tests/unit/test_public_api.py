@@ -31,6 +31,7 @@ VERBS = [
     "distill",
     "export",
     "quantize",
+    "sensitivity",
     "verify",
     "bench",
     "evaluate",
@@ -42,7 +43,7 @@ VERBS = [
     "doctor",
     "models",
 ]
-MAKERS = ("run", "train", "prune", "distill", "export", "quantize")
+MAKERS = ("run", "train", "prune", "distill", "export", "quantize", "sensitivity")
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
 """Every verb of the command line, as click sees it."""

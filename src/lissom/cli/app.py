@@ -315,6 +315,58 @@ def quantize(
 
 
 @verb
+def sensitivity(
+    model: Model,
+    data: Data,
+    runtime: RuntimeChoice = None,
+    shares: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="Share that a group loses, 0 to 1; may be repeated. [0.25 0.5 0.75]"),
+    ] = None,
+    importance: Annotated[
+        str, typer.Option("--importance", help="l1, l2, batch-norm, lamp, taylor or activation.")
+    ] = "l2",
+    round_to: Annotated[int, typer.Option("--round-to", help="Kept channels are a multiple of this.")] = 8,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Module that is kept; may be repeated.")
+    ] = None,
+    kwargs: Kwargs = None,
+    weights: Weights = None,
+    task: TaskName = None,
+    seed: Seed = 0,
+    out: Out = None,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Measure what each group of layers costs and saves. Each alone loses a share of its units.
+
+    Score on the select split, without training, and latency on one runtime, against the whole model. Every
+    measurement is kept: a run that was stopped goes on where it was.
+
+    \b
+    lissom sensitivity runs/digits/01-train-* --data digits --dry-run
+    lissom sensitivity runs/digits/01-train-* --data digits --runtime openvino --share 0.25 --share 0.5
+    """
+    from lissom import verbs
+
+    request: dict[str, Any] = {
+        "shares": verbs.SHARES if shares is None else shares,
+        "runtime": runtime,
+        "importance": importance,
+        "round_to": round_to,
+        "exclude": tuple(exclude or ()),
+        "kwargs": views.keyword_arguments(kwargs or ()),
+        "weights": weights,
+        "task": task,
+        "seed": seed,
+        "out": out,
+    }
+    if dry_run:
+        return views.sensitivity_planned(verbs.plan_sensitivity(model, data, **request))
+    found = verbs.sensitivity(model, data, progress=TerminalProgress(), **request)
+    return views.sensitivity_measured(found, out or verbs.SENSITIVITY_FOLDER)
+
+
+@verb
 def verify(
     before: Annotated[Path, typer.Argument(metavar="A", help="Artifact that is trusted.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Artifact that is checked.")],

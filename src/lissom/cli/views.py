@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lissom.cli.output import Outcome, table, write_in
 from lissom.errors import RequestError
-from lissom.report.wording import lower_is_better, metric_title, shortened
+from lissom.report.wording import NO_BREAK, lower_is_better, metric_title, shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lissom.artifact import Artifact
+    from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
     from lissom.export.verification import Parity
     from lissom.models.data import Data
     from lissom.pipeline import Estimate, Result
@@ -81,6 +82,52 @@ def estimated(recipe: Recipe, estimate: Estimate) -> Outcome:
     lines = table(["stage", "kind", "state", "time", "disk"], rows, right=[3, 4])
     lines += ["", f"about {_seconds(estimate.seconds)} and {_size(estimate.size_bytes)}; nothing was written"]
     return Outcome(lines, extra={"estimate": estimate.document()})
+
+
+def sensitivity_planned(plan: Plan) -> Outcome:
+    """A dry run of a sensitivity: its groups, and how long they would take."""
+    rows = [
+        [group.name, str(len(group.layers)), " -> ".join(map(str, group.channels)), str(len(group.missing))]
+        for group in plan.groups
+    ]
+    lines = table(["group", "layers", "channels", "to measure"], rows, right=[1, 3])
+    number = sum(len(group.missing) for group in plan.groups)
+    lines += ["", f"{number} to measure on {plan.runtime}, about {_seconds(plan.seconds)}"]
+    lines.append("nothing was written")
+    groups = [group._asdict() for group in plan.groups]
+    return Outcome(lines, extra={"runtime": plan.runtime, "groups": groups, "seconds": plan.seconds})
+
+
+def sensitivity_measured(found: Sensitivity, folder: Path) -> Outcome:
+    """What every group costs and saves, those first that can go cheaply."""
+    from lissom.report.sensitivity_page import HTML_FILE, JSON_FILE, summary
+
+    shares = [f"{trial.share:.0%}" for trial in found.groups[0].shares]
+    header = ["group", "layers", "channels", *(part for share in shares for part in (f"at {share}", "saved"))]
+    rows = [
+        [
+            shortened(group.name, 32),
+            str(len(group.layers)),
+            " -> ".join(str(width) for width in _channels(group)),
+            *(
+                part
+                for trial in group.shares
+                for part in (f"{-100 * trial.drop:+.1f}", f"{1 - trial.latency_share:.0%}")
+            ),
+        ]
+        for group in found.groups
+    ]
+    lines = table(header, rows, right=[1, *range(3, len(header))])
+    lines += ["", summary(found).replace(NO_BREAK, " ")]
+    lines += [f"points of {found.score_name}, without training; latency saved on {found.runtime}", ""]
+    lines += [f"page  {folder / HTML_FILE}", f"json  {folder / JSON_FILE}"]
+    extra = {key: value for key, value in found.document().items() if key != "schema"}
+    return Outcome(lines, out=folder, extra=extra)
+
+
+def _channels(group: GroupTrials) -> list[int]:
+    """Channels of the whole model, and after each share."""
+    return [group.shares[0].channels[0], *(trial.channels[1] for trial in group.shares)]
 
 
 def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:

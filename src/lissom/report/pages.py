@@ -37,11 +37,11 @@ __all__ = ["html_from_report", "markdown_from_report"]
 
 def html_from_report(report: Report) -> str:
     """The whole page."""
-    scripts = (plotly_script(), _asset("page.js"))
-    return Template(_asset("page.html")).substitute(
+    scripts = (plotly_script(), asset("page.js"))
+    return Template(asset("page.html")).substitute(
         title=f"{escape(report.name)}: {'pass' if report.verdict.ok else 'fail'}",
-        policy=_policy(scripts),
-        style=_palette_style() + _asset("page.css"),
+        policy=content_policy(scripts),
+        style=palette_style() + asset("page.css"),
         name=escape(report.name),
         created=escape(report.created),
         when=escape(moment(report.created)),
@@ -147,7 +147,9 @@ def _keys(*entries: tuple[str, str]) -> str:
     )
 
 
-def _palette_style() -> str:
+def palette_style() -> str:
+    """The palette as variables of CSS, light and dark."""
+
     def scheme(which: int) -> str:
         return "".join(f"--{name}:{twins[which]};" for name, twins in PALETTE.items())
 
@@ -157,7 +159,8 @@ def _palette_style() -> str:
     )
 
 
-def _policy(scripts: tuple[str, ...]) -> str:
+def content_policy(scripts: tuple[str, ...]) -> str:
+    """A content security policy under which these scripts alone may run, and nothing may be fetched."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
@@ -166,5 +169,6 @@ def _policy(scripts: tuple[str, ...]) -> str:
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside this module, as text."""
     return (files("lissom.report") / name).read_text(encoding="utf-8")
