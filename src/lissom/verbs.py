@@ -26,6 +26,7 @@ from lissom.report.wording import shortened
 if TYPE_CHECKING:
     import numpy as np
 
+    from lissom.compress.pruning import Preview
     from lissom.compress.sensitivity import Plan, Sensitivity, Study
     from lissom.export.verification import Parity
     from lissom.models.catalogue import Entry
@@ -136,11 +137,18 @@ class DistillOptions(TrainOptions, total=False):
 class PruneOptions(Options, total=False):
     """Options of `prune`; see `lissom.recipe.PruneConfig` for units and ranges."""
 
+    method: str
     ratio: float
+    of: str
+    runtime: str | None
     importance: str
     ranking: str
     round_to: int
     exclude: Sequence[str]
+    steps: int
+    schedule: str
+    tune: Mapping[str, Any] | None
+    group_norm: float
 
 
 class ExportOptions(Options, total=False):
@@ -182,7 +190,7 @@ def train(model: Model, data: str | Path, **options: Unpack[TrainOptions]) -> Re
 
 
 def prune(model: Model, data: str | Path, **options: Unpack[PruneOptions]) -> Result:
-    """Remove channels from a torch model; `distill` or `train` recovers its accuracy afterwards.
+    """Remove channels, blocks, ranks or weights of a torch model; `distill` or `train` recovers its accuracy.
 
     The budget is therefore 100 points unless `max_drop` says otherwise.
 
@@ -427,6 +435,18 @@ def evaluate(
     task.check(manifest.signature.outputs, samples)
     with open_runtime(opened, runtime) as session:
         return evaluate_split(session.infer_batch, samples, split, task)
+
+
+def plan_prune(recipe: Recipe, *, progress: Progress | None = None) -> Preview:
+    """What the prune stage of a recipe that loads and prunes would remove, and what that would save.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    from lissom.compress.pruning import preview
+    from lissom.pipeline import preview_stage
+
+    return preview_stage(recipe, "prune", preview, progress=progress)
 
 
 def plan_bench(

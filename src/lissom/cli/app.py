@@ -212,24 +212,63 @@ def train(
 def prune(
     model: Model,
     data: Data,
-    ratio: Annotated[
-        float, typer.Option("--ratio", help="Share of the channels removed in every group.")
-    ] = 0.5,
+    method: Annotated[
+        str, typer.Option("--method", help="width, depth, low-rank, magnitude or 2:4.")
+    ] = "width",
+    ratio: Annotated[float, typer.Option("--ratio", help="Share that is removed of what --of names.")] = 0.5,
+    of: Annotated[str, typer.Option("--of", help="parts, macs, parameters or latency.")] = "parts",
+    latency_runtime: Annotated[
+        str | None, typer.Option("--latency-runtime", help="--of latency: runtime on which it is measured.")
+    ] = None,
     importance: Annotated[
-        str, typer.Option("--importance", help="Norm that ranks channels: l1 or l2.")
+        str,
+        typer.Option("--importance", help="width: l1, l2, batch-norm, lamp, taylor or activation."),
     ] = "l2",
+    ranking: Annotated[
+        str, typer.Option("--ranking", help="width, magnitude: local, global or isomorphic.")
+    ] = "local",
     round_to: Annotated[int, typer.Option("--round-to", help="Kept channels are a multiple of this.")] = 8,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Module that keeps its width.")
+        list[str] | None, typer.Option("--exclude", help="Module that is kept; may be repeated.")
     ] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Prune in so many steps.")] = 1,
+    tune_epochs: Annotated[
+        int, typer.Option("--tune-epochs", help="Epochs of training between steps; needed for several.")
+    ] = 0,
+    tune_learning_rate: Annotated[
+        float, typer.Option("--tune-learning-rate", help="Peak learning rate between steps.")
+    ] = 0.01,
+    group_norm: Annotated[
+        float, typer.Option("--group-norm", help="width: push groups to zero in training before a step.")
+    ] = 0.0,
     max_drop: MaxDrop = 1.0,
 ) -> dict[str, Any]:
-    """Remove whole channels by a dependency graph. Distill or train recovers the accuracy.
+    """Remove channels, blocks, ranks or weights.
+
+    What is left is less accurate; distill or train recovers it. --dry-run shows layer by layer what would
+    go, with what that saves in multiply-adds, parameters and measured latency.
 
     \b
+    lissom prune runs/digits/01-train-* --data digits --ratio 0.5 --dry-run
     lissom prune runs/digits/01-train-* --data digits --ratio 0.5
+    lissom prune resnet20 --data glyphs --weights w.safetensors --method depth --ratio 0.33
+    lissom prune runs/train/artifact --data digits --of latency --latency-runtime openvino
+    lissom prune runs/train/artifact --data digits --method magnitude --ratio 0.8 --steps 4 --tune-epochs 2
     """
-    return {"ratio": ratio, "importance": importance, "round_to": round_to, "exclude": tuple(exclude or ())}
+    tune = {"epochs": tune_epochs, "learning_rate": tune_learning_rate} if tune_epochs else None
+    return {
+        "method": method,
+        "ratio": ratio,
+        "of": of,
+        "runtime": latency_runtime,
+        "importance": importance,
+        "ranking": ranking,
+        "round_to": round_to,
+        "exclude": tuple(exclude or ()),
+        "steps": steps,
+        "tune": tune,
+        "group_norm": group_norm,
+    }
 
 
 @making_verb
@@ -554,4 +593,6 @@ def _run_single(kind: str, model: str, data: str, fields: dict[str, Any], option
     given = {key: options[key] for key in verbs.RecipeOptions.__annotations__ if key in options}
     given["kwargs"] = views.keyword_arguments(options["kwargs"] or ())
     recipe = verbs.recipe_of(kind, model, data, given | fields, teacher=teacher)
+    if kind == "prune" and options["dry_run"]:
+        return views.prune_planned(verbs.plan_prune(recipe, progress=TerminalProgress()))
     return _run(recipe, options["out"], options["allow"], options["dry_run"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lissom.artifact import Artifact
+    from lissom.compress.pruning import Preview
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
     from lissom.export.verification import Parity
     from lissom.models.data import Data
@@ -82,6 +83,36 @@ def estimated(recipe: Recipe, estimate: Estimate) -> Outcome:
     lines = table(["stage", "kind", "state", "time", "disk"], rows, right=[3, 4])
     lines += ["", f"about {_seconds(estimate.seconds)} and {_size(estimate.size_bytes)}; nothing was written"]
     return Outcome(lines, extra={"estimate": estimate.document()})
+
+
+def prune_planned(preview: Preview) -> Outcome:
+    """A dry run of pruning: what would go, layer by layer, and what that would save."""
+    rows = [
+        [name, str(span[0]), str(span[1]), f"-{1 - span[1] / span[0]:.0%}"]
+        for kind in ("channels", "ranks")
+        for name, span in preview.removed.get(kind, {}).items()
+    ]
+    lines = table(["layer", "now", "then", ""], rows, right=[1, 2, 3]) if rows else []
+    lines += [f"removed: {name}" for name in preview.removed.get("blocks", {}).get("removed", ())]
+    layers = preview.removed.get("sparsity", {}).get("layers", {})
+    lines += (
+        table(["layer", "zeros"], [[name, f"{share:.0%}"] for name, share in layers.items()])
+        if layers
+        else []
+    )
+    lines += [
+        "",
+        f"multiply-adds  {_saved(*preview.macs)}",
+        f"parameters     {_saved(*preview.parameters)}",
+        f"latency        {preview.latency - 1:+.0%}, measured on {preview.runtime} against the whole model",
+        "",
+        "before any training; nothing was written",
+    ]
+    return Outcome(lines, extra={"preview": asdict(preview)})
+
+
+def _saved(before: float, after: float) -> str:
+    return f"{after / before - 1:+.0%}, {before:,.0f} to {after:,.0f}"
 
 
 def sensitivity_planned(plan: Plan) -> Outcome:

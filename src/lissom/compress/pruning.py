@@ -139,7 +139,7 @@ def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     """Notes of two steps as one: `[before, after]` goes from the first step to the last, names add up."""
     found = {**before, **after}
     for key, value in after.items():
-        old = before.get(key)
+        old: Any = before.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             found[key] = merged(old, value)
         elif _is_span(value) and _is_span(old):
