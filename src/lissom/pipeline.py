@@ -334,8 +334,8 @@ def locked(folder: Path, *, sweep: bool = True) -> Iterator[None]:
         RequestError: another process holds it, or it is not a folder that can be written.
         DiskFull: no space is left for it.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_NAME).open("w")
     except OSError as exc:
