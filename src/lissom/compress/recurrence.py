@@ -151,6 +151,18 @@ def _mapped(found: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def special_pruners(model: nn.Module) -> dict[type[nn.Module], Any]:
     """For torch-pruning, how channels leave the layers that it does not know."""
+    found: dict[type[nn.Module], Any] = {}
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            found[type(module)] = _recurrent_pruner()
+        elif is_turned(module):
+            found[type(module)] = _turned_pruner()
+        elif isinstance(module, WHOLE):
+            found[type(module)] = _whole_pruner()
+    return found
+
+
+def _recurrent_pruner() -> Any:
     import torch_pruning
 
     class Recurrent(torch_pruning.BasePruningFunc):  # type: ignore[misc]
@@ -176,6 +188,12 @@ def special_pruners(model: nn.Module) -> dict[type[nn.Module], Any]:
         def get_in_channels(self, layer: nn.RNNBase) -> int:
             return layer.input_size
 
+    return Recurrent()
+
+
+def _turned_pruner() -> Any:
+    import torch_pruning
+
     class Turned(torch_pruning.BasePruningFunc):  # type: ignore[misc]
         def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
             kept = [index for index in range(layer.weight.shape[1]) if index not in set(idxs)]
@@ -197,6 +215,12 @@ def special_pruners(model: nn.Module) -> dict[type[nn.Module], Any]:
         def get_in_channels(self, layer: Any) -> int:
             return int(layer.weight.shape[0])
 
+    return Turned()
+
+
+def _whole_pruner() -> Any:
+    import torch_pruning
+
     class Whole(torch_pruning.BasePruningFunc):  # type: ignore[misc]
         def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
             raise AssertionError(f"{type(layer).__name__} is kept")
@@ -209,12 +233,4 @@ def special_pruners(model: nn.Module) -> dict[type[nn.Module], Any]:
 
         get_in_channels = get_out_channels
 
-    found: dict[type[nn.Module], Any] = {}
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            found[type(module)] = Recurrent()
-        elif is_turned(module):
-            found[type(module)] = Turned()
-        elif isinstance(module, WHOLE):
-            found[type(module)] = Whole()
-    return found
+    return Whole()
