@@ -1,6 +1,6 @@
 """What pruning and distilling save, beside the original and a dense network of the same cost.
 
-    python benchmarks/pruning.py [--only resnet20] [--seeds 3] [--runs runs/pruning]
+    python benchmarks/pruning.py [--only resnet20] [--seeds 0 1 2] [--runs runs/pruning]
 
 For each subject the trained weights of benchmarks/weights are pruned by depth and width until the latency on
 a runtime is what was asked for, and distilled by the original. The control is a smaller dense network of the
@@ -62,10 +62,16 @@ SUBJECTS = (
         0.005,
         (
             {"stage": "prune", "name": "shallow", "method": "depth", "ratio": 0.34},
-            {"stage": "prune", "name": "narrow", "ratio": 0.35, "ranking": "global", "importance": "taylor"},
+            {"stage": "prune", "name": "narrow", "ratio": 0.42},
         ),
-        {"epochs": 20, "batch_size": 128, "learning_rate": 0.1, "channels_last": True},
-        {"width": 12},
+        {
+            "epochs": 20,
+            "batch_size": 128,
+            "learning_rate": 0.2,
+            "channels_last": True,
+            "augment": {"crop": 2},
+        },
+        {"width": 8},
     ),
     Subject(
         "lstm",
@@ -102,13 +108,13 @@ SUBJECTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[subject.name for subject in SUBJECTS], help="one subject")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "pruning", help="where the arms go")
     given = parser.parse_args()
     chosen = [subject for subject in SUBJECTS if given.only in (None, subject.name)]
     rows = [
         measured(subject, seed, given.runs / f"{subject.name}-{seed}")
-        for seed in range(given.seeds)
+        for seed in given.seeds
         for subject in chosen
     ]
     write(rows)
@@ -146,9 +152,13 @@ def pruned_arm(subject: Subject, base: lissom.Recipe, seed: int, folder: Path) -
 
 
 def control_arm(subject: Subject, base: lissom.Recipe, seed: int, folder: Path) -> Artifact:
-    """A dense network of the same cost, trained as long as original and distillation together."""
+    """A dense network of the same cost, trained as long as original and distillation together.
+
+    It sees the images as the distillation varies them.
+    """
     training = base.stages[0].model_dump(mode="json", by_alias=True, exclude={"from_"})
     epochs = training["epochs"] + subject.distill["epochs"]
+    training |= {key: subject.distill[key] for key in ("augment",) if key in subject.distill}
     stages = [{**training, "name": "small", "epochs": epochs}, {"stage": "export", "name": "control"}]
     run(subject, base, seed, folder, stages, kwargs=subject.control)
     return artifact(folder, "control")

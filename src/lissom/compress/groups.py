@@ -31,7 +31,6 @@ from lissom.compress.tracing import (
     is_layer,
     is_turned,
     read_graph,
-    tensors_in,
     without_cache,
 )
 from lissom.errors import ModelError
@@ -129,27 +128,6 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         if not {id(layer) for layer in attention.layers} & {id(module) for module in left_out}
     ]
     return Groups([*found, *heads], graph)
-
-
-def check_runs(model: nn.Module, example: list[Tensor], graph: Graph, changed: Sequence[str]) -> None:
-    """The pruned model must take the same samples and give outputs of the same shapes.
-
-    Raises:
-        ModelError: it does not, naming what changed.
-    """
-    try:
-        with torch.inference_mode():
-            found = [tuple(tensor.shape) for tensor in tensors_in(model(*example))]
-    except Exception as exc:  # the user's forward may raise anything; what it says is what matters
-        problem = fault(exc)
-    else:
-        if found == graph.shapes:
-            return
-        problem = f"outputs of shape {found}, which were {graph.shapes}"
-    raise ModelError(
-        f"the model does not run with fewer channels ({', '.join(list(changed)[:5])}): {problem}",
-        hint="prune.exclude the layers whose outputs the forward reshapes or indexes by a fixed size",
-    )
 
 
 def never(model: nn.Module) -> str:

@@ -7,38 +7,118 @@ it came from, so that a busy machine slows both. The figure is the share of that
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
-from lissom.artifact import Artifact, Factory
+from lissom.artifact import Artifact, Draft, Factory, Signature, TensorSpec
 from lissom.bench.statistics import ratio
 from lissom.bench.timing import time_interleaved
-from lissom.compress.targets import Cost
+from lissom.compress.layer_times import LayerTimes
 from lissom.errors import RequestError
 from lissom.export.onnx_from_torch import export
 from lissom.logs import NoProgress
 from lissom.models.data import Data
-from lissom.models.stages import NUM_PROBE, Context, save_torch
+from lissom.models.stages import FLOAT32_TOLERANCE, NUM_PROBE, Context, save_torch
 from lissom.recipe import ExportConfig
 from lissom.registry import runtime_entry
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _NUM_ROUNDS = 12
 _ROUND_MS = 10.0
 _NUM_WARMUP = 10
+_NUM_LAYER_CALLS = 20
+
+
+class Stopwatch:
+    """Times models against one that stays open; every figure is a share of that one's time.
+
+    Attributes:
+        runtime: Name of the runtime.
+    """
+
+    def __init__(self, model: nn.Module, factory: Factory, context: Context, runtime: str, folder: Path):
+        self.runtime = runtime
+        self._model, self._factory, self._folder = model, factory, folder
+        self._context = replace(context, data=_few(context.data), progress=NoProgress())
+        self._formats = runtime_entry(runtime).formats
+        self._inputs = {key: array[:1] for key, array in self._context.probe_inputs().items()}
+        self._whole = open_runtime(self._written(model, folder / "whole"), runtime)
+
+    def __call__(self, other: nn.Module) -> float:
+        """Time of another model, which is exported, opened and measured."""
+        with (
+            tempfile.TemporaryDirectory(dir=self._folder) as place,
+            open_runtime(self._written(other, Path(place) / "x"), self.runtime) as one,
+        ):
+            rounds = time_interleaved(
+                {"whole": self._whole, "other": one},
+                self._inputs,
+                num_rounds=_NUM_ROUNDS,
+                round_ms=_ROUND_MS,
+                num_warmup=_NUM_WARMUP,
+                progress=NoProgress(),
+            )
+            return 1 / ratio(rounds["whole"], rounds["other"]).value
+
+    @cached_property
+    def layers(self) -> LayerTimes | None:
+        """What single layers take, from which times are predicted; None where no ONNX is executed."""
+        if "onnx" not in self._formats:
+            return None
+        example = [torch.from_numpy(array) for array in self._inputs.values()]
+        return LayerTimes(self._model, example, self._layer)
+
+    def close(self) -> None:
+        """Close the model that others are timed against."""
+        self._whole.close()
+
+    def _layer(self, content: bytes, shape: Sequence[int]) -> float:
+        """Time of an ONNX file with one input `x` float32 of this shape."""
+        axes = tuple(f"axis_{axis}" for axis in range(len(shape)))
+        spec, output = (TensorSpec(name=name, dtype="float32", shape=axes) for name in "xy")
+        with tempfile.TemporaryDirectory(dir=self._folder) as place:
+            with Draft(Path(place) / "layer") as draft:
+                draft.add(MODEL_FILE, content)
+                artifact = draft.commit(
+                    **self._context.fields,
+                    format="onnx",
+                    precision="float32",
+                    signature=Signature(inputs=(spec,), outputs=(output,)),
+                    factory=None,
+                    num_parameters=None,
+                    notes={},
+                    tolerance=FLOAT32_TOLERANCE,
+                )
+            with open_runtime(artifact, self.runtime) as layer:
+                whole = (self._whole, self._inputs)
+                alone = (layer, {spec.name: np.zeros(shape, np.float32)})
+                before, found, after = (_typical_seconds(*timed) for timed in (whole, alone, whole))
+        return 2 * found / (before + after)
+
+    def _written(self, model: nn.Module, path: Path) -> Artifact:
+        """The model as an artifact in the first of the formats of the runtime."""
+        torch_place = replace(self._context, folder=path.with_name(f"{path.name}-torch"))
+        artifact = save_torch(model, self._factory, torch_place, notes={})
+        if "torch" in self._formats:
+            return artifact
+        onnx_place = replace(self._context, folder=path.with_name(f"{path.name}-onnx"))
+        return export({"input": artifact}, ExportConfig(name="export"), onnx_place)
 
 
 @contextmanager
 def timed_against(
     model: nn.Module, factory: Factory, context: Context, runtime: str | None
-) -> Iterator[Cost]:
-    """What measures a model as a share of the time of `model`, which stays open meanwhile.
+) -> Iterator[Stopwatch]:
+    """What measures other models as a share of the time of `model`, which stays open meanwhile.
 
     Args:
         model: The model that others are compared with.
@@ -47,36 +127,24 @@ def timed_against(
         runtime: Name of a runtime; default: the first that works.
 
     Raises:
-        RequestError: the runtime is unknown.
+        RequestError: the runtime is unknown, or executes neither torch nor ONNX.
         MissingExtra: it is not installed.
     """
     name = runtime or usable_runtimes(None)[0]
     formats = runtime_entry(name).formats
+    if not {"torch", "onnx"} & set(formats):
+        raise RequestError(f"latency cannot be measured in the formats {', '.join(formats)}")
     with tempfile.TemporaryDirectory() as folder:
-        small = replace(context, data=_few(context.data), progress=NoProgress())
+        stopwatch = Stopwatch(model, factory, context, name, Path(folder))
+        try:
+            yield stopwatch
+        finally:
+            stopwatch.close()
 
-        def opened(other: nn.Module, label: str) -> Runtime:
-            return open_runtime(_written(other, factory, small, Path(folder) / label, formats), name)
 
-        with opened(model, "whole") as whole:
-            inputs = {key: array[:1] for key, array in small.probe_inputs().items()}
-
-            def share(other: nn.Module) -> float:
-                with (
-                    tempfile.TemporaryDirectory(dir=folder) as place,
-                    opened(other, f"{Path(place).name}/x") as one,
-                ):
-                    rounds = time_interleaved(
-                        {"whole": whole, "other": one},
-                        inputs,
-                        num_rounds=_NUM_ROUNDS,
-                        round_ms=_ROUND_MS,
-                        num_warmup=_NUM_WARMUP,
-                        progress=NoProgress(),
-                    )
-                return 1 / ratio(rounds["whole"], rounds["other"]).value
-
-            yield share
+def _typical_seconds(runtime: Runtime, inputs: Mapping[str, np.ndarray]) -> float:
+    seconds = [runtime.timed_infer(inputs)[1] for _ in range(_NUM_LAYER_CALLS)]
+    return float(np.median(seconds[_NUM_LAYER_CALLS // 4 :]))
 
 
 def _few(data: Data) -> Data:
@@ -95,17 +163,3 @@ def _few(data: Data) -> Data:
             group=None,
         ),
     )
-
-
-def _written(
-    model: nn.Module, factory: Factory, context: Context, path: Path, formats: tuple[str, ...]
-) -> Artifact:
-    """The model as an artifact in the first of the formats."""
-    if not {"torch", "onnx"} & set(formats):
-        raise RequestError(f"latency cannot be measured in the formats {', '.join(formats)}")
-    torch_place = replace(context, folder=path.with_name(f"{path.name}-torch"))
-    artifact = save_torch(model, factory, torch_place, notes={})
-    if "torch" in formats:
-        return artifact
-    config = ExportConfig(name="export")
-    return export({"input": artifact}, config, replace(context, folder=path.with_name(f"{path.name}-onnx")))

@@ -40,5 +40,6 @@ def check_outputs(
     if problem:
         raise ModelError(
             f"the model does not work without what was removed from it: {problem}",
-            hint=f"prune.exclude one of {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}",
+            hint=f"prune.exclude one of {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}; "
+            "a forward that reshapes or indexes by a fixed size cannot lose it",
         )

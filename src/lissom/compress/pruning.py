@@ -22,9 +22,9 @@ from typing import Any
 from torch import nn
 
 from lissom.artifact import Artifact
-from lissom.compress.latency import timed_against
+from lissom.compress.latency import Stopwatch, timed_against
 from lissom.compress.samples import Samples
-from lissom.compress.targets import Cost, Reduction, Target, macs, num_parameters, target_for
+from lissom.compress.targets import Reduction, Target, macs, num_parameters, target_for
 from lissom.compress.width import group_penalty
 from lissom.models.masks import is_sparse, keep_zeros, recount_zeros
 from lissom.models.stages import Context, save_torch
@@ -51,7 +51,7 @@ def prune(parents: Mapping[str, Artifact], config: PruneConfig, context: Context
     samples = Samples.of(context, parent.manifest.signature)
     with ExitStack() as stack:
 
-        def latency() -> Cost:
+        def latency() -> Stopwatch:
             return stack.enter_context(timed_against(model, factory_of(parent), context, config.runtime))
 
         target = target_for(model, config, samples, latency)

@@ -3,7 +3,8 @@
 Removing half of the channels removes about three quarters of the multiply-adds, and less of the time. So
 where a recipe asks for multiply-adds, parameters or latency, shares of the parts are tried on copies of the
 model, by bisection, and the smallest is taken whose cost is not above what was asked for. Latency is that of
-the exported model on a named runtime, timed in turns with the model as it was.
+the exported model on a named runtime, timed in turns with the model as it was. It takes seconds to measure,
+so a table of layers predicts which share is worth it; each measurement scales the predictions after it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -22,8 +24,13 @@ from lissom.models.catalogue import flops_of
 from lissom.models.processes import agree
 from lissom.recipe import PruneConfig
 
+if TYPE_CHECKING:
+    from lissom.compress.latency import Stopwatch
+
 _NUM_TRIALS = 8
-_HIGHEST = 0.98
+_NUM_GUESSES = 4
+_HIGHEST, _STEPS = 0.98, 256
+"""Shares that are tried: multiples of the first over the second."""
 
 Cost = Callable[[nn.Module], float]
 
@@ -54,11 +61,13 @@ class Target:
         of: parts, macs, parameters or latency.
         cost: Of a model, in the unit of `of`; None for parts, and for what is not counted.
         whole: Cost of the model before anything was removed.
+        guess: About the same as `cost` in far less time, where there is such a thing.
     """
 
     of: str
     cost: Cost | None
     whole: float
+    guess: Cost | None = None
 
     @property
     def num_trials(self) -> int:
@@ -82,40 +91,80 @@ class Target:
         if self.cost is None or saved == 0:
             return saved
         limit = self.whole * (1 - saved)
-        low, high, least, found = 0.0, _HIGHEST, self.whole, None
-        for _ in range(_NUM_TRIALS):
-            part = (low + high) / 2
-            spent = self._tried(part, model, reduction)
+        measured = self._on_copies(self.cost, model, reduction)
+        guessed = None if self.guess is None else self._on_copies(self.guess, model, reduction)
+        low, high, least, likely = 0, _STEPS, self.whole, limit  # high is the least that fits, once one does
+        for trial in range(_NUM_TRIALS):
+            step = _proposal(low, high, None if guessed is None else _within(guessed, likely), trial)
+            if step is None:
+                advance(_NUM_TRIALS - trial)
+                break
+            spent = measured(step)
             advance(1)
             least = min(least, spent)
-            if spent <= limit:
-                high = found = part
-            else:
-                low = part
-        if found is None:
+            low, high = (low, step) if spent <= limit else (step, high)
+            if guessed is not None:
+                likely = limit * guessed(step) / max(spent, 1e-9)
+        if high == _STEPS:
             raise ModelError(
-                f"{saved:.0%} of the {self.of} was to be saved; removing {low:.0%} of the parts saves "
+                f"{saved:.0%} of the {self.of} was to be saved; removing {_part(low):.0%} of the parts saves "
                 f"{1 - least / self.whole:.0%}",
                 hint="ask for less, exclude fewer layers, or prune in another way as well, such as by depth",
             )
-        return found
+        return _part(high)
 
     def notes(self, model: nn.Module) -> dict[str, Any]:
         """Cost before and after."""
         return {} if self.cost is None else {self.of: [self.whole, self.cost(model)]}
 
-    def _tried(self, part: float, model: nn.Module, reduction: Reduction) -> float:
-        assert self.cost is not None
-        trial = copy.deepcopy(model)
-        try:
-            reduction.apply(trial, part)
-        except ModelError:  # so small a share removes nothing
-            return self.whole
-        return self.cost(trial)
+    def _on_copies(self, cost: Cost, model: nn.Module, reduction: Reduction) -> Callable[[int], float]:
+        """Cost of a copy that lost a share of the parts, by the number of the share."""
+
+        @cache
+        def tried(step: int) -> float:
+            trial = copy.deepcopy(model)
+            try:
+                reduction.apply(trial, _part(step))
+            except ModelError:  # so small a share removes nothing
+                return self.whole
+            return cost(trial)
+
+        return tried
+
+
+def _proposal(low: int, high: int, fits: Callable[[int], bool] | None, trial: int) -> int | None:
+    """The share to be measured next, by its number; None when the least that fits is known.
+
+    Args:
+        low: The largest share that is known not to fit.
+        high: The smallest that is known to fit, `_STEPS` if none is.
+        fits: A guess, where there is one; the first trials go by it.
+        trial: Trials that were made.
+    """
+    if fits is None or (trial >= _NUM_GUESSES and high == _STEPS):
+        return (low + high) // 2
+    step = high if trial >= _NUM_GUESSES else _first(low, high, fits)
+    return None if step == high < _STEPS else min(step, _STEPS - 1)
+
+
+def _within(cost: Callable[[int], float], limit: float) -> Callable[[int], bool]:
+    return lambda step: cost(step) <= limit
+
+
+def _part(step: int) -> float:
+    return _HIGHEST * step / _STEPS
+
+
+def _first(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The first number above `low` that fits, by bisection; `high` where none below it does."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
 
 
 def target_for(
-    model: nn.Module, config: PruneConfig, samples: Samples, latency: Callable[[], Cost]
+    model: nn.Module, config: PruneConfig, samples: Samples, latency: Callable[[], Stopwatch]
 ) -> Target:
     """That of a stage.
 
@@ -127,12 +176,11 @@ def target_for(
     """
     if config.of == "parts":
         return Target(config.of, None, 0.0)
-    costs: dict[str, Callable[[], Cost]] = {
-        "macs": lambda: lambda pruned: macs(pruned, samples.example),
-        "parameters": lambda: num_parameters,
-        "latency": lambda: agreed(latency()),
-    }
-    cost = costs[config.of]()
+    if config.of == "latency":
+        stopwatch = latency()
+        cost, layers = agreed(stopwatch), stopwatch.layers
+        return Target(config.of, cost, cost(model), None if layers is None else agreed(layers.predicted))
+    cost = num_parameters if config.of == "parameters" else lambda pruned: macs(pruned, samples.example)
     return Target(config.of, cost, cost(model))
 
 

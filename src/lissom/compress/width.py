@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.groups import Group, check_runs, find_groups, never
+from lissom.compress.groups import Group, find_groups, never
 from lissom.compress.importance import importances
+from lissom.compress.outputs import check_outputs
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Reduction
 from lissom.compress.tracing import widths
@@ -132,7 +133,7 @@ class Channels:
                 group.keep(kept[group.name])
         after = widths(model)
         changed = {name: [before[name], width] for name, width in after.items() if width != before[name]}
-        check_runs(model, self.example, found.graph, list(changed))
+        check_outputs(model, self.example, found.graph.shapes, list(changed))
         return {"channels": changed}
 
     def _is_all(self, share: float) -> bool:

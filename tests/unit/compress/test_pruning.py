@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,12 +123,49 @@ def test_latency_is_measured_on_the_runtime_that_is_named(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"load", "prune"}
 
 
+def never() -> Any:
+    """In place of a stopwatch, where nothing is timed."""
+    raise AssertionError
+
+
 def test_a_cost_that_cannot_be_reached_says_how_far_it_goes() -> None:
     model, given = perceptron(64), samples("mlp")
     config = PruneConfig(ratio=0.99, of="macs", round_to=32)
-    target = target_for(model, config, given, lambda: num_parameters)
+    target = target_for(model, config, given, never)
     with pytest.raises(ModelError, match=r"99% of the macs was to be saved; removing 98% .* saves 50%"):
         target.part_for(0.99, model, rank_channels(model, model, config, given))
+
+
+@pytest.mark.parametrize("bias", [0.5, 0.8, 1.0, 1.3, 3.0])
+def test_a_guess_saves_measurements_and_what_is_found_is_measured(bias: float) -> None:
+    model, given = perceptron(256), samples("mlp")
+    whole, measured = num_parameters(model), []
+
+    def cost(trial: nn.Module) -> float:
+        measured.append(num_parameters(trial) / whole)
+        return measured[-1]
+
+    reduction = rank_channels(model, model, PruneConfig(round_to=1), given)
+    by_hand = Target("latency", cost, 1.0).part_for(0.4, model, reduction)
+    assert len(measured) == 8
+    measured.clear()
+    target = Target("latency", cost, 1.0, guess=lambda trial: bias * num_parameters(trial) / whole)
+    advanced: list[int] = []
+    assert target.part_for(0.4, model, reduction, advance=advanced.append) == pytest.approx(by_hand, abs=0.01)
+    assert sum(advanced) == target.num_trials
+    assert len(measured) <= 3
+    assert 0.59 < max(share for share in measured if share <= 0.6) <= 0.6
+
+
+def test_a_guess_that_is_never_right_leaves_it_to_bisection() -> None:
+    model, given = perceptron(256), samples("mlp")
+    reduction = rank_channels(model, model, PruneConfig(round_to=1), given)
+    whole = num_parameters(model)
+    by_hand = Target("parameters", num_parameters, whole).part_for(0.4, model, reduction)
+    blind = Target("parameters", num_parameters, whole, guess=lambda trial: 0.0)
+    assert blind.part_for(0.4, model, reduction) >= by_hand
+    with pytest.raises(ModelError, match="was to be saved"):
+        Target("macs", lambda trial: 1.0, 1.0, guess=lambda trial: 0.1).part_for(0.4, model, reduction)
 
 
 def test_a_ratio_of_zero_needs_no_trial() -> None:
