@@ -87,13 +87,15 @@ def estimated(recipe: Recipe, estimate: Estimate) -> Outcome:
 
 def prune_planned(preview: Preview) -> Outcome:
     """A dry run of pruning: what would go, layer by layer, and what that would save."""
+    widths = {**preview.removed.get("channels", {}), **preview.removed.get("ranks", {})}
+    gone = preview.removed.get("blocks", {}).get("removed", ())
     rows = [
-        [name, str(span[0]), str(span[1]), f"-{1 - span[1] / span[0]:.0%}"]
-        for kind in ("channels", "ranks")
-        for name, span in preview.removed.get(kind, {}).items()
+        [name, str(now), str(then), f"-{1 - then / now:.0%}", *_layer_time(preview, name)]
+        for name, (now, then) in widths.items()
     ]
-    lines = table(["layer", "now", "then", ""], rows, right=[1, 2, 3]) if rows else []
-    lines += [f"removed: {name}" for name in preview.removed.get("blocks", {}).get("removed", ())]
+    rows += [[name, "", "removed", "", *_layer_time(preview, name)] for name in gone]
+    headings = ["layer", "now", "then", "", *(["of the time", "then"] if preview.layer_times else [])]
+    lines = table(headings, rows, right=range(1, len(headings))) if rows else []
     layers = preview.removed.get("sparsity", {}).get("layers", {})
     lines += (
         table(["layer", "zeros"], [[name, f"{share:.0%}"] for name, share in layers.items()])
@@ -104,11 +106,20 @@ def prune_planned(preview: Preview) -> Outcome:
         "",
         f"multiply-adds  {_saved(*preview.macs)}",
         f"parameters     {_saved(*preview.parameters)}",
-        f"latency        {preview.latency - 1:+.0%}, measured on {preview.runtime} against the whole model",
+        f"latency        {_latency(preview)} on {preview.runtime} against the whole model",
         "",
         "before any training; nothing was written",
     ]
     return Outcome(lines, extra={"preview": asdict(preview)})
+
+
+def _layer_time(preview: Preview, name: str) -> list[str]:
+    return [f"{share:.1%}" for share in preview.layer_times.get(name, ())]
+
+
+def _latency(preview: Preview) -> str:
+    predicted = "" if preview.predicted is None else f"{preview.predicted - 1:+.0%} predicted, "
+    return f"{predicted}{preview.latency - 1:+.0%} measured"
 
 
 def _saved(before: float, after: float) -> str:

@@ -3,7 +3,7 @@
 A layer is timed in ONNX graphs that have it several times, side by side on one input and added up, with
 weights that are drawn. To call an engine and to lay out its input take as long for one as for several, so
 
-    time(layer)      = (time(graph with 3) - time(graph with 1)) / 2
+    time(layer)      = (time(graph with 5) - time(graph with 1)) / 4
     predicted(model) = sum over its layers of time(layer) + rest * values(model) / values(whole)
     rest             = 1 - sum over the layers of the whole model, at least 0
 
@@ -25,7 +25,7 @@ from lissom.compress.tracing import is_turned
 from lissom.optional import require
 
 _OPSET, _IR_VERSION = 20, 10
-_COPIES = 3
+_COPIES = 5
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 

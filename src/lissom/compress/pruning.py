@@ -23,6 +23,7 @@ from torch import nn
 
 from lissom.artifact import Artifact
 from lissom.compress.latency import Stopwatch, timed_against
+from lissom.compress.layer_times import LayerTimes
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Reduction, Target, macs, num_parameters, target_for
 from lissom.compress.width import group_penalty
@@ -94,6 +95,9 @@ class Preview:
         parameters: Parameters, before and after.
         runtime: Where latency was measured.
         latency: Share of the time that one sample would take, measured.
+        predicted: The same, predicted from single layers; None where the runtime executes no ONNX.
+        layer_times: Predicted share of the whole model's time that each changed module takes, before and
+            after.
     """
 
     removed: dict[str, Any]
@@ -101,6 +105,8 @@ class Preview:
     parameters: tuple[float, float]
     runtime: str
     latency: float
+    predicted: float | None
+    layer_times: dict[str, tuple[float, float]]
 
 
 def preview(parents: Mapping[str, Artifact], config: PruneConfig, context: Context) -> Preview:
@@ -120,7 +126,23 @@ def preview(parents: Mapping[str, Artifact], config: PruneConfig, context: Conte
             (num_parameters(whole), num_parameters(model)),
             runtime,
             measure(model),
+            None if measure.layers is None else measure.layers.predicted(model),
+            {} if measure.layers is None else _layer_times(measure.layers, whole, model, removed),
         )
+
+
+def _layer_times(
+    layers: LayerTimes, whole: nn.Module, model: nn.Module, removed: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """Predicted share of the time of every module that was changed, with all that it consists of."""
+    before, after = layers.by_module(whole), layers.by_module(model)
+    names = [*removed.get("channels", ()), *removed.get("ranks", ())]
+    names += removed.get("blocks", {}).get("removed", ())
+    return {name: (_sum_within(name, before), _sum_within(name, after)) for name in names}
+
+
+def _sum_within(outer: str, times: Mapping[str, float]) -> float:
+    return sum(time for name, time in times.items() if f"{name}.".startswith(f"{outer}."))
 
 
 def shares(config: PruneConfig) -> list[float]:

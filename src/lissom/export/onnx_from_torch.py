@@ -10,6 +10,7 @@ import torch
 from lissom.artifact import Artifact
 from lissom.errors import ModelError
 from lissom.export.onnx_file import add_onnx
+from lissom.export.recurrent_layers import not_unrolled
 from lissom.logs import quiet_libraries
 from lissom.models.stages import FLOAT32_TOLERANCE, Context
 from lissom.recipe import ExportConfig
@@ -49,7 +50,7 @@ def onnx_from_torch(parent: Artifact, context: Context, *, opset: int) -> Any:
         for spec in signature.inputs
     )
     try:
-        with quiet_libraries():
+        with quiet_libraries(), not_unrolled():
             program = torch.onnx.export(
                 load_model(parent),
                 arguments,
