@@ -78,9 +78,9 @@ SUBJECTS = (
         "topics-lstm",
         1.7,
         0.01,
-        ({"stage": "prune", "name": "narrow", "ratio": 0.4},),
+        ({"stage": "prune", "name": "narrow", "ratio": 0.5},),
         {"epochs": 20, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.002, "keep": "best"},
-        {"embedding": 40, "hidden": 80},
+        {"embedding": 32, "hidden": 64},
     ),
     Subject(
         "vit",
