@@ -12,7 +12,7 @@ recurrent layers whose inner states are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
@@ -96,8 +96,21 @@ class Groups:
     graph: Graph
 
 
-def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] = ()) -> Groups:
+def find_groups(
+    model: nn.Module,
+    example: list[Tensor],
+    exclude: Sequence[str] = (),
+    *,
+    proven: Container[str] | None = None,
+) -> Groups:
     """Every group of a model in evaluation mode.
+
+    Args:
+        model: The model.
+        example: Positional inputs.
+        exclude: Names of modules that are kept as they are.
+        proven: Groups of heads that were found before, in this model or in a copy of it; no others are.
+            Default: all are looked for, and each is tried out.
 
     Raises:
         ModelError: a name to exclude is unknown, or the model cannot be traced; the line of the user's code
@@ -113,7 +126,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
             without_cache(model),
         ):
             graph = read_graph(model, example)
-            attentions = attentions_of(model, graph, example)
+            attentions = attentions_of(model, graph, example, proven)
             kept = [*left_out, *graph.last, *graph.multiplied, *graph.shared, *_whole(model, graph)]
             found = _channel_groups(model, example, kept)
     except Exception as exc:  # the user's forward, or torch-pruning on an unusual layer, may raise anything

@@ -15,7 +15,7 @@ operation, torch's own nn.MultiheadAttention.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,17 @@ class Attention:
             _correct(holder, _WIDTHS, before * self.head_dim, after * self.head_dim)
 
 
-def attentions_of(model: nn.Module, graph: Graph, example: list[Tensor]) -> list[Attention]:
-    """Every attention whose heads can be removed, in the order of the model."""
+def attentions_of(
+    model: nn.Module, graph: Graph, example: list[Tensor], proven: Container[str] | None = None
+) -> list[Attention]:
+    """Every attention whose heads can be removed, in the order of the model.
+
+    Args:
+        model: In evaluation mode.
+        graph: What one call of it shows.
+        example: Positional inputs.
+        proven: First layers of the attentions for which it was proven before; default: it is tried out.
+    """
     names = {module: name for name, module in model.named_modules()}
     found = [
         attention
@@ -107,7 +116,11 @@ def attentions_of(model: nn.Module, graph: Graph, example: list[Tensor]) -> list
         attention
         for attention in found
         if all(seen.count(id(layer)) == 1 and id(layer) not in shared for layer in attention.layers)
-        and _proven(model, attention, names, example)
+        and (
+            _proven(model, attention, names, example)
+            if proven is None
+            else names[attention.sources[0]] in proven
+        )
     ]
 
 

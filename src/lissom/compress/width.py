@@ -37,7 +37,8 @@ def rank_channels(model: nn.Module, whole: nn.Module, config: PruneConfig, sampl
     """The channels, heads and units of a model, ranked."""
     found = find_groups(model, samples.example, config.exclude)
     scores = importances(found.groups, model, config.importance, samples)
-    before = found if whole is model else find_groups(whole, samples.example, config.exclude)
+    same = widths(model) == widths(whole)
+    before = found if same else find_groups(whole, samples.example, config.exclude)
     original = {group.name: group.num_units for group in before.groups}
     ranked = {
         group.name: Ranked(
@@ -127,7 +128,7 @@ class Channels:
                 hint="raise ratio, lower round_to, or exclude fewer layers",
             )
         before = widths(model)
-        found = find_groups(model, self.example, self.config.exclude)
+        found = find_groups(model, self.example, self.config.exclude, proven=self.ranked)
         for group in found.groups:
             if group.name in kept:
                 group.keep(kept[group.name])
