@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.compress.scenes import samples
-from tests.unit.small import KWARGS, blobs, data_for, load, make
+from tests.unit.small import KWARGS, blobs, context, data_for, load, make
 from torch import nn
 
-from lissom.compress.pruning import merged, shares
+from lissom.cli.views import prune_planned
+from lissom.compress.pruning import Preview, merged, preview, shares
 from lissom.compress.targets import Target, macs, num_parameters, target_for
 from lissom.compress.width import group_penalty, rank_channels
 from lissom.errors import ModelError, RecipeError
@@ -121,6 +122,45 @@ def test_latency_is_measured_on_the_runtime_that_is_named(tmp_path: Path) -> Non
     before, after = small.manifest.notes["latency"]
     assert after < 0.9 * before
     assert {path.name for path in tmp_path.iterdir()} == {"load", "prune"}
+
+
+def previewed(tmp_path: Path, name: str, **options: Any) -> Preview:
+    whole = load(tmp_path / "load", data_for(name), name, **KWARGS[name])
+    config = PruneConfig.model_validate({"name": "prune", **options})
+    found = preview({"input": whole}, config, context(tmp_path / "prune", data_for(name), config))
+    assert {path.name for path in tmp_path.iterdir()} == {"load"}
+    return found
+
+
+def test_a_preview_says_layer_by_layer_what_would_go_and_predicts_it(tmp_path: Path) -> None:
+    found = previewed(tmp_path, "resnet", ratio=0.5, round_to=4)
+    assert found.removed["channels"]["blocks.0.conv1"] == [16, 8]
+    assert found.layer_times.keys() == found.removed["channels"].keys()
+    assert sum(before for before, _ in found.layer_times.values()) <= 1.01
+    assert found.predicted is not None
+    assert 0 < found.predicted < 1.2
+    assert found.parameters[1] < 0.5 * found.parameters[0]
+    assert found.macs[1] < 0.5 * found.macs[0]
+    lines = prune_planned(found).lines
+    assert lines[0].split() == ["layer", "now", "then", "of", "the", "time", "then"]
+    assert any(line.startswith("blocks.0.conv1") and "-50%" in line for line in lines)
+    assert any("predicted" in line and f"measured on {found.runtime}" in line for line in lines)
+
+
+def test_a_preview_of_depth_names_the_blocks_with_all_that_they_take(tmp_path: Path) -> None:
+    found = previewed(tmp_path, "resnet20", method="depth", ratio=0.3)
+    removed = found.removed["blocks"]["removed"]
+    assert removed == list(found.layer_times)
+    assert all(after == 0.0 for _, after in found.layer_times.values())
+
+
+def test_where_no_onnx_is_executed_nothing_is_predicted(tmp_path: Path) -> None:
+    found = previewed(tmp_path, "mlp", of="latency", runtime="torch", ratio=0.01)
+    assert found.predicted is None
+    assert found.layer_times == {}
+    text = "\n".join(prune_planned(found).lines)
+    assert "predicted" not in text
+    assert "measured on torch" in text
 
 
 def never() -> Any:
