@@ -12,11 +12,21 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lissom.artifact import MANIFEST_NAME, Artifact, Manifest
 from lissom.errors import DataError, RequestError, near
 from lissom.logs import NoProgress, Progress
+from lissom.options import (
+    DistillOptions,
+    ExportOptions,
+    Options,
+    PruneOptions,
+    QuantizeOptions,
+    RunOptions,
+    SensitivityOptions,
+    TrainOptions,
+)
 from lissom.pipeline import Result, locked, make_artifacts, run
 from lissom.pipeline import load_data as load_recipe_data
 from lissom.recipe import BenchmarkConfig, ModelConfig, PruneConfig, Recipe
@@ -40,144 +50,6 @@ Model = str | Path | Artifact | Callable[..., Any]
 SHARES = (0.25, 0.5, 0.75)
 """That `sensitivity` removes unless others are named."""
 SENSITIVITY_FOLDER = Path("runs/sensitivity")
-
-
-class RunOptions(TypedDict, total=False):
-    """What every verb that makes an artifact takes.
-
-    Attributes:
-        out: Folder of the run; default: `runs/<verb>`.
-        allow: Gates whose failure does not make the run fail.
-        progress: Shows how far the run is.
-    """
-
-    out: str | Path | None
-    allow: Sequence[str]
-    progress: Progress | None
-
-
-class RecipeOptions(TypedDict, total=False):
-    """What goes into the recipe of a verb beside its own stage.
-
-    Attributes:
-        kwargs: Keyword arguments of the factory.
-        weights: A file of weights to start from.
-        task: classification, regression, language-modelling, or a factory of a `lissom.models.tasks.Task`.
-        seed: Seed of everything random.
-        max_drop: Accuracy that may be lost; 0.01 is one point.
-        runtimes: Runtimes to measure on; default: every one that is installed but inductor, which compiles
-            for many seconds.
-        threads: Threads of a runtime; default: all cores.
-        overrides: Changes of the recipe, `a.b=value` each.
-    """
-
-    kwargs: Mapping[str, Any]
-    weights: str | None
-    task: str | None
-    seed: int
-    max_drop: float
-    runtimes: Sequence[str] | None
-    threads: int | None
-    overrides: Sequence[str]
-
-
-class Options(RunOptions, RecipeOptions, total=False):
-    """What every verb that makes an artifact takes."""
-
-
-class TrainOptions(Options, total=False):
-    """Options of `train`; see `lissom.recipe.TrainConfig` for units and ranges."""
-
-    epochs: int
-    batch_size: int
-    accumulate: int
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    schedule: str
-    warmup_epochs: float
-    step_epochs: int
-    step_factor: float
-    loss: str | None
-    label_smoothing: float
-    focal_gamma: float
-    huber_delta: float
-    l1: float
-    l2: float
-    clip_norm: float | None
-    clip_value: float | None
-    normalize_gradient: bool
-    ema: float | None
-    precision: str
-    channels_last: bool
-    augment: Mapping[str, Any]
-    early_stopping: Mapping[str, Any] | None
-    keep: str
-    num_workers: int
-
-
-class DistillOptions(TrainOptions, total=False):
-    """Options of `distill`; see `lissom.recipe.DistillConfig` for units and ranges."""
-
-    kind: str
-    teacher_weights: Sequence[float] | None
-    temperature: float
-    alpha: float
-    target_weight: float
-    non_target_weight: float
-    inter_weight: float
-    intra_weight: float
-    student_layer: str | None
-    teacher_layer: str | None
-    hint_weight: float
-    baseline: bool
-
-
-class PruneOptions(Options, total=False):
-    """Options of `prune`; see `lissom.recipe.PruneConfig` for units and ranges."""
-
-    method: str
-    ratio: float
-    of: str
-    runtime: str | None
-    importance: str
-    ranking: str
-    round_to: int
-    exclude: Sequence[str]
-    steps: int
-    schedule: str
-    tune: Mapping[str, Any] | None
-    group_norm: float
-
-
-class ExportOptions(Options, total=False):
-    """Options of `export`; see `lissom.recipe.ExportConfig` for ranges."""
-
-    opset: int
-
-
-class QuantizeOptions(Options, total=False):
-    """Options of `quantize`; see `lissom.recipe.QuantizeConfig` for units and ranges."""
-
-    mode: str
-    calibration: str
-    num_samples: int
-    per_channel: bool
-    reduce_range: bool | None
-    exclude: Sequence[str]
-
-
-class SensitivityOptions(TypedDict, total=False):
-    """Options of `sensitivity`: how units are ranked, as in `PruneConfig`, and how the model is built."""
-
-    importance: str
-    round_to: int
-    exclude: Sequence[str]
-    kwargs: Mapping[str, Any]
-    weights: str | None
-    task: str | None
-    seed: int
 
 
 def train(model: Model, data: str | Path, **options: Unpack[TrainOptions]) -> Result:

@@ -19,7 +19,7 @@ import typer
 from pydantic import BaseModel
 
 import lissom
-from lissom import verbs
+from lissom import options
 from lissom.cli.app import app
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -99,8 +99,8 @@ def api_text() -> str:
         lines += (
             class_lines(name, found) if inspect.isclass(found) else [f"def {name}{signature_text(found)}"]
         )
-    options = [value for name, value in vars(verbs).items() if name.endswith("Options")]
-    for table in options:
+    tables = [value for name, value in vars(options).items() if name.endswith("Options")]
+    for table in tables:
         lines.append(f"options {table.__name__}")
         lines += [f"    {key}" for key in table.__annotations__]
     return "\n".join(lines) + "\n"
@@ -227,8 +227,8 @@ def test_the_options_of_a_verb_are_those_of_its_stage() -> None:
 
     for verb in ("train", "prune", "distill", "export", "quantize"):
         taken = (
-            getattr(verbs, f"{verb.title()}Options").__annotations__.keys()
-            - verbs.Options.__annotations__.keys()
+            getattr(options, f"{verb.title()}Options").__annotations__.keys()
+            - options.Options.__annotations__.keys()
         )
         fields = stage_types()[verb].model_fields.keys() - {"stage", "name", "from_", "teacher"}
         assert taken == fields, verb

@@ -35,6 +35,7 @@ from lissom.cli.options import (
 from lissom.cli.output import Outcome, show
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
+from lissom.options import RecipeOptions
 
 if TYPE_CHECKING:
     from lissom.recipe import Recipe
@@ -590,7 +591,7 @@ def _run_single(kind: str, model: str, data: str, fields: dict[str, Any], option
     from lissom import verbs
 
     teacher = fields.pop("teacher", None)
-    given = {key: options[key] for key in verbs.RecipeOptions.__annotations__ if key in options}
+    given = {key: options[key] for key in RecipeOptions.__annotations__ if key in options}
     given["kwargs"] = views.keyword_arguments(options["kwargs"] or ())
     recipe = verbs.recipe_of(kind, model, data, given | fields, teacher=teacher)
     if kind == "prune" and options["dry_run"]:
