@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -195,7 +195,8 @@ def _follow(recipe: Recipe, folder: Path) -> Result:
             for other in stages
             if other.config.name in names
         }
-        _make(recipe, stage, data, made, folder / stage.folder_name, NoProgress())
+        with processes.taking_part():
+            _make(recipe, stage, data, made, folder / stage.folder_name, NoProgress())
     return Result(folder, Artifact.open(folder / "artifact"), read_report(folder), ())
 
 
@@ -318,9 +319,8 @@ def make_artifacts(
             reused.append(stage.config.name)
         else:
             _check_space(folder)
-            if stage.config.trains:
-                processes.announce(stage.index)
-            made[stage.config.name] = _make(recipe, stage, data, made, path, progress)
+            with processes.announced(stage.index) if stage.config.trains else nullcontext():
+                made[stage.config.name] = _make(recipe, stage, data, made, path, progress)
     return list(made.values()), reused
 
 

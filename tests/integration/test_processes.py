@@ -23,6 +23,8 @@ RECIPE = {
         {"stage": "train", "epochs": 2, "learning_rate": 0.05},
         {"stage": "export"},
         {"stage": "train", "name": "further", "from": "train", "epochs": 1, "learning_rate": 0.01},
+        {"stage": "prune", "name": "narrow", "ratio": 0.4, "of": "macs", "importance": "taylor"},
+        {"stage": "distill", "name": "taught", "teacher": "further", "epochs": 2, "learning_rate": 0.01},
     ],
     "gates": {"accuracy": {"max_drop": 1.0}, "not-slower": {"margin": 1.0}},
     "benchmark": {"runtimes": ["torch", "onnxruntime"], "num_rounds": 4, "round_ms": 1.0},
@@ -63,7 +65,7 @@ def test_two_processes_train_what_one_trains(recipe: Path, tmp_path: Path) -> No
     alone = lissom.run(recipe, out=tmp_path / "one")
     report = json.loads((tmp_path / "two" / "report.json").read_bytes())
     assert [row["id"] for row in report["stages"]] == [row.id for row in alone.report.stages]
-    for stage in ("train", "further"):
+    for stage in ("train", "further", "narrow", "taught"):
         one, two = weights(tmp_path / "one", stage), weights(tmp_path / "two", stage)
         assert one.keys() == two.keys()
         for name, array in one.items():

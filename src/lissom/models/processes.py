@@ -3,20 +3,24 @@
     torchrun --nproc-per-node 2 -m lissom run recipes/digits.yaml
 
 The first process, the leader, does everything. The others, the followers, hear from it which stage trains
-next, take part in that training, and otherwise wait. What is said is one number, never a pickled object.
+next, take part in that stage, and otherwise wait. What is said is one number, never a pickled object.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import NamedTuple
 
 _PATIENCE = timedelta(days=7)
 """How long a follower waits for the leader, which measures and exports in between."""
 _FINISHED = -1
+_TOGETHER: ContextVar[bool] = ContextVar("together", default=False)
+"""True while a stage is made by every process."""
 
 
 class Place(NamedTuple):
@@ -40,9 +44,22 @@ def place() -> Place:
     return Place(int(os.environ["RANK"]), world, int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
-def announce(stage: int) -> None:
-    """Tell the followers that the stage of this index trains now."""
+@contextmanager
+def announced(stage: int) -> Iterator[None]:
+    """Tell the followers that the stage of this index is made now, by all, until the context ends."""
     _broadcast(stage)
+    with taking_part():
+        yield
+
+
+@contextmanager
+def taking_part() -> Iterator[None]:
+    """Every process makes one stage; outside of it the leader is alone and nobody is waited for."""
+    token = _TOGETHER.set(True)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
 
 
 def finish() -> None:
@@ -57,12 +74,12 @@ def next_stage() -> int | None:
 
 
 def agree(measure: Callable[[], float]) -> float:
-    """What the leader measures, for every process."""
+    """What the leader measures, for every process that takes part."""
     import torch
     import torch.distributed as distributed
 
     here = place()
-    if here.world == 1:
+    if here.world == 1 or not _TOGETHER.get():
         return measure()
     _join()
     message = torch.tensor([measure() if here.leads else 0.0], dtype=torch.float64)
@@ -71,10 +88,10 @@ def agree(measure: Callable[[], float]) -> float:
 
 
 def wait() -> None:
-    """Wait until every process is here."""
+    """Wait until every process that takes part is here."""
     import torch.distributed as distributed
 
-    if place().world > 1:
+    if place().world > 1 and _TOGETHER.get():
         distributed.barrier()
 
 
