@@ -126,8 +126,8 @@ def preview(parents: Mapping[str, Artifact], config: PruneConfig, context: Conte
             (num_parameters(whole), num_parameters(model)),
             runtime,
             measure(model),
-            None if measure.layers is None else measure.layers.predicted(model),
-            {} if measure.layers is None else _layer_times(measure.layers, whole, model, removed),
+            measure.predicted(model) if measure.predicts else None,
+            _layer_times(measure.layers, whole, model, removed) if measure.predicts else {},
         )
 
 

@@ -178,8 +178,8 @@ def target_for(
         return Target(config.of, None, 0.0)
     if config.of == "latency":
         stopwatch = latency()
-        cost, layers = agreed(stopwatch), stopwatch.layers
-        return Target(config.of, cost, cost(model), None if layers is None else agreed(layers.predicted))
+        cost, guess = agreed(stopwatch), agreed(stopwatch.predicted) if stopwatch.predicts else None
+        return Target(config.of, cost, cost(model), guess)
     cost = num_parameters if config.of == "parameters" else lambda pruned: macs(pruned, samples.example)
     return Target(config.of, cost, cost(model))
 

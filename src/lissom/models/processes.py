@@ -55,11 +55,8 @@ def announced(stage: int) -> Iterator[None]:
 @contextmanager
 def taking_part() -> Iterator[None]:
     """Every process makes one stage; outside of it the leader is alone and nobody is waited for."""
-    token = _TOGETHER.set(True)
-    try:
+    with _together(True):
         yield
-    finally:
-        _TOGETHER.reset(token)
 
 
 def finish() -> None:
@@ -74,7 +71,7 @@ def next_stage() -> int | None:
 
 
 def agree(measure: Callable[[], float]) -> float:
-    """What the leader measures, for every process that takes part."""
+    """What the leader measures alone, for every process that takes part."""
     import torch
     import torch.distributed as distributed
 
@@ -82,7 +79,9 @@ def agree(measure: Callable[[], float]) -> float:
     if here.world == 1 or not _TOGETHER.get():
         return measure()
     _join()
-    message = torch.tensor([measure() if here.leads else 0.0], dtype=torch.float64)
+    with _together(False):
+        measured = measure() if here.leads else 0.0
+    message = torch.tensor([measured], dtype=torch.float64)
     distributed.broadcast(message, src=0)
     return float(message)
 
@@ -93,6 +92,15 @@ def wait() -> None:
 
     if place().world > 1 and _TOGETHER.get():
         distributed.barrier()
+
+
+@contextmanager
+def _together(value: bool) -> Iterator[None]:
+    token = _TOGETHER.set(value)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
 
 
 def _broadcast(number: int) -> int:
