@@ -1,6 +1,6 @@
 """What pruning and distilling save, beside the original and a dense network of the same cost.
 
-    python benchmarks/pruning.py [--only resnet20] [--seeds 0 1 2] [--runs runs/pruning]
+    python benchmarks/pruning.py [--only resnet20 lstm] [--seeds 0 1 2] [--runs runs/pruning]
 
 For each subject the trained weights of benchmarks/weights are pruned by depth and width until the latency on
 a runtime is what was asked for, and distilled by the original. The control is a smaller dense network of the
@@ -117,15 +117,15 @@ SUBJECTS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=[subject.name for subject in SUBJECTS], help="one subject")
+    parser.add_argument("--only", nargs="+", choices=[subject.name for subject in SUBJECTS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "pruning", help="where the arms go")
     given = parser.parse_args()
-    chosen = [subject for subject in SUBJECTS if given.only in (None, subject.name)]
+    chosen = [subject for subject in SUBJECTS if subject.name in (given.only or [subject.name])]
     rows = [
         measured(subject, seed, given.runs / f"{subject.name}-{seed}")
-        for seed in given.seeds
         for subject in chosen
+        for seed in given.seeds
     ]
     write(rows)
 
@@ -184,6 +184,9 @@ def run(
     weights: str | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> None:
+    """Make an arm; one that has its report is done."""
+    if (folder / "report.json").exists():
+        return
     model = base.model.model_dump(mode="json")
     recipe = lissom.Recipe.from_document(
         {
