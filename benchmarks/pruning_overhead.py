@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import re
 import tempfile
@@ -69,6 +70,7 @@ def measured(case: Case, num_rounds: int) -> dict[str, Any]:
     found: dict[str, list[Seconds]] = {name: [] for name in arms}
     for index in range(num_rounds + 1):
         for name in sorted(arms, reverse=index % 2 == 1):
+            gc.collect()  # what one arm left is not charged to the next
             seconds = arms[name]()
             if index:
                 found[name].append(seconds)
