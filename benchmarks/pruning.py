@@ -2,12 +2,13 @@
 
     python benchmarks/pruning.py [--only resnet20 lstm] [--seeds 0 1 2] [--runs runs/pruning]
 
-For each subject the trained weights of benchmarks/weights are pruned by depth and width until the latency on
-a runtime is what was asked for, and distilled by the original. The control is a smaller dense network of the
-same cost, trained from nothing for as long as original and distillation together. Every arm is a run of its
-own, so that a benchmark that was stopped goes on arm by arm. At the end original, pruned and control of every
-seed are timed in turns on OpenVINO and ONNX Runtime, and judged on the report split. Writes
-benchmarks/results/pruning_<hardware>_<date>.{json,md} with the arms that are there.
+For each subject the trained weights of benchmarks/weights are pruned by depth and width, by shares that were
+tried until the latency on both runtimes was about what was asked for, and distilled by the original. The
+control is a smaller dense network of the same cost, trained from nothing for as long as original and
+distillation together. Every arm is a run of its own, so that a benchmark that was stopped goes on arm by arm.
+At the end original, pruned and control of every seed are timed in turns on OpenVINO and ONNX Runtime, and
+judged on the report split. Writes benchmarks/results/pruning_<hardware>_<date>.{json,md} with the arms that
+are there.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def control_arm(subject: Subject, base: lissom.Recipe, seed: int, folder: Path) 
     """
     training = base.stages[0].model_dump(mode="json", by_alias=True, exclude={"from_"})
     epochs = training["epochs"] + subject.distill["epochs"]
-    training |= {key: subject.distill[key] for key in ("augment",) if key in subject.distill}
+    if "augment" in subject.distill:
+        training["augment"] = subject.distill["augment"]
     stages = [{**training, "name": "small", "epochs": epochs}, {"stage": "export", "name": "control"}]
     run(subject, base, seed, folder, stages, kwargs=subject.control)
     return artifact(folder, "control")
@@ -184,9 +186,7 @@ def run(
     weights: str | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> None:
-    """Make an arm; one that has its report is done."""
-    if (folder / "report.json").exists():
-        return
+    """Make an arm, or what is missing of it."""
     model = base.model.model_dump(mode="json")
     recipe = lissom.Recipe.from_document(
         {

@@ -1,8 +1,8 @@
 """LSTM and GRU for the ONNX exporter, without walking through every step of the sequence.
 
 The exporter asks torch three times for the shapes of what a layer gives, and torch finds them by computing
-the layer step by step on tensors without values: a minute for two layers that read 256 steps in both
-directions. What comes out is one LSTM node all the same. Here the shapes are said at once.
+the layer step by step on tensors without values, which takes longer the longer the sequence is. What comes
+out is one LSTM node all the same. Here the shapes are said at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -21,17 +20,19 @@ def not_unrolled() -> Iterator[None]:
     """While this is open, LSTM and GRU on tensors without values only give shapes.
 
     The two places are torch's own and not public: the kernels of an operation that are written in Python,
-    and the table of what it decomposes to. The tests hold every version that is allowed against them.
+    and the table of what it decomposes to. What torch registers there meanwhile stays.
     """
     from torch._decomp import decomposition_table
 
     with ExitStack() as stack:
         for operation, shapes in _shapes().items():
-            kernels = dict.fromkeys(operation.py_kernels, shapes)
             stack.callback(operation._dispatch_cache.clear)
-            stack.enter_context(patch.dict(operation.py_kernels, kernels))
+            for key in operation.py_kernels:
+                stack.callback(operation.py_kernels.__setitem__, key, operation.py_kernels[key])
+                operation.py_kernels[key] = shapes
+            stack.callback(decomposition_table.__setitem__, operation, decomposition_table[operation])
+            decomposition_table[operation] = shapes
             operation._dispatch_cache.clear()
-            stack.enter_context(patch.dict(decomposition_table, {operation: shapes}))
         yield
 
 
