@@ -128,11 +128,19 @@ class QuantizeOptions(Options, total=False):
     """Options of `quantize`; see `lissom.recipe.QuantizeConfig` for units and ranges."""
 
     mode: str
+    target: str
     calibration: str
     num_samples: int
+    operators: str
     per_channel: bool
     reduce_range: bool | None
     exclude: Sequence[str]
+    ladder: bool
+    max_select_drop: float
+    min_agreement: float
+    min_sqnr_db: float
+    bits: int
+    group_size: int
 
 
 class SensitivityOptions(TypedDict, total=False):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lissom.compress.pruning import Preview
+    from lissom.compress.quantizing.preview import QuantizePreview
     from lissom.compress.sensitivity import Plan, Sensitivity, Study
     from lissom.export.verification import Parity
     from lissom.models.catalogue import Entry
@@ -95,9 +96,10 @@ def export(model: Model, data: str | Path, **options: Unpack[ExportOptions]) -> 
 
 
 def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions]) -> Result:
-    """Quantize a model to int8; a torch model is exported first.
+    """Give a model fewer bits: int8, or weights of 4 or 8 bits; a torch model is exported first.
 
-    Ranges come from the calibrate split; where the data have no labels, every sample calibrates.
+    Ranges come from the calibrate split; where the data have no labels, every sample calibrates, and what is
+    lost is read off the outputs instead of the score.
 
     Raises:
         LissomError: the model, the data or an option does not fit.
@@ -319,6 +321,18 @@ def plan_prune(recipe: Recipe, *, progress: Progress | None = None) -> Preview:
     from lissom.pipeline import preview_stage
 
     return preview_stage(recipe, "prune", preview, progress=progress)
+
+
+def plan_quantize(recipe: Recipe, *, progress: Progress | None = None) -> QuantizePreview:
+    """What the quantize stage of a recipe would change, layer by layer, and why not.
+
+    Raises:
+        LissomError: the model, the data or an option does not fit.
+    """
+    from lissom.compress.quantization import preview
+    from lissom.pipeline import preview_stage
+
+    return preview_stage(recipe, "quantize", preview, progress=progress)
 
 
 def plan_bench(

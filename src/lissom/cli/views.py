@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from lissom.artifact import Artifact
     from lissom.compress.pruning import Preview
+    from lissom.compress.quantizing.preview import QuantizePreview
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
     from lissom.export.verification import Parity
     from lissom.models.data import Data
@@ -111,6 +112,29 @@ def prune_planned(preview: Preview) -> Outcome:
         "before any training; nothing was written",
     ]
     return Outcome(lines, extra={"preview": asdict(preview)})
+
+
+def quantize_planned(preview: QuantizePreview) -> Outcome:
+    """A dry run of quantizing: every layer, its weights, and why it stays as it is."""
+    rows = [
+        [
+            layer.name,
+            layer.op_type,
+            f"{layer.num_weights:,}" if layer.num_weights else "",
+            preview.precision if layer.quantized else "float32",
+            layer.why,
+        ]
+        for layer in preview.layers
+    ]
+    number = sum(layer.quantized for layer in preview.layers)
+    lines = table(["layer", "", "weights", "precision", "why"], rows, right=(2,))
+    lines += ["", f"{number} of {len(preview.layers)} layers, {_saved(*preview.size_bytes)} bytes"]
+    if preview.num_samples:
+        lines.append(f"ranges of activations from {preview.num_samples} samples of the calibrate split")
+    if preview.target:
+        elsewhere = "" if preview.validated_here else "; not validated here: this machine is another"
+        lines.append(f"for {preview.target}{elsewhere}")
+    return Outcome([*lines, "nothing was written"], extra={"preview": asdict(preview)})
 
 
 def _layer_time(preview: Preview, name: str) -> list[str]:

@@ -1,134 +1,223 @@
-"""Static int8 quantization of an ONNX model in Q/DQ form, by ONNX Runtime's quantizer.
+"""The stage `quantize`: a model with fewer bits, as good as it gets, and what was tried on the way.
 
-Activations are uint8 with a zero point, weights int8 and symmetric, which is what both ONNX Runtime and
-OpenVINO fuse on x86. Ranges come from the calibrate split alone: without calibration data there is an
-error, never random numbers. On x86 without VNNI two int8 products can saturate 16 bits, so weights
-are held to 7 bits there (`reduce_range`).
+    static       int8 in Q/DQ form by ONNX Runtime's quantizer, which it and OpenVINO fuse. Ranges come from
+                 the calibrate split alone: without calibration data there is an error, never random numbers.
+    dynamic      int8 weights, ranges of activations found in every call; LSTM too.
+    weight-only  weights of 4 or 8 bits in groups, activations float32.
+
+What a static model loses is measured on the select split; where it is too much, `Ladder` climbs.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lissom.artifact import Artifact
+from lissom.compress.quantizing.dynamic import dynamic_model
+from lissom.compress.quantizing.evidence import Goal, Judge
+from lissom.compress.quantizing.graph import (
+    RECURRENT,
+    Graph,
+    is_quantized,
+    operator_counts,
+)
+from lissom.compress.quantizing.ladder import Ladder
+from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
+from lissom.compress.quantizing.scheme import scheme_of
+from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
+from lissom.compress.quantizing.weight_only import weight_only_model
 from lissom.errors import DataError, ModelError, near
 from lissom.export.onnx_file import add_onnx
-from lissom.logs import quiet_libraries
 from lissom.models.stages import INT8_TOLERANCE, Context
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
-from lissom.runtime.machine import has_vnni
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _MIN_SAMPLES = 8
+_MIN_OPSET = 13
+"""The first in which a weight can have one scale for each channel."""
 
 
 def quantize(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Context) -> Artifact:
-    """Quantize the ONNX model of the parent."""
+    """Quantize the ONNX model of the parent.
+
+    Raises:
+        DataError: the calibrate split is too small, of one class, or not finite.
+        ModelError: the model is quantized already, too old, has nothing to quantize, or an excluded node is
+            unknown.
+    """
     parent = parents["input"]
-    reduce_range = not has_vnni() if config.reduce_range is None else config.reduce_range
+    source = require("onnx", extra="cpu").load(parent.file(MODEL_FILE))
+    _check_model(source)
+    before = {"operators_before": len(source.graph.node)}
     with context.progress.task(f"quantize {context.fields['name']}", 1) as advance:
-        model = quantized_model(parent, config, context, reduce_range=reduce_range)
+        model, precision, notes = _MODES[config.mode](parent, config, context)
         advance(1)
     with context.draft() as draft:
         add_onnx(draft, model, parent.manifest.signature, context)
         return draft.commit(
             **context.fields,
             format="onnx",
-            precision="int8",
+            precision=precision,
             signature=parent.manifest.signature,
             factory=None,
             num_parameters=parent.manifest.num_parameters,
-            notes=_operator_counts(model) | {"reduce_range": reduce_range},
+            notes=before | operator_counts(model) | notes,
             tolerance=INT8_TOLERANCE,
         )
 
 
-def quantized_model(parent: Artifact, config: QuantizeConfig, context: Context, *, reduce_range: bool) -> Any:
-    """The quantized ONNX ModelProto.
+def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Context) -> QuantizePreview:
+    """What would be quantized: the plain model is made, and forgotten."""
+    parent = parents["input"]
+    path = parent.file(MODEL_FILE)
+    _check_model(require("onnx", extra="cpu").load(path))
+    plain = config.model_copy(update={"ladder": False})
+    model, precision, notes = _MODES[config.mode](parent, plain, context)
+    exclude = config.exclude
+    layers = planned_layers(prepared(path), model, mode=config.mode, exclude=exclude)
+    number = min(config.num_samples, len(context.data.indices["calibrate"])) if config.mode == "static" else 0
+    return QuantizePreview(
+        config.mode,
+        precision,
+        notes.get("target", ""),
+        notes.get("validated_here", True),
+        number,
+        (path.stat().st_size, model.ByteSize()),
+        tuple(layers),
+    )
+
+
+Made = tuple[Any, str, dict[str, Any]]
+"""A model, its precision, and what is noted of it."""
+
+
+def _static(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    ladder = _ladder(parent.file(MODEL_FILE), parent, config, context)
+    first = first_plan(ladder.quantizer.model, config)
+    plan, model = ladder.climb(first, rungs=None if config.ladder else ())
+    scheme = ladder.quantizer.scheme
+    if not operator_counts(model)["computing_int8"]:
+        raise _nothing_to_quantize(ladder.quantizer.model, "static")
+    notes = {
+        "target": scheme.target,
+        "validated_here": scheme.here,
+        "reduce_range": scheme.reduce_range,
+        "plan": plan._asdict(),
+        "goal": ladder.goal._asdict(),
+        "goal_reached": ladder.reached,
+        "judged_on": ladder.judge.split,
+        "parent_score": ladder.judge.score,
+        "rungs": [trial.document() for trial in ladder.trials],
+    }
+    if ladder.worst:
+        notes["worst_layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in ladder.worst[:8]]
+    return model, "int8", notes
+
+
+def _dynamic(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    del context
+    scheme = scheme_of(config)
+    model = dynamic_model(parent.file(MODEL_FILE), config, reduce_range=scheme.reduce_range)
+    if not operator_counts(model)["computing_int8"]:
+        raise _nothing_to_quantize(model, "dynamic")
+    kept = sorted({node.op_type for node in model.graph.node if node.op_type in RECURRENT})
+    notes = {"target": scheme.target, "validated_here": scheme.here, "reduce_range": scheme.reduce_range}
+    return model, "int8", notes | ({"kept_float": kept} if kept else {})
+
+
+def _weight_only(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    del context
+    model, number = weight_only_model(parent.file(MODEL_FILE), config)
+    if not number:
+        raise _nothing_to_quantize(model, "weight-only")
+    precision = f"weight-int{config.bits}"
+    return model, precision, {"weights_in_groups": number, "group_size": config.group_size}
+
+
+_MODES: dict[str, Callable[[Artifact, QuantizeConfig, Context], Made]] = {
+    "static": _static,
+    "dynamic": _dynamic,
+    "weight-only": _weight_only,
+}
+
+
+def _ladder(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Ladder:
+    model = prepared(path)
+    _check_excluded(model, config)
+    samples = calibration_samples(context, config.num_samples)
+    quantizer = StaticQuantizer(model, samples, scheme_of(config), context.seed)
+    outputs = tuple(spec.name for spec in parent.manifest.signature.outputs)
+    judge = Judge(model, outputs, context.data, context.task)
+    goal = Goal(config.max_select_drop, config.min_agreement, config.min_sqnr_db)
+    return Ladder(quantizer, judge, goal, context.progress)
+
+
+def first_plan(model: Any, config: QuantizeConfig) -> Plan:
+    """Where the climb starts."""
+    kinds = {node.op_type for node in model.graph.node}
+    convolutional = "Conv" in kinds and "LayerNormalization" not in kinds
+    operators = config.operators if config.operators != "auto" else "all" if convolutional else "layers"
+    return Plan(operators=operators, observer=config.calibration, exclude=config.exclude)
+
+
+def calibration_samples(context: Context, num_samples: int) -> dict[str, np.ndarray]:
+    """At most `num_samples` of the calibrate split, evenly spaced.
 
     Raises:
-        DataError: the calibrate split is too small.
-        ModelError: the model is quantized already, or an excluded node is unknown.
+        DataError: there are fewer than 8, or all are of one class though the data have several.
     """
-    onnx = require("onnx", extra="cpu")
-    tool = require("onnxruntime.quantization", extra="cpu")
-    shape_inference = require("onnxruntime.quantization.shape_inference", extra="cpu")
-    source = parent.file(MODEL_FILE)
-    _check_nodes(onnx.load(source).graph, config)
-    methods = tool.CalibrationMethod
-    method = {"minmax": methods.MinMax, "percentile": methods.Percentile, "entropy": methods.Entropy}[
-        config.calibration
-    ]
-    # ONNX Runtime's calibrators print their progress; stdout is ours.
-    with tempfile.TemporaryDirectory() as folder, quiet_libraries(), redirect_stdout(StringIO()):
-        prepared, target = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        tool.quantize_static(
-            str(prepared),
-            str(target),
-            calibration_reader(context, config.num_samples),
-            quant_format=tool.QuantFormat.QDQ,
-            per_channel=config.per_channel,
-            reduce_range=reduce_range,
-            activation_type=tool.QuantType.QUInt8,
-            weight_type=tool.QuantType.QInt8,
-            nodes_to_exclude=list(config.exclude),
-            calibrate_method=method,
-        )
-        return onnx.load(target)
-
-
-def calibration_reader(context: Context, num_samples: int) -> Any:
-    """Feeds samples of the calibrate split one by one to ONNX Runtime's calibrator.
-
-    Raises:
-        DataError: there are fewer than 8.
-    """
-    tensors = context.data.tensors("calibrate")
-    found = min(num_samples, len(next(iter(tensors.values()))))
-    if found < _MIN_SAMPLES:
+    data = context.data
+    tensors = data.tensors("calibrate")
+    number = len(next(iter(tensors.values())))
+    if number < _MIN_SAMPLES:
         raise DataError(
-            f"{context.data.source}: {found} calibration samples are too few; {_MIN_SAMPLES} are needed",
+            f"{data.source}: {number} calibration samples are too few; {_MIN_SAMPLES} are needed",
             hint="add samples to the calibrate split",
         )
-    samples = iter({name: array[i : i + 1] for name, array in tensors.items()} for i in range(found))
+    chosen = np.unique(np.linspace(0, number - 1, min(num_samples, number)).round().astype(np.int64))
+    if data.kind == "classes" and data.dataset.labels is not None and data.num_classes > 1:
+        classes = np.unique(data.labels("calibrate")[chosen])
+        if len(classes) == 1:
+            name = data.dataset.label_names[classes[0]]
+            raise DataError(
+                f"{data.source}: every calibration sample is of class {name!r}",
+                hint="ranges would hold for that class alone: put samples of every class into the split",
+            )
+    return {name: array[chosen] for name, array in tensors.items()}
 
-    class Reader(require("onnxruntime.quantization", extra="cpu").CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self, feed: Iterator[dict[str, np.ndarray]]) -> None:
-            self._feed = feed
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._feed, None)
-
-    return Reader(samples)
-
-
-def _check_nodes(graph: Any, config: QuantizeConfig) -> None:
-    names = {node.name for node in graph.node}
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.node):
+def _check_model(model: Any) -> None:
+    if is_quantized(model):
         raise ModelError("the model is quantized already", hint="start from the export stage")
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < _MIN_OPSET:
+        raise ModelError(
+            f"the model uses operator set {opset}; {_MIN_OPSET} is the oldest that can be quantized",
+            hint="onnx.save(onnx.version_converter.convert_version(onnx.load(FILE), 17), 'newer.onnx')",
+        )
+
+
+def _check_excluded(model: Any, config: QuantizeConfig) -> None:
+    names = {node.name for node in model.graph.node}
     for name in config.exclude:
         if name not in names:
             raise ModelError(f"exclude names {name!r}, which is no node of the model", hint=near(name, names))
 
 
-def _operator_counts(model: Any) -> dict[str, Any]:
-    nodes = model.graph.node
-    kinds = [node.op_type for node in nodes]
-    dequantized = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
-    computing = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
-    return {
-        "operators": len(kinds),
-        "quantize": kinds.count("QuantizeLinear"),
-        "dequantize": kinds.count("DequantizeLinear"),
-        "computing": len(computing),
-        "computing_int8": sum(dequantized.issuperset(node.input[:2]) for node in computing),
+def _nothing_to_quantize(model: Any, mode: str) -> ModelError:
+    kinds = sorted({node.op_type for node in model.graph.node if node.op_type in RECURRENT})
+    told = f", and {' and '.join(kinds)} stay float32" if kinds else ""
+    advice = {
+        "static": "--mode dynamic quantizes LSTM; GRU and RNN have no int8 form in ONNX Runtime",
+        "dynamic": "GRU and RNN have no int8 form in ONNX Runtime",
+        "weight-only": "weights of matrix products are stored in groups; --mode static for convolutions",
     }
+    layers = "" if Graph(model).layers else "no convolution or product with weights"
+    return ModelError(
+        f"mode {mode} finds nothing to quantize: {layers or 'all are excluded'}{told}", hint=advice[mode]
+    )

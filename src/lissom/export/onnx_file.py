@@ -28,17 +28,45 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ModelError(f"the exported model is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     path = draft.add(MODEL_FILE, model.SerializeToString(deterministic=True))
-    call = _caller(path, [spec.name for spec in signature.outputs])
+    call = caller(open_session(path), [spec.name for spec in signature.outputs])
     inputs = context.probe_inputs()
     draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
     add_predictions(draft, call, context)
 
 
-def _caller(path: Path, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Open a file in ONNX Runtime; what it cannot open or run is a fault of the model."""
+def open_session(model: Path | bytes) -> Any:
+    """A session of ONNX Runtime on the CPU, from a file or from its bytes.
+
+    Raises:
+        ModelError: ONNX Runtime cannot open the model.
+    """
     library: Any = require("onnxruntime", extra="cpu")
+    options = library.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    content = model if isinstance(model, bytes) else str(model)
+    try:
+        return library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except _faults(library) as exc:
+        raise _translated(exc) from exc
+
+
+def caller(session: Any, names: list[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What gives the outputs called `names` of a session; what it cannot run is a fault of the model."""
+    faults = _faults(require("onnxruntime", extra="cpu"))
+
+    def call(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except faults as exc:
+            raise _translated(exc) from exc
+
+    return call
+
+
+def _faults(library: Any) -> tuple[type[Exception], ...]:
     state = library.capi.onnxruntime_pybind11_state
-    faults = (
+    return (
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -46,21 +74,9 @@ def _caller(path: Path, names: list[str]) -> Callable[[Mapping[str, Any]], dict[
         state.RuntimeException,
     )
 
-    def translated(exc: Exception) -> ModelError:
-        return ModelError(f"ONNX Runtime cannot execute the model: {str(exc).splitlines()[0]}")
 
-    try:
-        session = library.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except faults as exc:
-        raise translated(exc) from exc
-
-    def call(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-        except faults as exc:
-            raise translated(exc) from exc
-
-    return call
+def _translated(exc: Exception) -> ModelError:
+    return ModelError(f"ONNX Runtime cannot execute the model: {str(exc).splitlines()[0]}")
 
 
 def strip(model: Any) -> None:

@@ -38,7 +38,8 @@ class ParityLimit(NamedTuple):
             f"error <= {self.max_relative_error:g} of the output's range, " if self.max_relative_error else ""
         )
         similar = f"cosine >= {self.min_cosine:g}, SQNR >= {self.min_sqnr_db:g} dB"
-        return f"{error}{similar}, top-1 >= {self.min_agreement:.1%}"
+        agreement = f", top-1 >= {self.min_agreement:.1%}" if self.min_agreement else ""
+        return f"{error}{similar}{agreement}"
 
 
 _ROUNDING = 1e-6
@@ -47,12 +48,19 @@ _ROUNDING = 1e-6
 _VALUES_AT_ONCE = 1 << 20
 """Values of an output that are compared at once, 8 MB in float64."""
 
+WEIGHT_ONLY = ("weight-int8", "weight-int4")
+"""Precisions in which weights alone have fewer bits."""
+
 LIMITS: dict[str, ParityLimit] = {
     "float32": ParityLimit(1e-4, 0.99999, 70.0, 0.995, True),
     "float16": ParityLimit(1e-2, 0.9999, 40.0, 0.99, True),
     "bfloat16": ParityLimit(5e-2, 0.999, 25.0, 0.98, True),
     "int8": ParityLimit(None, 0.98, 13.0, 0.97, False),
+    "weight-int8": ParityLimit(None, 0.999, 30.0, 0.98, False),
+    "weight-int4": ParityLimit(None, 0.98, 13.0, 0.9, False),
 }
+UNLABELLED = ParityLimit(None, 0.98, 25.0, 0.0, False)
+"""Of a quantized model where the data have no labels, so that an answer may be a matter of chance."""
 
 
 class Parity(NamedTuple):
@@ -79,11 +87,11 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
             f"{parent.artifact.name!r} and {child.artifact.name!r} have different signatures: "
             f"{_shown(parent.signature)} and {_shown(child.signature)}"
         )
-    limit = LIMITS[child.artifact.manifest.precision]
+    limit = _limit(child.artifact.manifest.precision, data)
     batches = _batches(
         data, parent.signature, fuzz=limit.fuzz, any_size=parent.any_batch_size and child.any_batch_size
     )
-    compared = {spec.name: _Comparison() for spec in parent.signature.outputs}
+    compared = {spec.name: Comparison() for spec in parent.signature.outputs}
     for batch in batches:
         wanted, found = parent.infer(batch), child.infer(batch)
         for name, comparison in compared.items():
@@ -91,15 +99,21 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
     return [comparison.parity(name, limit) for name, comparison in compared.items()]
 
 
+def _limit(precision: str, data: Data) -> ParityLimit:
+    limit = LIMITS[precision]
+    floating = limit.max_relative_error is not None
+    return limit if floating or data.dataset.labels is not None else UNLABELLED
+
+
 def compare(name: str, wanted: np.ndarray, found: np.ndarray, limit: ParityLimit) -> Parity:
     """Compare one output of shape [samples, ...] with the parent's, in float64."""
-    comparison = _Comparison()
+    comparison = Comparison()
     comparison.add(wanted, found)
     return comparison.parity(name, limit)
 
 
 @dataclass
-class _Comparison:
+class Comparison:
     """Sums over the samples seen so far of one output, from which all figures follow."""
 
     signal: float = 0.0

@@ -389,7 +389,7 @@ class ExportConfig(StageConfig):
 
 
 class QuantizeConfig(StageConfig):
-    """Static int8 quantization of an ONNX model, in Q/DQ form."""
+    """Fewer bits: int8 activations and weights, or weights alone."""
 
     libraries = ("onnx", "onnxruntime")
     consumes = ("onnx",)
@@ -397,16 +397,66 @@ class QuantizeConfig(StageConfig):
     extra = ("onnxruntime", "cpu")
     stage: Literal["quantize"] = Field("quantize", description="Kind of the stage.")
 
-    mode: Literal["static"] = Field("static", description="static: ranges of activations come from data.")
-    calibration: Literal["minmax", "percentile", "entropy"] = Field(
-        "minmax", description="How the range of an activation is found on the calibrate split."
+    mode: Literal["static", "dynamic", "weight-only"] = Field(
+        "static",
+        description="static: int8, ranges of activations come from the calibrate split. dynamic: int8, "
+        "ranges are found in every call; for LSTM and transformers. weight-only: weights of 4 or 8 bits "
+        "in groups, activations float32; for language models.",
     )
-    num_samples: int = Field(256, ge=8, description="At most this many calibration samples.")
+    target: Literal["auto", "x86", "arm", "tensorrt"] = Field(
+        "auto",
+        description="Machine that will run it. x86, arm: activations uint8 with a zero point. tensorrt: int8 "
+        "around zero. auto: this machine.",
+    )
+    calibration: Literal["minmax", "moving-average", "percentile", "entropy", "mse"] = Field(
+        "minmax",
+        description="static: how the range of an activation is found at first. percentile leaves out 0.01 %; "
+        "entropy and mse lose least information, or square error.",
+    )
+    num_samples: int = Field(256, ge=8, description="static: at most this many calibration samples.")
+    operators: Literal["auto", "all", "layers"] = Field(
+        "auto",
+        description="static: all operators that have an int8 form, or convolutions and products with weights "
+        "alone. auto: all for convolutional networks, layers for transformers.",
+    )
     per_channel: bool = Field(True, description="One scale for each output channel of a weight.")
     reduce_range: bool | None = Field(
         None, description="7-bit weights, for x86 without VNNI; default: decided by this machine's CPU."
     )
     exclude: tuple[str, ...] = Field((), description="Names of ONNX nodes that stay in float32.")
+    ladder: bool = Field(
+        True,
+        description="static: where the plain model is not good enough on the select split, try other ranges, "
+        "bias correction, SmoothQuant, mixed precision, equalisation and AdaRound.",
+    )
+    max_select_drop: float = Field(
+        0.005, ge=0, le=1, description="ladder: score that may be lost on the select split; 0.01 is a point."
+    )
+    min_agreement: float = Field(
+        0.99, ge=0, le=1, description="ladder: share of answers that must stay the same, with labels."
+    )
+    min_sqnr_db: float = Field(
+        25.0, ge=0, le=200, description="ladder: signal-to-noise ratio of every output, without labels."
+    )
+    bits: Literal[4, 8] = Field(4, description="weight-only: bits of a weight.")
+    group_size: Literal[16, 32, 64, 128, 256] = Field(
+        32, description="weight-only: neighbouring weights that share a scale."
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit_the_mode(self) -> Self:
+        own = {
+            "static": ("calibration", "num_samples", "operators", "ladder", *_LADDER_FIELDS),
+            "weight-only": ("bits", "group_size"),
+        }
+        for mode, names in own.items():
+            for name in names if mode != self.mode else ():
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"mode {self.mode} does not take {name!r}, which is of {mode}")
+        return self
+
+
+_LADDER_FIELDS = ("max_select_drop", "min_agreement", "min_sqnr_db")
 
 
 _STAGE_TYPES: dict[str, type[StageConfig]] = {}

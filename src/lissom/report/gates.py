@@ -13,6 +13,7 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.bench.statistics import Estimate, drop_upper_bound, paired_drop, samples_to_prove, verdict
+from lissom.export.verification import WEIGHT_ONLY
 from lissom.recipe import GatesConfig
 from lissom.report.measurement import NATIVE
 from lissom.report.schema import Gate
@@ -127,6 +128,20 @@ def precision_gate(artifact: Artifact, executed: Mapping[str, int] | None) -> Ga
         state = "pass" if found >= wanted else "fail"
         reason = f"{found} of {wanted} quantized convolutions and products run in int8"
         return _gate("precision", state, measured, f"{wanted} int8", reason)
+    if asked in WEIGHT_ONLY:
+        wanted, found = int(artifact.manifest.notes["weights_in_groups"]), executed.get(asked, 0)
+        if not found:
+            return _gate(
+                "precision", "skipped", measured, asked, "the engine does not say how it keeps weights"
+            )
+        state = "pass" if found >= wanted else "fail"
+        return _gate(
+            "precision",
+            state,
+            measured,
+            f"{wanted} {asked}",
+            f"{found} of {wanted} products read their weights so",
+        )
     lower = sorted(name for name in executed if name != asked and name in _REDUCED)
     reason = (
         f"the engine computes in {' and '.join(lower)}, unasked" if lower else f"everything runs in {asked}"

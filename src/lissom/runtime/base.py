@@ -184,5 +184,6 @@ def executed_name(kind: str) -> str:
         "u8": "uint8",
         "i32": "int32",
         "i64": "int64",
+        "u4": "weight-int4",
     }
     return short.get(kind.lower(), kind.lower())

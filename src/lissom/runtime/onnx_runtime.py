@@ -63,7 +63,7 @@ class OnnxRuntime(Runtime):
             options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             self._session(options)
             graph = onnx.load(options.optimized_model_filepath).graph
-        return dict(Counter(kind for node in graph.node if (kind := _executed_type(node.op_type))))
+        return dict(Counter(kind for node in graph.node if (kind := _executed_type(node))))
 
 
 def _cause(exc: Exception) -> str:
@@ -71,9 +71,19 @@ def _cause(exc: Exception) -> str:
     return str(exc).rpartition("Status Message: ")[2].strip().splitlines()[0]
 
 
-def _executed_type(op_type: str) -> str | None:
-    if op_type in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"):
+_INTEGER = (
+    *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
+    *("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM"),
+)
+
+
+def _executed_type(node: Any) -> str | None:
+    kind: str = node.op_type
+    if kind in _INTEGER:
         return "int8"
-    if op_type.removeprefix("Fused") in ("Conv", "Gemm", "MatMul"):
+    if kind == "MatMulNBits":
+        bits = next((item.i for item in node.attribute if item.name == "bits"), 4)
+        return f"weight-int{bits}"
+    if kind.removeprefix("Fused") in ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"):
         return "float32"
     return None

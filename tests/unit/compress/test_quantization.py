@@ -13,7 +13,7 @@ import pytest
 from tests.unit.small import DATA, Chain, make
 
 from lissom.artifact import Artifact
-from lissom.compress.quantization import calibration_reader
+from lissom.compress.quantization import calibration_samples
 from lissom.errors import DataError, ModelError
 from lissom.models.data import Data, Dataset
 from lissom.runtime.base import open_runtime
@@ -66,7 +66,7 @@ def test_the_answers_stay_near_those_of_the_parent(tmp_path: Path, exported: Art
     assert 10 * np.log10(np.sum(wanted**2) / np.sum((wanted - found) ** 2)) > 13
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("calibration", ["minmax", "moving-average", "percentile", "entropy", "mse"])
 def test_every_calibration_works_and_says_nothing(
     tmp_path: Path, exported: Artifact, capfd: pytest.CaptureFixture[str], calibration: str
 ) -> None:
@@ -178,22 +178,21 @@ def test_ranges_come_from_the_calibrate_split_alone(tmp_path: Path, exported: Ar
     louder = images.copy()
     louder[split != "calibrate"] *= 100
     other = Data("mine", Dataset({"image": louder}, labels, DATA.dataset.label_names, split=split))
-    first = quantize(tmp_path / "first", exported, one)
-    second = quantize(tmp_path / "second", exported, other)
+    first = quantize(tmp_path / "first", exported, one, ladder=False)
+    second = quantize(tmp_path / "second", exported, other, ladder=False)
     assert first.file(MODEL_FILE).read_bytes() == second.file(MODEL_FILE).read_bytes()
 
 
-def test_the_reader_gives_single_samples_up_to_the_number_that_was_asked() -> None:
+def test_calibration_samples_are_as_many_as_asked_and_spread_over_the_split() -> None:
     class Given:
         data = DATA
 
-    for asked, found in ((8, 8), (10_000, len(DATA.indices["calibrate"]))):
-        reader = calibration_reader(Given, asked)
-        samples = []
-        while (sample := reader.get_next()) is not None:
-            samples.append(sample["image"])
-        assert [sample.shape for sample in samples] == [(1, 1, 8, 8)] * found
-        assert np.array_equal(np.concatenate(samples), DATA.tensors("calibrate")["image"][:found])
+    whole = DATA.tensors("calibrate")["image"]
+    assert np.array_equal(calibration_samples(Given, 10_000)["image"], whole)  # type: ignore[arg-type]
+    few = calibration_samples(Given, 8)["image"]  # type: ignore[arg-type]
+    assert few.shape == (8, 1, 8, 8)
+    assert np.array_equal(few[0], whole[0])
+    assert np.array_equal(few[-1], whole[-1])
 
 
 def test_quantizing_twice_gives_the_same_bytes(tmp_path: Path, exported: Artifact) -> None:

@@ -1,0 +1,44 @@
+"""Dynamic int8 by ONNX Runtime: weights are stored as int8, ranges of activations are found in every call.
+
+Products and LSTM are quantized. GRU and RNN have no int8 form there and stay float32. Convolutions stay too:
+finding the range of an image in every call costs more than the int8 convolution saves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from lissom.compress.quantizing.static import prepared
+from lissom.logs import quiet_libraries
+from lissom.optional import require
+from lissom.recipe import QuantizeConfig
+
+_OPERATORS = ["MatMul", "Gemm", "LSTM", "Attention"]
+
+
+def dynamic_model(path: Path, config: QuantizeConfig, *, reduce_range: bool) -> Any:
+    """The int8 model of an ONNX file.
+
+    Raises:
+        ModelError: the model cannot be prepared, or an excluded node is unknown.
+    """
+    onnx = require("onnx", extra="cpu")
+    tool: Any = require("onnxruntime.quantization", extra="cpu")
+    model = prepared(path)
+    with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+        target = Path(place) / "int8.onnx"
+        tool.quantize_dynamic(
+            model,
+            str(target),
+            op_types_to_quantize=_OPERATORS,
+            per_channel=config.per_channel,
+            reduce_range=reduce_range,
+            weight_type=tool.QuantType.QInt8,
+            nodes_to_exclude=list(config.exclude),
+            extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
+        )
+        return onnx.load(target)

@@ -1,0 +1,174 @@
+"""What a quantized model is judged by while it is being made: the select split, against its parent.
+
+With labels, the score that is lost counts, and how often the answer is the parent's; without labels, the
+signal-to-noise ratio of every output. Where the data have no select split the calibrate split stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lissom.bench.statistics import paired_drop
+from lissom.export.onnx_file import caller, open_session
+from lissom.export.verification import LIMITS, Comparison
+from lissom.models.data import Data
+from lissom.models.evaluation import BATCH_SIZE, TOKEN_BATCH_SIZE, judge
+from lissom.models.tasks import Task
+
+_MAX_KEPT_BYTES = 256_000_000
+"""Outputs of the parent are kept up to this, and computed anew beyond."""
+_LIMIT = LIMITS["int8"]
+
+
+class Figures(NamedTuple):
+    """How near a model is to its parent.
+
+    Attributes:
+        sqnr_db: Of the worst output; 200 where there is no noise.
+        cosine: Of the worst output.
+        agreement: Share of rows whose highest output is the parent's; of the worst output.
+        score: Mean score; None without labels.
+        drop: Score of the parent minus it.
+        scores: Of every sample.
+    """
+
+    sqnr_db: float
+    cosine: float
+    agreement: float
+    score: float | None = None
+    drop: float | None = None
+    scores: np.ndarray | None = None
+
+
+class Goal(NamedTuple):
+    """What is good enough.
+
+    Attributes:
+        max_drop: Score that may be lost; 0.01 is one point.
+        min_agreement: With labels of classes or tokens.
+        min_sqnr_db: Without labels.
+    """
+
+    max_drop: float
+    min_agreement: float
+    min_sqnr_db: float
+
+    def reached(self, figures: Figures) -> bool:
+        """True when a model is good enough."""
+        if figures.drop is None:
+            return figures.sqnr_db >= self.min_sqnr_db
+        return figures.drop <= self.max_drop + 1e-12 and figures.agreement >= self.min_agreement
+
+
+def helps(before: Figures, after: Figures) -> bool:
+    """True when a model is better: by its scores where they surely differ, else by its noise."""
+    if before.scores is not None and after.scores is not None:
+        drop = paired_drop(before.scores, after.scores)
+        if drop.low > 0 or drop.high < 0:
+            return drop.high < 0
+    return after.sqnr_db > before.sqnr_db + 0.1
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares models with their parent.
+
+    Attributes:
+        parent: ONNX model that others are compared with.
+        outputs: Names of its outputs.
+        data: The data.
+        task: What the model does.
+        max_samples: At most so many samples, where they have no labels.
+    """
+
+    parent: Any
+    outputs: tuple[str, ...]
+    data: Data
+    task: Task
+    max_samples: int = 256
+
+    @property
+    def split(self) -> str:
+        """The split that is looked at."""
+        return "select" if len(self.data.indices["select"]) else "calibrate"
+
+    @property
+    def labelled(self) -> bool:
+        """True when there are scores."""
+        return self.data.dataset.labels is not None and self.split == "select"
+
+    def __call__(self, model: Any) -> Figures:
+        """The figures of a model."""
+        call = caller(open_session(model.SerializeToString()), list(self.outputs))
+        comparisons = {name: Comparison() for name in self.outputs}
+        wanted = iter(self._wanted)
+
+        def watched(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = call(batch)
+            parent = next(wanted, None) if self._keeps else self._call(batch)
+            assert parent is not None
+            for name, comparison in comparisons.items():
+                comparison.add(parent[name], found[name])
+            return found
+
+        scores = None
+        if self.labelled:
+            scores = judge(watched, self.data, self.split, self.task).scores
+        else:
+            for batch in self._batches():
+                watched(batch)
+        return self._figures(comparisons, scores)
+
+    def _figures(self, comparisons: Mapping[str, Comparison], scores: np.ndarray | None) -> Figures:
+        parities = [comparison.parity(name, _LIMIT) for name, comparison in comparisons.items()]
+        finite = all(parity.max_abs_error is not None for parity in parities)
+        figures = Figures(
+            min((200.0 if p.sqnr_db is None else p.sqnr_db) for p in parities) if finite else -200.0,
+            min(p.cosine or 0.0 for p in parities),
+            min(p.top1_agreement for p in parities),
+        )
+        if scores is None:
+            return figures
+        drop = float(self._parent_scores.mean() - scores.mean())
+        return figures._replace(score=float(scores.mean()), drop=drop, scores=scores)
+
+    @cached_property
+    def score(self) -> float | None:
+        """Mean score of the parent; None without labels."""
+        return float(self._parent_scores.mean()) if self.labelled else None
+
+    @cached_property
+    def _call(self) -> Any:
+        return caller(open_session(self.parent.SerializeToString()), list(self.outputs))
+
+    @cached_property
+    def _parent_scores(self) -> np.ndarray:
+        return judge(self._call, self.data, self.split, self.task).scores
+
+    @cached_property
+    def _keeps(self) -> bool:
+        first = self._call(next(iter(self._batches(1))))
+        size = sum(int(array.nbytes) for array in first.values())
+        return size * self._number <= _MAX_KEPT_BYTES
+
+    @cached_property
+    def _wanted(self) -> list[dict[str, np.ndarray]]:
+        return [self._call(batch) for batch in self._batches()] if self._keeps else []
+
+    @property
+    def _number(self) -> int:
+        number = len(self.data.indices[self.split])
+        return number if self.labelled else min(number, self.max_samples)
+
+    def _batches(self, size: int | None = None) -> Any:
+        """As `judge` cuts them."""
+        size = size or (TOKEN_BATCH_SIZE if self.data.kind == "tokens" else BATCH_SIZE)
+        tensors = self.data.tensors(self.split)
+        for start in range(0, self._number, size):
+            stop = min(start + size, self._number)
+            yield {name: array[start:stop] for name, array in tensors.items()}

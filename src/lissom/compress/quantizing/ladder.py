@@ -1,0 +1,181 @@
+"""The ladder: rungs that cost more and more, climbed until the int8 model is good enough.
+
+    plain             extremes of the calibrate split
+    observer          other ranges of the activations
+    bias-correction   the mean that rounding adds is taken off the biases
+    smoothing         SmoothQuant, where the division can be folded away, then everywhere
+    mixed-precision   the layers that hurt most stay float32, at most a quarter of them
+    equalisation      equal ranges of the channels of layers that follow each other
+    adaround          every weight is rounded up or down for its layer's output
+    more-float        as many layers stay float32 as it takes
+
+Every model is measured on the select split; what does not help is taken back. A ladder that is climbed to
+its end without reaching its goal says so, and gives the best model that it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lissom.compress.quantizing.evidence import Figures, Goal, Judge, helps
+from lissom.compress.quantizing.graph import Graph
+from lissom.compress.quantizing.observers import OBSERVERS
+from lissom.compress.quantizing.rescaling import can_be_equalized, can_be_smoothed
+from lissom.compress.quantizing.static import Plan, StaticQuantizer
+from lissom.logs import Progress
+
+_ALPHAS = (0.5, 0.75)
+_FEW = 0.25
+"""Share of the layers that mixed precision may leave in float32 before other rungs were tried."""
+
+
+class Trial(NamedTuple):
+    """One model that was tried.
+
+    Attributes:
+        rung: Name of the rung.
+        what: What the model has that the one before has not.
+        figures: On the select split.
+        kept: True when it was better than the best before.
+    """
+
+    rung: str
+    what: str
+    figures: Figures
+    kept: bool
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        figures = {key: value for key, value in self.figures._asdict().items() if key != "scores"}
+        return {"rung": self.rung, "what": self.what, "figures": figures, "kept": self.kept}
+
+
+@dataclass
+class Ladder:
+    """Climbs from a first plan.
+
+    Attributes:
+        quantizer: Makes the models.
+        judge: Measures them.
+        goal: What is good enough.
+        progress: Shows how far the climb is.
+        trials: What was tried so far.
+    """
+
+    quantizer: StaticQuantizer
+    judge: Judge
+    goal: Goal
+    progress: Progress
+    trials: list[Trial] = field(default_factory=list)
+    worst: tuple[tuple[str, float], ...] = ()
+    """Layers by their noise alone, decibel, the worst first; found when mixed precision is tried."""
+
+    def climb(self, first: Plan, *, rungs: Sequence[str] | None = None) -> tuple[Plan, Any]:
+        """The best plan, and its model."""
+        self.plan, self.model, self.best = first, *self._measured("plain", "", first)
+        wanted = [name for name in RUNGS if rungs is None or name in rungs]
+        with self.progress.task("quantize: climb", len(wanted)) as advance:
+            for name in wanted:
+                if self.reached:
+                    break
+                for what, plan in RUNGS[name](self):
+                    self._try(name, what, plan)
+                    if self.reached:
+                        break
+                advance(1)
+        return self.plan, self.model
+
+    @property
+    def reached(self) -> bool:
+        """True when the best model is good enough."""
+        return self.goal.reached(self.best)
+
+    def _try(self, rung: str, what: str, plan: Plan) -> None:
+        model, figures = self._measured(rung, what, plan)
+        if helps(self.best, figures):
+            self.plan, self.model, self.best = plan, model, figures
+            self.trials[-1] = self.trials[-1]._replace(kept=True)
+
+    def _measured(self, rung: str, what: str, plan: Plan) -> tuple[Any, Figures]:
+        model = self.quantizer.build(plan)
+        figures = self.judge(model)
+        self.trials.append(Trial(rung, what, figures, kept=rung == "plain"))
+        return model, figures
+
+    def sensitive(self) -> tuple[tuple[str, float], ...]:
+        """Names of the quantized layers, those first that add most noise when they alone are quantized."""
+        if not self.worst:
+            layers = Graph(self.quantizer.calibration(self.plan).model).layers
+            names = [layer.name for layer in layers if layer.name not in self.plan.exclude]
+            found = []
+            with self.progress.task("quantize: sensitivity", len(names)) as advance:
+                for name in names:
+                    found.append((name, self.judge(self.quantizer.build(self.plan, only=name)).sqnr_db))
+                    advance(1)
+            self.worst = tuple(sorted(found, key=lambda item: item[1]))
+        return self.worst
+
+
+Candidates = Iterator[tuple[str, Plan]]
+
+
+def _observer(ladder: Ladder) -> Candidates:
+    for observer in OBSERVERS:
+        if observer != ladder.plan.observer:
+            yield observer, ladder.plan._replace(observer=observer)
+
+
+def _bias_correction(ladder: Ladder) -> Candidates:
+    yield "", ladder.plan._replace(corrected=True)
+
+
+def _smoothing(ladder: Ladder) -> Candidates:
+    if not can_be_smoothed(ladder.quantizer.model):
+        return
+    for everywhere in (False, True):
+        for alpha in _ALPHAS:
+            where = "everywhere" if everywhere else "folded"
+            plan = ladder.plan._replace(smoothing=alpha, everywhere=everywhere)
+            yield f"alpha {alpha:g}, {where}", plan
+
+
+def _mixed_precision(ladder: Ladder) -> Candidates:
+    yield from _excluding(ladder, int(_FEW * len(Graph(ladder.quantizer.model).layers)))
+
+
+def _equalisation(ladder: Ladder) -> Candidates:
+    if can_be_equalized(ladder.quantizer.model):
+        yield "", ladder.plan._replace(equalized=True)
+
+
+def _adaround(ladder: Ladder) -> Candidates:
+    yield "", ladder.plan._replace(rounded=True)
+
+
+def _more_float(ladder: Ladder) -> Candidates:
+    yield from _excluding(ladder, len(Graph(ladder.quantizer.model).layers) - 1)
+
+
+def _excluding(ladder: Ladder, most: int) -> Candidates:
+    """1, 2, 4 and so on of the worst layers in float32, at most `most`."""
+    names = [name for name, _ in ladder.sensitive()]
+    before, most = ladder.plan.exclude, min(most, len(names))
+    doubled = [1 << power for power in range(most.bit_length())]
+    for number in dict.fromkeys((*doubled, most) if most > 0 else ()):
+        chosen = tuple(dict.fromkeys((*before, *names[:number])))
+        if len(chosen) > len(before):
+            told = names[0] if number == 1 else f"{number} layers, down to {names[number - 1]}"
+            yield told, ladder.plan._replace(exclude=chosen)
+
+
+RUNGS: dict[str, Callable[[Ladder], Candidates]] = {
+    "observer": _observer,
+    "bias-correction": _bias_correction,
+    "smoothing": _smoothing,
+    "mixed-precision": _mixed_precision,
+    "equalisation": _equalisation,
+    "adaround": _adaround,
+    "more-float": _more_float,
+}

@@ -1,0 +1,154 @@
+"""AdaRound: each weight is rounded up or down so that its layer's output changes least.
+
+Rounding to the nearest integer is best for each weight and not for their sum. For one layer after the other,
+with s the scale and h(V) between 0 and 1,
+
+    W' = s clip(floor(W / s) + h(V), low, high)
+    minimise over V:  |W x - W' x|^2 / e + lambda mean(1 - |2 h(V) - 1|^b)
+
+with samples x of the calibrate split and e the error of the nearest integers, so that one lambda suits every
+layer; b falls, so that every h ends at 0 or 1 (Nagel et al., Up or Down?, arXiv 2004.10568). Inputs are those
+of the float32 model: layers do not make up for each other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lissom.compress.quantizing.calibration import Calibration
+from lissom.compress.quantizing.graph import Graph, Layer
+
+_NUM_STEPS = 400
+_LEARNING_RATE = 0.03
+_LAMBDA = 5.0
+_STRETCH = 1.2
+"""The sigmoid is stretched to -0.1...1.1 and clipped, so that it reaches 0 and 1."""
+_WARM = 0.2
+"""Share of the steps without the term that pushes to 0 and 1."""
+_BETA = (20.0, 2.0)
+_BATCH = 32
+_MAX_VALUES = 1 << 24
+"""Of a layer's input that are kept, 64 MB."""
+
+
+class Grid(NamedTuple):
+    """What a weight may be: integers from `low` to `high`, times a scale that broadcasts over it."""
+
+    scale: np.ndarray
+    low: int
+    high: int
+
+
+def adaptively_rounded(
+    model: Any,
+    grids: Mapping[str, Grid],
+    calibration: Calibration,
+    *,
+    seed: int,
+    advance: Callable[[float], None],
+) -> Any:
+    """A copy whose weights lie on their grids.
+
+    Args:
+        model: A float32 model.
+        grids: By name of the weight; layers without one keep their weights.
+        calibration: Of the same model.
+        seed: Which samples make a batch.
+        advance: Called with the share of a layer that was done, each time.
+    """
+    changed = copy.deepcopy(model)
+    graph = Graph(changed)
+    layers = [layer for layer in graph.layers if layer.weight in grids and graph.sole(layer.weight)]
+    for layer in layers:
+        inputs = _inputs(calibration, layer)
+        weight = torch.from_numpy(graph.array(layer.weight).copy())
+        function = _function(graph, layer)
+        graph.write(layer.weight, _rounded(weight, grids[layer.weight], inputs, function, seed))
+        advance(1 / len(layers))
+    return changed
+
+
+def _inputs(calibration: Calibration, layer: Layer) -> Tensor:
+    kept, number = [], 0
+    for values in calibration.values(layer.data):
+        kept.append(values)
+        number += values.size
+        if number >= _MAX_VALUES:
+            break
+    return torch.from_numpy(np.concatenate(kept))
+
+
+def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the layer computes, without its bias."""
+    if layer.op_type == "MatMul":
+        return lambda inputs, weight: inputs @ weight
+    if layer.op_type == "Gemm":
+        turned = layer.in_axis == 1
+        return lambda inputs, weight: inputs @ (weight.T if turned else weight)
+    settings: dict[str, Any] = {}
+    for item in graph.makers[layer.output].attribute:
+        settings[item.name] = list(item.ints) or item.i
+    dims = graph.array(layer.weight).ndim - 2
+    pads = settings.get("pads") or [0] * (2 * dims)
+    stride, dilation = settings.get("strides") or [1] * dims, settings.get("dilations") or [1] * dims
+    if layer.op_type == "ConvTranspose":
+        transposed = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+        return lambda inputs, weight: transposed[dims - 1](
+            inputs, weight, stride=stride, groups=layer.groups, dilation=dilation
+        )
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
+    padding = [pads[axis + side * dims] for axis in reversed(range(dims)) for side in (0, 1)]
+
+    def convolution(inputs: Tensor, weight: Tensor) -> Tensor:
+        padded = functional.pad(inputs, padding)
+        return convolve(padded, weight, stride=stride, dilation=dilation, groups=layer.groups)
+
+    return convolution
+
+
+def _rounded(
+    weight: Tensor,
+    grid: Grid,
+    inputs: Tensor,
+    function: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+) -> np.ndarray:
+    scale = torch.from_numpy(np.asarray(grid.scale, dtype=np.float32))
+    floor = torch.floor(weight / scale)
+    rest = (weight / scale - floor).clamp(1e-4, 1 - 1e-4)
+    free = torch.logit((rest + (_STRETCH - 1) / 2) / _STRETCH).requires_grad_()
+    optimizer = torch.optim.Adam([free], lr=_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # the error of the nearest integers is the unit, so that lambda suits every layer
+        nearest = scale * torch.round(weight / scale).clamp(grid.low, grid.high)
+        first = inputs[:_BATCH]
+        unit = float((function(first, nearest) - function(first, weight)).pow(2).mean()) or 1.0
+    for step in range(_NUM_STEPS):
+        chosen = torch.randint(len(inputs), (min(_BATCH, len(inputs)),), generator=generator)
+        batch = inputs[chosen]
+        up = _soft(free)
+        with torch.no_grad():
+            wanted = function(batch, weight)
+        found = function(batch, scale * (floor + up).clamp(grid.low, grid.high))
+        loss = (found - wanted).pow(2).mean() / unit
+        done = step / _NUM_STEPS
+        if done > _WARM:
+            share = (done - _WARM) / (1 - _WARM)
+            beta = _BETA[1] + (_BETA[0] - _BETA[1]) * (1 - share)
+            loss = loss + _LAMBDA * (1 - (2 * up - 1).abs().pow(beta)).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    hard = (floor + (_soft(free.detach()) >= 0.5)).clamp(grid.low, grid.high)
+    return (scale * hard).numpy()
+
+
+def _soft(free: Tensor) -> Tensor:
+    return (torch.sigmoid(free) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)

@@ -1,0 +1,233 @@
+"""One static int8 model from a plan: rescale, calibrate, round, correct, and let ONNX Runtime place Q and DQ.
+
+ONNX Runtime's quantizer does the placing; ranges are handed to it in the file in which it keeps those that it
+finds itself. Everything else is a change of the float32 model before that, so that the last step is always
+the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lissom.compress.quantizing.bias_correction import corrected
+from lissom.compress.quantizing.calibration import Calibration
+from lissom.compress.quantizing.graph import LAYERS, Graph, name_nodes
+from lissom.compress.quantizing.observers import Range
+from lissom.compress.quantizing.rescaling import equalized, smoothed
+from lissom.compress.quantizing.rounding import Grid, adaptively_rounded
+from lissom.compress.quantizing.scheme import Scheme
+from lissom.errors import ModelError
+from lissom.logs import quiet_libraries
+from lissom.optional import require
+
+
+class Plan(NamedTuple):
+    """How a model is quantized, beside its scheme.
+
+    Attributes:
+        operators: all that ONNX Runtime has in int8, or layers: convolutions and products with weights alone.
+        observer: How the range of an activation is found.
+        equalized: Channels of layers that follow each other get equal ranges first.
+        smoothing: Share of an activation's range that moves into the weights; 0 moves nothing.
+        everywhere: Smooth also where that takes a multiplication more.
+        corrected: The mean that rounding adds is taken off the biases.
+        rounded: Weights are rounded by AdaRound instead of to the nearest.
+        exclude: Names of nodes that stay float32.
+    """
+
+    operators: str = "all"
+    observer: str = "minmax"
+    equalized: bool = False
+    smoothing: float = 0.0
+    everywhere: bool = False
+    corrected: bool = False
+    rounded: bool = False
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def _float_part(self) -> tuple[Any, ...]:
+        """What decides the float32 model that is calibrated."""
+        return (self.equalized, self.smoothing, self.everywhere)
+
+
+@dataclass
+class StaticQuantizer:
+    """Makes int8 models of one float32 model.
+
+    Attributes:
+        model: The float32 model, as `prepared` gives it.
+        samples: Calibration samples by input name, shape [samples, ...].
+        scheme: How numbers become integers.
+        seed: Of AdaRound.
+        note: Called with the share done of what takes long.
+    """
+
+    model: Any
+    samples: Mapping[str, np.ndarray]
+    scheme: Scheme
+    seed: int = 0
+    note: Callable[[float], None] = field(default=lambda share: None)
+
+    def __post_init__(self) -> None:
+        self._calibrations: dict[tuple[Any, ...], Calibration] = {}
+        self._rounded: dict[Plan, Any] = {}
+
+    def build(self, plan: Plan, *, only: str | None = None) -> Any:
+        """The int8 model of a plan; `only` quantizes one node and leaves the others float32."""
+        calibration = self.calibration(plan)
+        ranges = calibration.ranges(plan.observer, symmetric=self.scheme.symmetric)
+        model = calibration.model
+        if plan.rounded:
+            model = self._adaptively_rounded(plan, calibration, ranges)
+        if plan.corrected:
+            grids = self._grids(model, plan, ranges)
+            own, graph = Graph(calibration.model), Graph(model)
+            errors = {
+                name: nearest(graph.array(name), grid) - own.array(name) for name, grid in grids.items()
+            }
+            means = {name: channels.mean for name, channels in calibration.channels.items()}
+            model = corrected(model, errors, means)
+        return self._quantized(model, plan, ranges, only)
+
+    def calibration(self, plan: Plan) -> Calibration:
+        """What the tensors of the float32 model of a plan hold."""
+        key = plan._float_part
+        if key not in self._calibrations:
+            model = equalized(self.model) if plan.equalized else self.model
+            if plan.smoothing:
+                before = self.calibration(plan._replace(smoothing=0.0, everywhere=False))
+                largest = {name: channels.largest for name, channels in before.channels.items()}
+                model = smoothed(model, largest, alpha=plan.smoothing, everywhere=plan.everywhere)
+            self._calibrations[key] = Calibration(inferred(model), self.samples, self.note)
+        return self._calibrations[key]
+
+    def _adaptively_rounded(self, plan: Plan, calibration: Calibration, ranges: Mapping[str, Range]) -> Any:
+        key = plan._replace(corrected=False)
+        if key not in self._rounded:
+            grids = self._grids(calibration.model, plan, ranges)
+            self._rounded[key] = adaptively_rounded(
+                calibration.model, grids, calibration, seed=self.seed, advance=self.note
+            )
+        return self._rounded[key]
+
+    def _grids(self, model: Any, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Grid]:
+        """What the weights of every quantized layer may be, as ONNX Runtime chose it."""
+        return weight_grids(model, self._quantized(model, plan, ranges, None))
+
+    def _quantized(self, model: Any, plan: Plan, ranges: Mapping[str, Range], only: str | None) -> Any:
+        tool: Any = require("onnxruntime.quantization", extra="cpu")
+        calibrate: Any = require("onnxruntime.quantization.calibrate", extra="cpu")
+        onnx = require("onnx", extra="cpu")
+        scheme, kinds = self.scheme, tool.QuantType
+        method = tool.CalibrationMethod.MinMax
+        values = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
+        with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+            folder = Path(place)
+            source, cache, target = folder / "float.onnx", folder / "ranges.json", folder / "int8.onnx"
+            onnx.save(model, source)
+            calibrate.save_tensors_data(
+                calibrate.TensorsData(method, {name: _single(pair) for name, pair in values.items()}), cache
+            )
+            tool.quantize_static(
+                str(source),
+                str(target),
+                None,
+                quant_format=tool.QuantFormat.QDQ,
+                op_types_to_quantize=list(LAYERS) if plan.operators == "layers" else None,
+                per_channel=scheme.per_channel,
+                reduce_range=scheme.reduce_range,
+                activation_type=kinds.QInt8 if scheme.symmetric else kinds.QUInt8,
+                weight_type=kinds.QInt8,
+                nodes_to_quantize=[only] if only else None,
+                nodes_to_exclude=list(plan.exclude),
+                calibrate_method=method,
+                calibration_cache_path=cache,
+                extra_options=_options(scheme, plan),
+            )
+            return onnx.load(target)
+
+
+def prepared(path: Path) -> Any:
+    """The model with norms folded into convolutions, constants computed, every value typed, every node named.
+
+    Raises:
+        ModelError: ONNX Runtime cannot read it.
+    """
+    onnx = require("onnx", extra="cpu")
+    tool: Any = require("onnxruntime.quantization.shape_inference", extra="cpu")
+    with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+        target = Path(place) / "prepared.onnx"
+        try:
+            tool.quant_pre_process(str(path), str(target), skip_symbolic_shape=True)
+        except Exception as exc:  # whatever shape inference or the optimizer stumbles over
+            raise ModelError(f"the model cannot be prepared for quantization: {_first_line(exc)}") from exc
+        model = onnx.load(target)
+    name_nodes(model)
+    return model
+
+
+def inferred(model: Any) -> Any:
+    """The model with the type of every value."""
+    onnx = require("onnx", extra="cpu")
+    if model.ByteSize() > _MAX_INFERRED:
+        return model
+    found = onnx.shape_inference.infer_shapes(model)
+    found.metadata_props.extend(
+        item for item in model.metadata_props if item.key not in {own.key for own in found.metadata_props}
+    )
+    return found
+
+
+_MAX_INFERRED = 1_900_000_000
+"""Bytes of a model that protobuf can still hand over."""
+
+
+def weight_grids(model: Any, quantized: Any) -> dict[str, Grid]:
+    """Scale and integers of the weights of the quantized layers, by name of the weight."""
+    layers = {layer.name: layer for layer in Graph(model).layers}
+    graph = Graph(quantized)
+    grids = {}
+    for node in quantized.graph.node:
+        layer, maker = layers.get(node.name), graph.makers.get(node.input[1] if len(node.input) > 1 else "")
+        if layer is None or maker is None or maker.op_type != "DequantizeLinear":
+            continue
+        integers, scale = graph.array(maker.input[0]), graph.array(maker.input[1])
+        axis = next((item.i for item in maker.attribute if item.name == "axis"), layer.out_axis)
+        if scale.ndim:
+            scale = scale.reshape([-1 if place == axis else 1 for place in range(integers.ndim)])
+        limit = int(np.abs(integers.astype(np.int64)).max())
+        grids[layer.weight] = Grid(scale, -limit, limit)
+    return grids
+
+
+def nearest(values: np.ndarray, grid: Grid) -> np.ndarray:
+    """Values rounded to the nearest of a grid."""
+    found: np.ndarray = np.clip(np.round(values / grid.scale), grid.low, grid.high) * grid.scale
+    return found
+
+
+def _single(pair: tuple[np.float32, np.float32]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([pair[0]], np.float32), np.array([pair[1]], np.float32)
+
+
+def _options(scheme: Scheme, plan: Plan) -> dict[str, Any]:
+    options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": scheme.symmetric}
+    if plan.operators == "layers":
+        options["MatMulConstBOnly"] = True
+        # What follows a product computes in float32: rounding what it gives would cost time and accuracy.
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+    if scheme.target == "tensorrt":
+        options["QuantizeBias"] = False
+    return options
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc) or type(exc).__name__).splitlines()[0][:300]

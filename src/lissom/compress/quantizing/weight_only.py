@@ -1,0 +1,76 @@
+"""Weights of 4 or 8 bits in groups that share a scale, by ONNX Runtime's MatMulNBits.
+
+Products of long vectors with large matrices wait for the weights to come from memory, as those of a language
+model do that gives one token after another: with an eighth of the bytes they wait less. Rounding goes to the
+nearest, with a zero point for each group. Activations stay float32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lissom.compress.quantizing.graph import name_nodes
+from lissom.logs import quiet_libraries
+from lissom.optional import require
+from lissom.recipe import QuantizeConfig
+
+_OPERATOR = "MatMulNBits"
+_ACCURACY_LEVEL = 1
+"""Activations stay float32; at 4, ONNX Runtime would round them to int8, unasked."""
+
+
+def weight_only_model(path: Path, config: QuantizeConfig) -> tuple[Any, int]:
+    """The model with weights in groups, and how many products have them."""
+    onnx = require("onnx", extra="cpu")
+    tool: Any = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="cpu")
+    model = onnx.load(path)
+    name_nodes(model)
+    _products_from_gemm(model)
+    with quiet_libraries():
+        quantizer = tool.MatMulNBitsQuantizer(
+            model,
+            bits=config.bits,
+            block_size=config.group_size,
+            is_symmetric=False,
+            accuracy_level=_ACCURACY_LEVEL,
+            nodes_to_exclude=list(config.exclude),
+            op_types_to_quantize=("MatMul",),
+        )
+        quantizer.process()
+    found = quantizer.model.model
+    return found, sum(node.op_type == _OPERATOR for node in found.graph.node)
+
+
+def _products_from_gemm(model: Any) -> None:
+    """Write every Gemm with constant weights as a product and an addition, which the quantizer knows."""
+    onnx = require("onnx", extra="cpu")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = [name for node in model.graph.node for name in node.input]
+    for index in reversed(range(len(model.graph.node))):
+        node = model.graph.node[index]
+        flags = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        plain = flags.get("alpha", 1.0) == flags.get("beta", 1.0) == 1.0 and not flags.get("transA")
+        if node.op_type != "Gemm" or not plain or node.input[1] not in constants:
+            continue
+        weight = constants[node.input[1]]
+        if flags.get("transB"):
+            if readers.count(weight.name) > 1:
+                continue
+            turned = onnx.numpy_helper.to_array(weight).T.copy()
+            weight.CopyFrom(onnx.numpy_helper.from_array(turned, weight.name))
+        _replace(model, index)
+
+
+def _replace(model: Any, index: int) -> None:
+    helper = require("onnx", extra="cpu").helper
+    node = model.graph.node[index]
+    has_bias = len(node.input) > 2 and node.input[2]
+    output = f"{node.output[0]}_product" if has_bias else node.output[0]
+    nodes = [helper.make_node("MatMul", list(node.input[:2]), [output], name=node.name)]
+    if has_bias:
+        bias = [output, node.input[2]]
+        nodes.append(helper.make_node("Add", bias, list(node.output), name=f"{node.name}_bias"))
+    del model.graph.node[index]
+    for place, made in enumerate(nodes):
+        model.graph.node.insert(index + place, made)

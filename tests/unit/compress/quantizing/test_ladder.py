@@ -1,0 +1,96 @@
+"""The ladder climbs as far as it must, keeps what helps, and says so when it ends too low."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.compress.quantizing.graphs import images, normalized, separable, tokens
+from tests.unit.compress.quantizing.test_static import X86
+
+from lissom.compress.quantizing.evidence import Figures, Goal, Judge, helps
+from lissom.compress.quantizing.graph import operator_counts
+from lissom.compress.quantizing.ladder import RUNGS, Ladder
+from lissom.compress.quantizing.static import Plan, StaticQuantizer
+from lissom.logs import NoProgress
+from lissom.models.data import Data, Dataset
+from lissom.models.tasks import task_of
+
+EASY, HARD, IMPOSSIBLE = Goal(0.01, 0.9, 15.0), Goal(0.01, 0.99, 38.0), Goal(0.0, 1.0, 190.0)
+
+
+def ladder(model: Any, samples: dict[str, np.ndarray], goal: Goal) -> Ladder:
+    data = Data("noise", Dataset(samples))
+    judge = Judge(model, ("y",), data, task_of("classification", data))
+    quantizer = StaticQuantizer(model, samples, X86)
+    return Ladder(quantizer, judge, goal, NoProgress())
+
+
+def test_a_model_that_is_good_enough_at_once_is_left_as_it_is() -> None:
+    climbed = ladder(separable(), images(), EASY)
+    plan, model = climbed.climb(Plan())
+    assert plan == Plan()
+    assert climbed.reached
+    assert [trial.rung for trial in climbed.trials] == ["plain"]
+    assert operator_counts(model)["computing_int8"] == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"), [(separable(outlier=80), images()), (normalized(outlier=80), tokens())]
+)
+def test_outliers_are_climbed_over(model: Any, samples: dict[str, np.ndarray]) -> None:
+    climbed = ladder(model, samples, HARD)
+    climbed.climb(Plan("layers"))
+    first, last = climbed.trials[0].figures.sqnr_db, climbed.best.sqnr_db
+    assert last > first + 6
+    assert all(trial.kept for trial in climbed.trials if trial.figures is climbed.best)
+
+
+def test_the_end_of_the_ladder_gives_the_best_model_and_says_that_it_is_too_low() -> None:
+    climbed = ladder(separable(outlier=80), images(), IMPOSSIBLE)
+    plan, model = climbed.climb(Plan("layers"))
+    assert not climbed.reached
+    assert {trial.rung for trial in climbed.trials} == {"plain", *RUNGS} - {"mixed-precision"}
+    assert climbed.best.sqnr_db == max(trial.figures.sqnr_db for trial in climbed.trials if trial.kept)
+    assert len(plan.exclude) <= 2
+    assert operator_counts(model)["computing_int8"] >= 1
+    assert climbed.worst[0][1] <= climbed.worst[-1][1]
+
+
+def test_only_the_rungs_that_are_named_are_climbed() -> None:
+    climbed = ladder(separable(), images(), IMPOSSIBLE)
+    climbed.climb(Plan(), rungs=("bias-correction",))
+    assert [trial.rung for trial in climbed.trials] == ["plain", "bias-correction"]
+
+
+def test_a_trial_is_written_without_the_scores_of_samples() -> None:
+    climbed = ladder(separable(), images(), EASY)
+    climbed.climb(Plan())
+    document = climbed.trials[0].document()
+    assert set(document) == {"rung", "what", "figures", "kept"}
+    assert "scores" not in document["figures"]
+
+
+def figures(sqnr_db: float, right: int | None = None) -> Figures:
+    if right is None:
+        return Figures(sqnr_db, 1.0, 1.0)
+    scores = np.arange(1000) < right
+    return Figures(sqnr_db, 1.0, 1.0, float(scores.mean()), 0.0, scores)
+
+
+def test_a_better_score_counts_where_it_is_sure_and_less_noise_elsewhere() -> None:
+    assert helps(figures(30, 900), figures(20, 990))
+    assert not helps(figures(20, 990), figures(30, 900))
+    assert helps(figures(20, 901), figures(30, 900))
+    assert not helps(figures(30), figures(30.05))
+    assert helps(figures(30), figures(31))
+
+
+def test_a_goal_with_labels_is_drop_and_agreement_and_without_them_noise() -> None:
+    goal = Goal(0.01, 0.99, 25.0)
+    assert goal.reached(Figures(5.0, 1.0, 0.995, 0.9, 0.01))
+    assert not goal.reached(Figures(50.0, 1.0, 0.98, 0.9, 0.0))
+    assert not goal.reached(Figures(50.0, 1.0, 1.0, 0.9, 0.02))
+    assert goal.reached(Figures(25.0, 0.9, 0.1))
+    assert not goal.reached(Figures(24.0, 1.0, 1.0))
