@@ -24,6 +24,8 @@ _NOISY_LOGGERS = (
     "onnx_ir",
     "torch._inductor",
     "torch._dynamo",
+    "torch.utils._pytree",
+    "torchao",
 )
 
 

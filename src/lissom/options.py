@@ -139,17 +139,23 @@ class QuantizeOptions(Options, total=False):
     max_select_drop: float
     min_agreement: float
     min_sqnr_db: float
+    tune: Mapping[str, Any] | None
     bits: int
     group_size: int
 
 
-class SensitivityOptions(TypedDict, total=False):
-    """Options of `sensitivity`: how units are ranked, as in `PruneConfig`, and how the model is built."""
+class LayerNoiseOptions(TypedDict, total=False):
+    """Options of `sensitivity` with `quantization`: what stays float32, and how the model is built."""
 
-    importance: str
-    round_to: int
     exclude: Sequence[str]
     kwargs: Mapping[str, Any]
     weights: str | None
     task: str | None
     seed: int
+
+
+class SensitivityOptions(LayerNoiseOptions, total=False):
+    """Options of `sensitivity`: how units are ranked, as in `PruneConfig`, and how the model is built."""
+
+    importance: str
+    round_to: int

@@ -379,7 +379,7 @@ def _id_inputs(recipe: Recipe, config: StageConfig, data: Data, parents: Mapping
         "parents": dict(parents),
         "splits": data.split_hashes,
         "task": _task_identity(recipe.model_of(config).task, data),
-        "tools": {"lissom": version("lissom")} | {name: version(name) for name in config.libraries},
+        "tools": {"lissom": version("lissom")} | {name: version(name) for name in config.calls},
         "model": None if parents else model_identity(recipe.model_of(config)),
         # Whether 8-bit weights saturate depends on the processor.
         "isa": machine()["isa"] if config.stage == "quantize" else None,

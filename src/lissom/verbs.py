@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from lissom.artifact import MANIFEST_NAME, Artifact, Manifest
 from lissom.errors import DataError, RequestError, near
@@ -20,6 +20,7 @@ from lissom.logs import NoProgress, Progress
 from lissom.options import (
     DistillOptions,
     ExportOptions,
+    LayerNoiseOptions,
     Options,
     PruneOptions,
     QuantizeOptions,
@@ -27,15 +28,16 @@ from lissom.options import (
     SensitivityOptions,
     TrainOptions,
 )
-from lissom.pipeline import Result, locked, make_artifacts, run
+from lissom.pipeline import Result, check_machine, locked, make_artifacts, run
 from lissom.pipeline import load_data as load_recipe_data
-from lissom.recipe import BenchmarkConfig, ModelConfig, PruneConfig, Recipe
+from lissom.recipe import BenchmarkConfig, ModelConfig, PruneConfig, QuantizeConfig, Recipe
 from lissom.registry import RUNTIMES, check_references
 from lissom.report.wording import shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoiseStudy
     from lissom.compress.pruning import Preview
     from lissom.compress.quantizing.preview import QuantizePreview
     from lissom.compress.sensitivity import Plan, Sensitivity, Study
@@ -51,6 +53,8 @@ Model = str | Path | Artifact | Callable[..., Any]
 SHARES = (0.25, 0.5, 0.75)
 """That `sensitivity` removes unless others are named."""
 SENSITIVITY_FOLDER = Path("runs/sensitivity")
+_OF_PRUNING = ("shares", "runtime", "importance", "round_to")
+"""Options of `sensitivity` that layers in int8 have no use for."""
 
 
 def train(model: Model, data: str | Path, **options: Unpack[TrainOptions]) -> Result:
@@ -107,25 +111,50 @@ def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions])
     return _run("quantize", model, data, options)
 
 
+@overload
 def sensitivity(
     model: Model,
     data: str | Path,
     *,
-    shares: Sequence[float] = SHARES,
+    quantization: Literal[False] = False,
+    shares: Sequence[float] | None = None,
     runtime: str | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
     **options: Unpack[SensitivityOptions],
-) -> Sensitivity:
+) -> Sensitivity: ...
+@overload
+def sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    quantization: Literal[True],
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[LayerNoiseOptions],
+) -> LayerNoise: ...
+def sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    quantization: bool = False,
+    shares: Sequence[float] | None = None,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[SensitivityOptions],
+) -> Sensitivity | LayerNoise:
     """Measure what each group of layers costs, and saves, when it alone loses a share of its units.
 
-    Every measurement is kept in the folder of the run, so that a run that was killed goes on from there;
-    `sensitivity.json` and `sensitivity.html` are written when all is measured.
+    With `quantization`, what each layer costs when it alone computes in int8; a torch model is exported
+    first. Every measurement is kept in the folder of the run, so that a run that was killed goes on from
+    there; `sensitivity.json` and `sensitivity.html` are written when all is measured.
 
     Args:
-        model: MODEL, a torch model.
-        data: DATA with labels.
-        shares: Shares that a group loses, between 0 and 1.
+        model: MODEL, a torch model; with `quantization` also an ONNX model.
+        data: DATA with labels; with `quantization` they may have none.
+        quantization: Measure layers in int8 instead of groups that are pruned.
+        shares: Shares that a group loses, between 0 and 1; default: 0.25, 0.5 and 0.75.
         runtime: Where latency is measured; default: the first that works.
         out: Folder of the run; default: `runs/sensitivity`.
         progress: Shows how far the run is.
@@ -134,11 +163,21 @@ def sensitivity(
     Raises:
         LissomError: the model, the data or an option does not fit.
     """
+    folder, progress = Path(out) if out is not None else SENSITIVITY_FOLDER, progress or NoProgress()
+    if quantization:
+        from lissom.compress.layer_noise import measure as measure_layers
+        from lissom.report.layer_noise_page import write_layer_noise
+
+        _check_of_quantization({"shares": shares, "runtime": runtime, **options})
+        with locked(folder):
+            noisy = _noise_study(model, data, options, folder=folder, built_in=folder, progress=progress)
+            layers = measure_layers(noisy, progress=progress)
+            write_layer_noise(layers, folder)
+        return layers
     from lissom.compress.sensitivity import check_shares, measure
     from lissom.report.sensitivity_page import write_sensitivity
 
-    folder = Path(out) if out is not None else SENSITIVITY_FOLDER
-    wanted, progress = check_shares(shares), progress or NoProgress()
+    wanted = check_shares(SHARES if shares is None else shares)
     with locked(folder):
         study = _study(model, data, options, runtime=runtime, folder=folder, built_in=folder)
         found = measure(study, wanted, progress=progress)
@@ -146,25 +185,55 @@ def sensitivity(
     return found
 
 
+@overload
 def plan_sensitivity(
     model: Model,
     data: str | Path,
     *,
-    shares: Sequence[float] = SHARES,
+    quantization: Literal[False] = False,
+    shares: Sequence[float] | None = None,
     runtime: str | None = None,
     out: str | Path | None = None,
     **options: Unpack[SensitivityOptions],
-) -> Plan:
-    """The groups that `sensitivity` would measure, and about how many seconds it would take.
+) -> Plan: ...
+@overload
+def plan_sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    quantization: Literal[True],
+    out: str | Path | None = None,
+    **options: Unpack[LayerNoiseOptions],
+) -> NoisePlan: ...
+def plan_sensitivity(
+    model: Model,
+    data: str | Path,
+    *,
+    quantization: bool = False,
+    shares: Sequence[float] | None = None,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    **options: Unpack[SensitivityOptions],
+) -> Plan | NoisePlan:
+    """The groups or layers that `sensitivity` would measure, and about how many seconds it would take.
 
     Raises:
         LissomError: the model, the data or an option does not fit.
     """
-    from lissom.compress.sensitivity import check_shares, plan
-
     folder = Path(out) if out is not None else SENSITIVITY_FOLDER
-    wanted = check_shares(shares)
     with tempfile.TemporaryDirectory() as scratch:
+        if quantization:
+            from lissom.compress.layer_noise import plan as plan_layers
+
+            _check_of_quantization({"shares": shares, "runtime": runtime, **options})
+            return plan_layers(
+                _noise_study(
+                    model, data, options, folder=folder, built_in=Path(scratch), progress=NoProgress()
+                )
+            )
+        from lissom.compress.sensitivity import check_shares, plan
+
+        wanted = check_shares(SHARES if shares is None else shares)
         study = _study(model, data, options, runtime=runtime, folder=folder, built_in=Path(scratch))
         return plan(study, wanted)
 
@@ -204,7 +273,7 @@ def recipe_of(
             "weights": options.get("weights"),
             "task": options.get("task"),
         },
-        "stages": [*_stages_before(verb, model, teachers), {"stage": verb, **fields}],
+        "stages": [*_stages_before(verb, model, teachers, fields.get("mode")), {"stage": verb, **fields}],
         "gates": {"accuracy": {"max_drop": options.get("max_drop", 1.0 if verb == "prune" else 0.01)}},
         "benchmark": {
             "runtimes": list(options.get("runtimes") or _quick_runtimes()),
@@ -514,17 +583,69 @@ def _study(
 
     recipe = recipe_of("prune", model, data, options).model_copy(update={"name": "sensitivity"})
     check_references(recipe)
-    source, config = Path(recipe.model.source), recipe.stages[-1]
+    config = recipe.stages[-1]
     assert isinstance(config, PruneConfig)
-    if (source / MANIFEST_NAME).is_file():
-        artifact = Artifact.open(source)
-        samples = _with_classes(_data_for(artifact.manifest, data), artifact.manifest.labels)
-    else:
-        samples = load_recipe_data(recipe)
-        check_labelled(samples)
-        load_alone = recipe.model_copy(update={"stages": recipe.stages[:1]})
-        artifact = make_artifacts(load_alone, samples, built_in, progress=NoProgress())[0][0]
+    artifact, samples = _subject(recipe, data, built_in, check=check_labelled)
     return study_of(artifact, samples, config, runtime=runtime, folder=folder)
+
+
+def _noise_study(
+    model: Model,
+    data: str | Path,
+    options: Mapping[str, Any],
+    *,
+    folder: Path,
+    built_in: Path,
+    progress: Progress,
+) -> NoiseStudy:
+    """The layers of MODEL, which is built and exported in a folder where it is no ONNX artifact yet."""
+    from lissom.compress.layer_noise import study_of
+
+    recipe = recipe_of("quantize", model, data, options).model_copy(update={"name": "sensitivity"})
+    check_references(recipe)
+    check_machine(recipe)
+    config = recipe.stages[-1]
+    assert isinstance(config, QuantizeConfig)
+    artifact, samples = _subject(recipe, data, built_in, progress=progress)
+    return study_of(artifact, samples, config, name=Path(recipe.model.source).name, folder=folder)
+
+
+def _subject(
+    recipe: Recipe,
+    data: str | Path,
+    built_in: Path,
+    *,
+    check: Callable[[Data], None] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Artifact, Data]:
+    """What the last stage of a recipe starts from, and the data as it takes them.
+
+    An artifact that is only loaded is opened where it lies; all else is made in a folder, after `check`.
+    """
+    source, before = Path(recipe.model.source), recipe.stages[:-1]
+    if len(before) == 1 and (source / MANIFEST_NAME).is_file():
+        artifact = Artifact.open(source)
+        return artifact, _with_classes(_data_for(artifact.manifest, data), artifact.manifest.labels)
+    samples = load_recipe_data(recipe)
+    if check is not None:
+        check(samples)
+    first = recipe.model_copy(update={"stages": before})
+    return make_artifacts(first, samples, built_in, progress=progress or NoProgress())[0][-1], samples
+
+
+def _check_of_quantization(options: Mapping[str, Any]) -> None:
+    """Refuse what concerns pruning alone.
+
+    Raises:
+        RequestError: naming it.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in _OF_PRUNING if options.get(name) is not None]
+    if given:
+        named = ", ".join(given).replace("--shares", "--share")
+        raise RequestError(
+            f"{named} concerns pruning; with --quantization nothing is removed",
+            hint=f"leave out {named}, or --quantization",
+        )
 
 
 def _named_teachers(teacher: Model | Sequence[Model] | None) -> dict[str, Model]:
@@ -537,7 +658,9 @@ def _named_teachers(teacher: Model | Sequence[Model] | None) -> dict[str, Model]
     return {f"teacher-{place}": each for place, each in enumerate(several, start=1)}
 
 
-def _stages_before(verb: str, model: Model, teachers: Mapping[str, Model]) -> list[dict[str, Any]]:
+def _stages_before(
+    verb: str, model: Model, teachers: Mapping[str, Model], mode: str | None
+) -> list[dict[str, Any]]:
     load: dict[str, Any] = {"stage": "load"}
     if verb == "train":
         return []
@@ -547,7 +670,8 @@ def _stages_before(verb: str, model: Model, teachers: Mapping[str, Model]) -> li
             for name, teacher in teachers.items()
         ]
         return [*loads, {**load, "name": "student"}]
-    if verb == "quantize" and ModelConfig(source=_source(model)).format == "torch":
+    trains = mode == "qat"
+    if verb == "quantize" and not trains and ModelConfig(source=_source(model)).format == "torch":
         return [load, {"stage": "export"}]
     return [load]
 

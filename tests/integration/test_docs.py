@@ -97,6 +97,12 @@ def test_the_readmes_prunings_run(folder: Path) -> None:
     assert "multiply-adds" in process.stdout
 
 
+def test_the_readmes_quantizations_run(folder: Path) -> None:
+    process = shell(blocks("sh")[4], folder)
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "node_linear" in process.stdout
+
+
 def test_the_readmes_python_runs(folder: Path) -> None:
     (folder / "python").mkdir()
     for block in blocks("python"):
@@ -150,6 +156,13 @@ def test_the_commands_on_pruning_run(tmp_path: Path) -> None:
         process = shell(script, tmp_path)
         assert process.returncode == 0, process.stderr + process.stdout
     assert (tmp_path / "runs/sensitivity/sensitivity.html").exists()
+
+
+def test_the_commands_on_quantization_run(tmp_path: Path) -> None:
+    for script in blocks("sh", (ROOT / "docs" / "quantization.md").read_text()):
+        process = shell(script, tmp_path)
+        assert process.returncode == 0, process.stderr + process.stdout
+    assert (tmp_path / "runs/noise/sensitivity.html").exists()
 
 
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:

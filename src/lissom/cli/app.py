@@ -337,7 +337,7 @@ def export(
 def quantize(
     model: Model,
     data: Data,
-    mode: Annotated[str, typer.Option("--mode", help="static, dynamic or weight-only.")] = "static",
+    mode: Annotated[str, typer.Option("--mode", help="static, dynamic, qat or weight-only.")] = "static",
     target: Annotated[
         str, typer.Option("--target", help="Machine that will run it: auto, x86, arm or tensorrt.")
     ] = "auto",
@@ -359,6 +359,8 @@ def quantize(
             "--ladder/--no-ladder", help="static: try better ways where the plain one loses too much."
         ),
     ] = True,
+    epochs: Annotated[int, typer.Option("--epochs", help="qat: passes over the train split.")] = 5,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="qat: peak learning rate.")] = 0.005,
     bits: Annotated[int, typer.Option("--bits", help="weight-only: bits of a weight, 4 or 8.")] = 4,
     group_size: Annotated[
         int, typer.Option("--group-size", help="weight-only: weights that share a scale, 16 to 256.")
@@ -368,12 +370,14 @@ def quantize(
 
     static int8 is measured on the select split. Where it loses too much, other ranges, bias correction,
     SmoothQuant, mixed precision, equalisation and AdaRound are tried in turn; the report shows what each
-    gave. --dry-run shows layer by layer what would be quantized, and why not.
+    gave. qat trains on labelled data while the layers round, and is static then. --dry-run shows layer by
+    layer what would be quantized, and why not.
 
     \b
     lissom quantize runs/train/artifact --data digits
     lissom quantize runs/train/artifact --data digits --target tensorrt
     lissom quantize model.onnx --data samples.npz --dry-run
+    lissom quantize runs/train/artifact --data digits --mode qat --epochs 5
     lissom quantize lstm --data topics --weights w.safetensors --mode dynamic
     lissom quantize gpt --data topics-text --weights w.safetensors --mode weight-only --bits 4
     """
@@ -384,6 +388,7 @@ def quantize(
         "num_samples": num_samples,
         "exclude": tuple(exclude or ()),
         "ladder": ladder,
+        "tune": {"epochs": epochs, "learning_rate": learning_rate} if mode == "qat" else None,
         "bits": bits,
         "group_size": group_size,
     }
@@ -399,11 +404,19 @@ def sensitivity(
         typer.Option("--share", help="Share that a group loses, 0 to 1; may be repeated. [0.25 0.5 0.75]"),
     ] = None,
     importance: Annotated[
-        str, typer.Option("--importance", help="l1, l2, batch-norm, lamp, taylor or activation.")
-    ] = "l2",
-    round_to: Annotated[int, typer.Option("--round-to", help="Kept channels are a multiple of this.")] = 8,
+        str | None, typer.Option("--importance", help="l1, l2, batch-norm, lamp, taylor or activation. [l2]")
+    ] = None,
+    round_to: Annotated[
+        int | None, typer.Option("--round-to", help="Kept channels are a multiple of this. [8]")
+    ] = None,
+    quantization: Annotated[
+        bool, typer.Option("--quantization", help="Measure each layer in int8 instead, the others float32.")
+    ] = False,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Module that is kept; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--exclude", help="Module that is kept, or ONNX node with --quantization; may be repeated."
+        ),
     ] = None,
     kwargs: Kwargs = None,
     weights: Weights = None,
@@ -414,20 +427,23 @@ def sensitivity(
 ) -> Outcome:
     """Measure what each group of layers costs and saves. Each alone loses a share of its units.
 
-    Score on the select split, without training, and latency on one runtime, against the whole model. Every
-    measurement is kept: a run that was stopped goes on where it was.
+    Score on the select split, without training, and latency on one runtime, against the whole model. With
+    --quantization each layer alone computes in int8: its noise on the outputs, answers that change, score.
+    Every measurement is kept: a run that was stopped goes on where it was.
 
     \b
     lissom sensitivity runs/digits/01-train-* --data digits --dry-run
     lissom sensitivity runs/digits/01-train-* --data digits --runtime openvino --share 0.25 --share 0.5
+    lissom sensitivity runs/digits/01-train-* --data digits --quantization
     """
     from lissom import verbs
 
+    ranking = {"importance": importance, "round_to": round_to}
     request: dict[str, Any] = {
-        "shares": verbs.SHARES if shares is None else shares,
+        **{name: value for name, value in ranking.items() if value is not None},
+        "quantization": quantization,
+        "shares": shares,
         "runtime": runtime,
-        "importance": importance,
-        "round_to": round_to,
         "exclude": tuple(exclude or ()),
         "kwargs": views.keyword_arguments(kwargs or ()),
         "weights": weights,
@@ -436,9 +452,16 @@ def sensitivity(
         "out": out,
     }
     if dry_run:
-        return views.sensitivity_planned(verbs.plan_sensitivity(model, data, **request))
+        planned = verbs.plan_sensitivity(model, data, **request)
+        return views.noise_planned(planned) if quantization else views.sensitivity_planned(planned)
     found = verbs.sensitivity(model, data, progress=TerminalProgress(), **request)
-    return views.sensitivity_measured(found, out or verbs.SENSITIVITY_FOLDER)
+    folder = out or verbs.SENSITIVITY_FOLDER
+    if not quantization:
+        return views.sensitivity_measured(found, folder)
+    built = [("--kwarg", kwargs), ("--weights", weights and [weights]), ("--task", task and [task])]
+    built.append(("--exclude", exclude))
+    given = [word for option, values in built for value in values or () for word in (option, value)]
+    return views.noise_measured(found, folder, [model, "--data", data, *given])
 
 
 @verb

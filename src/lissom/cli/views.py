@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lissom.cli.output import Outcome, table, write_in
 from lissom.errors import RequestError
-from lissom.report.wording import NO_BREAK, lower_is_better, metric_title, shortened
+from lissom.report.wording import NO_BREAK, lower_is_better, metric_title, points, shortened
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lissom.artifact import Artifact
+    from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoisyLayer
     from lissom.compress.pruning import Preview
     from lissom.compress.quantizing.preview import QuantizePreview
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
@@ -189,6 +190,55 @@ def sensitivity_measured(found: Sensitivity, folder: Path) -> Outcome:
     lines += [f"page  {folder / HTML_FILE}", f"json  {folder / JSON_FILE}"]
     extra = {key: value for key, value in found.document().items() if key != "schema"}
     return Outcome(lines, out=folder, extra=extra)
+
+
+def noise_planned(plan: NoisePlan) -> Outcome:
+    """A dry run of a sensitivity to int8: its layers, and how long they would take."""
+    rows = [
+        [
+            layer.name,
+            layer.op_type,
+            f"{layer.num_weights:,}",
+            "on disk" if layer.is_measured else "to measure",
+        ]
+        for layer in plan.layers
+    ]
+    number = sum(not layer.is_measured for layer in plan.layers)
+    lines = table(["layer", "op", "weights", "state"], rows, right=[2])
+    lines += ["", f"{number} of {len(rows)} layers to measure, about {_seconds(plan.seconds)}"]
+    lines.append("nothing was written")
+    layers = [layer._asdict() for layer in plan.layers]
+    return Outcome(lines, extra={"layers": layers, "seconds": plan.seconds})
+
+
+def noise_measured(found: LayerNoise, folder: Path, words: Sequence[str]) -> Outcome:
+    """What every layer costs in int8 alone, the noisiest first.
+
+    Args:
+        found: The layers.
+        folder: Of the page and the JSON.
+        words: Model, data and options from which `quantize` would start.
+    """
+    from lissom.report.layer_noise_page import HTML_FILE, JSON_FILE, summary
+
+    header = ["layer", "op", "weights", "SQNR dB", "agreement %"]
+    header += [] if found.score is None else ["drop, points"]
+    rows = [_noise_row(layer) for layer in found.layers]
+    lines = table(header, rows, right=range(2, len(header)))
+    lines += ["", summary(found).replace(NO_BREAK, " "), ""]
+    lines += [f"page  {folder / HTML_FILE}", f"json  {folder / JSON_FILE}"]
+    worst = ["--exclude", found.layers[0].name] if len(found.layers) > 1 else []
+    lines.append(f"next  {_command('quantize', *words, *worst)}")
+    extra = {key: value for key, value in found.document().items() if key != "schema"}
+    return Outcome(lines, out=folder, extra=extra)
+
+
+def _noise_row(layer: NoisyLayer) -> list[str]:
+    from lissom.report.layer_noise_page import noise
+
+    drop = [] if layer.drop is None else [points(layer.drop)]
+    agreement = f"{100 * layer.agreement:.1f}"
+    return [layer.name, layer.op_type, f"{layer.num_weights:,}", noise(layer), agreement, *drop]
 
 
 def _channels(group: GroupTrials) -> list[int]:

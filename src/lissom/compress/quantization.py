@@ -3,6 +3,7 @@
     static       int8 in Q/DQ form by ONNX Runtime's quantizer, which it and OpenVINO fuse. Ranges come from
                  the calibrate split alone: without calibration data there is an error, never random numbers.
     dynamic      int8 weights, ranges of activations found in every call; LSTM too.
+    qat          a torch model is trained while its layers round, exported, and then static.
     weight-only  weights of 4 or 8 bits in groups, activations float32.
 
 What a static model loses is measured on the select split; where it is too much, `Ladder` climbs.
@@ -10,6 +11,8 @@ What a static model loses is measured on the select split; where it is too much,
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from lissom.compress.quantizing.graph import (
     RECURRENT,
     Graph,
     is_quantized,
+    name_nodes,
     operator_counts,
 )
 from lissom.compress.quantizing.ladder import Ladder
@@ -30,12 +34,15 @@ from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.weight_only import weight_only_model
-from lissom.errors import DataError, ModelError, near
+from lissom.errors import DataError, ModelError, RecipeError, near
 from lissom.export.onnx_file import add_onnx
+from lissom.export.onnx_from_torch import onnx_from_torch
+from lissom.models import processes
 from lissom.models.stages import INT8_TOLERANCE, Context
 from lissom.optional import require
-from lissom.recipe import QuantizeConfig
+from lissom.recipe import ExportConfig, QuantizeConfig
 from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.structure import load_model
 
 _MIN_SAMPLES = 8
 _MIN_OPSET = 13
@@ -51,12 +58,19 @@ def quantize(parents: Mapping[str, Artifact], config: QuantizeConfig, context: C
             unknown.
     """
     parent = parents["input"]
-    source = require("onnx", extra="cpu").load(parent.file(MODEL_FILE))
-    _check_model(source)
-    before = {"operators_before": len(source.graph.node)}
-    with context.progress.task(f"quantize {context.fields['name']}", 1) as advance:
-        model, precision, notes = _MODES[config.mode](parent, config, context)
-        advance(1)
+    if config.trains:
+        return _trained_first(parent, config, context)
+    return _written(parent, parent.file(MODEL_FILE), config, context, {})
+
+
+def _written(
+    parent: Artifact, path: Path, config: QuantizeConfig, context: Context, noted: Mapping[str, Any]
+) -> Artifact:
+    """The artifact of an ONNX file that becomes quantized."""
+    source = require("onnx", extra="cpu").load(path)
+    check_model(source)
+    model, precision, notes = _MODES[config.mode](path, parent, config, context)
+    before = {**noted, "operators_before": len(source.graph.node)}
     with context.draft() as draft:
         add_onnx(draft, model, parent.manifest.signature, context)
         return draft.commit(
@@ -71,13 +85,46 @@ def quantize(parents: Mapping[str, Artifact], config: QuantizeConfig, context: C
         )
 
 
+def _trained_first(parent: Artifact, config: QuantizeConfig, context: Context) -> Artifact:
+    """Of several processes that train together, the first one writes and the others wait for it."""
+    leads = processes.place().leads
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / MODEL_FILE
+        history = _trained(parent, config, context, path)
+        if leads:
+            _written(parent, path, config, context, {"history": history})
+    processes.wait()
+    if leads:
+        shutil.rmtree(context.work_folder, ignore_errors=True)
+    return Artifact.open(context.folder)
+
+
+def _trained(
+    parent: Artifact, config: QuantizeConfig, context: Context, path: Path
+) -> list[dict[str, float]]:
+    """Train the model of the parent with rounding, and write it as ONNX; gives each epoch's figures."""
+    from lissom.compress.quantizing.aware_training import train_rounded
+
+    model = load_model(parent)
+    history = train_rounded(model, config.tuning, context, scheme_of(config))
+    if processes.place().leads:
+        opset = ExportConfig(name="export").opset
+        found = onnx_from_torch(parent, context, opset=opset, model=model)
+        require("onnx", extra="cpu").save(found, path)
+    return history
+
+
 def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Context) -> QuantizePreview:
     """What would be quantized: the plain model is made, and forgotten."""
     parent = parents["input"]
+    if config.trains:
+        raise RecipeError(
+            "a dry run of qat would train the model", hint="--mode static --dry-run lists the same layers"
+        )
     path = parent.file(MODEL_FILE)
-    _check_model(require("onnx", extra="cpu").load(path))
+    check_model(require("onnx", extra="cpu").load(path))
     plain = config.model_copy(update={"ladder": False})
-    model, precision, notes = _MODES[config.mode](parent, plain, context)
+    model, precision, notes = _MODES[config.mode](path, parent, plain, context)
     exclude = config.exclude
     layers = planned_layers(prepared(path), model, mode=config.mode, exclude=exclude)
     number = min(config.num_samples, len(context.data.indices["calibrate"])) if config.mode == "static" else 0
@@ -96,8 +143,8 @@ Made = tuple[Any, str, dict[str, Any]]
 """A model, its precision, and what is noted of it."""
 
 
-def _static(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
-    ladder = _ladder(parent.file(MODEL_FILE), parent, config, context)
+def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    ladder = ladder_of(path, parent, config, context)
     first = first_plan(ladder.quantizer.model, config)
     plan, model = ladder.climb(first, rungs=None if config.ladder else ())
     scheme = ladder.quantizer.scheme
@@ -119,34 +166,47 @@ def _static(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
     return model, "int8", notes
 
 
-def _dynamic(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
-    del context
+def _dynamic(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    del parent, context
     scheme = scheme_of(config)
-    model = dynamic_model(parent.file(MODEL_FILE), config, reduce_range=scheme.reduce_range)
+    whole = prepared(path)
+    _check_excluded(whole, config)
+    model = dynamic_model(whole, config, reduce_range=scheme.reduce_range)
     if not operator_counts(model)["computing_int8"]:
         raise _nothing_to_quantize(model, "dynamic")
-    kept = sorted({node.op_type for node in model.graph.node if node.op_type in RECURRENT})
+    wanted = [node for node in model.graph.node if node.name not in config.exclude]
+    kept = sorted({node.op_type for node in wanted if node.op_type in RECURRENT})
     notes = {"target": scheme.target, "validated_here": scheme.here, "reduce_range": scheme.reduce_range}
     return model, "int8", notes | ({"kept_float": kept} if kept else {})
 
 
-def _weight_only(parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
-    del context
-    model, number = weight_only_model(parent.file(MODEL_FILE), config)
+def _weight_only(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+    del parent, context
+    model = require("onnx", extra="cpu").load(path)
+    name_nodes(model)
+    _check_excluded(model, config)
+    model, number = weight_only_model(model, config)
     if not number:
         raise _nothing_to_quantize(model, "weight-only")
     precision = f"weight-int{config.bits}"
     return model, precision, {"weights_in_groups": number, "group_size": config.group_size}
 
 
-_MODES: dict[str, Callable[[Artifact, QuantizeConfig, Context], Made]] = {
+_MODES: dict[str, Callable[[Path, Artifact, QuantizeConfig, Context], Made]] = {
     "static": _static,
+    "qat": _static,
     "dynamic": _dynamic,
     "weight-only": _weight_only,
 }
 
 
-def _ladder(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Ladder:
+def ladder_of(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Ladder:
+    """The ladder of a float32 ONNX file, before it is climbed.
+
+    Raises:
+        DataError: the calibrate split is too small, or of one class.
+        ModelError: the model cannot be prepared, or an excluded node is unknown.
+    """
     model = prepared(path)
     _check_excluded(model, config)
     samples = calibration_samples(context, config.num_samples)
@@ -191,7 +251,12 @@ def calibration_samples(context: Context, num_samples: int) -> dict[str, np.ndar
     return {name: array[chosen] for name, array in tensors.items()}
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Refuse a model that cannot be quantized.
+
+    Raises:
+        ModelError: it is quantized already, or its operator set is too old.
+    """
     if is_quantized(model):
         raise ModelError("the model is quantized already", hint="start from the export stage")
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)

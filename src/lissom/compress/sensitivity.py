@@ -10,9 +10,6 @@ important units first, without training (Li et al., arXiv 1608.08710, section 3.
 A group with a small drop and a small latency share can go; one with a large drop is to be excluded, or
 pruned less. Effects do not add up: a model that lost a share of every group lost more than the sum, and gets
 most of it back by training.
-
-A measurement takes seconds and there are many, so each is written as soon as it is made, under the hash of
-all that decides it; a run that was killed goes on from there.
 """
 
 from __future__ import annotations
@@ -28,33 +25,27 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from lissom.artifact import ID_LENGTH, Artifact, canonical_json, content_id, sweep_temporary, write_atomic
+from lissom.artifact import Artifact, sweep_temporary
 from lissom.compress.groups import Group, find_groups
 from lissom.compress.latency import timed_against
+from lissom.compress.measurements import MEASURED_NAME, context_of, keep, kept
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Cost
 from lissom.compress.width import Channels, rank_channels
 from lissom.errors import DataError, ModelError, RequestError
-from lissom.logs import NoProgress, Progress
+from lissom.logs import Progress
 from lissom.models.data import Data
 from lissom.models.stages import Context
 from lissom.optional import version
-from lissom.recipe import ModelConfig, PruneConfig
+from lissom.recipe import PruneConfig
 from lissom.registry import runtime_entry
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.machine import machine
 from lissom.structure import factory_of, load_model
 
 SENSITIVITY_SCHEMA = "lissom.sensitivity/1"
-MEASURED_NAME = "measured"
-"""Folder of the measurements, one file each."""
 _EXPORT_SECONDS = 4.0
 """What it typically takes to export a model, to open it and to time it."""
-_FIELDS = (
-    *("id", "id_inputs", "recipe", "name", "stage", "task", "labels", "preprocessing"),
-    *("parents", "config", "seed", "data", "splits", "tools", "made_on"),
-)
-"""Fields of a manifest that a copy of its model has too."""
 
 
 class Trial(NamedTuple):
@@ -215,7 +206,7 @@ def study_of(
     """
     check_labelled(data)
     name = usable_runtimes(None if runtime is None else [runtime])[0]
-    context, model = _context(artifact, data), load_model(artifact)
+    context, model = context_of(artifact, data), load_model(artifact)
     samples = Samples.of(context, artifact.manifest.signature)
     reduction = rank_channels(model, model, config, samples)
     assert isinstance(reduction, Channels)
@@ -237,7 +228,7 @@ def plan(study: Study, shares: Sequence[float]) -> Plan:
         missing = [
             share
             for share, (before, after) in zip(shares, spans, strict=True)
-            if after < before and _read(_path(study, group, share)) is None
+            if after < before and kept(study.folder, _inputs(study, group, share), _Figures) is None
         ]
         channels = (spans[0][0], *(after for _, after in spans))
         groups.append(PlannedGroup(group.name, group.layers, channels, tuple(missing)))
@@ -276,14 +267,13 @@ def _trial(study: Study, group: Group, share: float, whole: float, latency: Cost
     before, after = channels = study.channels(group, share)
     if before == after:
         return Trial(share, channels, whole, 0.0, 1.0)
-    path = _path(study, group, share)
-    figures = _read(path)
+    inputs = _inputs(study, group, share)
+    figures = kept(study.folder, inputs, _Figures)
     if figures is None:
         pruned = copy.deepcopy(study.model)
         study.alone(group).apply(pruned, share)
-        figures = _Figures(study.samples.score(pruned), latency(pruned))
-        document = {"inputs": _inputs(study, group, share), "figures": figures._asdict()}
-        write_atomic(path, canonical_json(document))
+        measured = _Figures(study.samples.score(pruned), latency(pruned))
+        figures = keep(study.folder, inputs, measured)
     return Trial(share, channels, figures.score, whole - figures.score, figures.latency_share)
 
 
@@ -327,10 +317,6 @@ def _inputs(study: Study, group: Group, share: float) -> dict[str, Any]:
     }
 
 
-def _path(study: Study, group: Group, share: float) -> Path:
-    return study.folder / f"{content_id(_inputs(study, group, share))[:ID_LENGTH]}.json"
-
-
 def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     """Shares in rising order, each once.
 
@@ -362,20 +348,3 @@ def check_labelled(data: Data) -> None:
             f"{data.source} has no {missing}; sensitivity is the score that a model loses on them",
             hint="give labelled data: an .npz holds labels under the name y",
         )
-
-
-def _context(artifact: Artifact, data: Data) -> Context:
-    """As a stage that starts from the artifact would have it; nothing is written to its folder."""
-    manifest = artifact.manifest
-    fields = {name: getattr(manifest, name) for name in _FIELDS}
-    source = ModelConfig(source=str(artifact.path))
-    return Context(artifact.path, fields, source, data, manifest.seed, NoProgress())
-
-
-def _read(path: Path) -> _Figures | None:
-    """Figures of a measurement; None where it is not there, or not what lissom writes."""
-    try:
-        figures = json.loads(path.read_bytes())["figures"]
-        return _Figures(float(figures["score"]), float(figures["latency_share"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None

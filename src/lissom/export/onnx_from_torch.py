@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from lissom.artifact import Artifact
 from lissom.errors import ModelError
@@ -37,8 +38,8 @@ def export(parents: Mapping[str, Artifact], config: ExportConfig, context: Conte
         )
 
 
-def onnx_from_torch(parent: Artifact, context: Context, *, opset: int) -> Any:
-    """The ONNX ModelProto of a torch artifact.
+def onnx_from_torch(parent: Artifact, context: Context, *, opset: int, model: nn.Module | None = None) -> Any:
+    """The ONNX ModelProto of a torch artifact, or of `model`, which is the same with other weights.
 
     Raises:
         ModelError: torch cannot capture the model, or an operator has no ONNX form.
@@ -52,7 +53,7 @@ def onnx_from_torch(parent: Artifact, context: Context, *, opset: int) -> Any:
     try:
         with quiet_libraries(), not_unrolled():
             program = torch.onnx.export(
-                load_model(parent),
+                load_model(parent) if model is None else model,
                 arguments,
                 dynamic_shapes=shapes,
                 input_names=[spec.name for spec in signature.inputs],

@@ -264,7 +264,7 @@ def _check_order(stage: StageConfig, formats: Mapping[str, str]) -> None:
             raise ValueError(
                 f"stage {stage.name!r} reads {source!r} ({role}), which no stage before it makes; {known}"
             )
-        wanted = ("torch",) if role.startswith("teacher") else stage.consumes
+        wanted = ("torch",) if role.startswith("teacher") else stage.accepts
         if formats[source] not in wanted:
             advice = "; put an export stage between them" if wanted == ("onnx",) else ""
             raise ValueError(

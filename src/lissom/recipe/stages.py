@@ -68,6 +68,16 @@ class StageConfig(Frozen):
         return {"input": self.from_} if self.from_ else {}
 
     @property
+    def accepts(self) -> tuple[str, ...]:
+        """Formats that the stage can start from."""
+        return self.consumes
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """Distributions whose version decides what the stage makes."""
+        return self.libraries
+
+    @property
     def trains(self) -> bool:
         """True when the stage optimises weights, in which every process takes part."""
         return False
@@ -397,11 +407,12 @@ class QuantizeConfig(StageConfig):
     extra = ("onnxruntime", "cpu")
     stage: Literal["quantize"] = Field("quantize", description="Kind of the stage.")
 
-    mode: Literal["static", "dynamic", "weight-only"] = Field(
+    mode: Literal["static", "dynamic", "qat", "weight-only"] = Field(
         "static",
         description="static: int8, ranges of activations come from the calibrate split. dynamic: int8, "
-        "ranges are found in every call; for LSTM and transformers. weight-only: weights of 4 or 8 bits "
-        "in groups, activations float32; for language models.",
+        "ranges are found in every call; for LSTM and transformers. qat: a torch model is trained while its "
+        "layers round, then static. weight-only: weights of 4 or 8 bits in groups, activations float32; for "
+        "language models.",
     )
     target: Literal["auto", "x86", "arm", "tensorrt"] = Field(
         "auto",
@@ -438,25 +449,53 @@ class QuantizeConfig(StageConfig):
     min_sqnr_db: float = Field(
         25.0, ge=0, le=200, description="ladder: signal-to-noise ratio of every output, without labels."
     )
+    tune: Optimization | None = Field(
+        None, description="qat: how it is trained; default: 5 epochs at a learning rate of 0.005."
+    )
     bits: Literal[4, 8] = Field(4, description="weight-only: bits of a weight.")
     group_size: Literal[16, 32, 64, 128, 256] = Field(
         32, description="weight-only: neighbouring weights that share a scale."
     )
 
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """Torch for qat, which trains; ONNX otherwise."""
+        return ("torch",) if self.trains else self.consumes
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """Those of training too for qat."""
+        return (*self.libraries, "torchao", *OptimizationConfig.libraries) if self.trains else self.libraries
+
+    @property
+    def trains(self) -> bool:
+        """True for qat."""
+        return self.mode == "qat"
+
+    @property
+    def tuning(self) -> Optimization:
+        """How qat trains."""
+        return self.tune or Optimization(epochs=5, learning_rate=0.005)
+
     @model_validator(mode="after")
     def _fields_fit_the_mode(self) -> Self:
-        own = {
-            "static": ("calibration", "num_samples", "operators", "ladder", *_LADDER_FIELDS),
-            "weight-only": ("bits", "group_size"),
-        }
-        for mode, names in own.items():
-            for name in names if mode != self.mode else ():
+        for modes, names in _FIELDS_OF_MODES.items():
+            for name in names if self.mode not in modes else ():
                 if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"mode {self.mode} does not take {name!r}, which is of {mode}")
+                    known = " and ".join(modes)
+                    raise ValueError(f"mode {self.mode} does not take {name!r}, which is of {known}")
         return self
 
 
-_LADDER_FIELDS = ("max_select_drop", "min_agreement", "min_sqnr_db")
+_FIELDS_OF_MODES = {
+    ("static", "qat"): (
+        *("calibration", "num_samples", "operators", "ladder"),
+        *("max_select_drop", "min_agreement", "min_sqnr_db"),
+    ),
+    ("qat",): ("tune",),
+    ("weight-only",): ("bits", "group_size"),
+}
+"""Fields that only some modes take."""
 
 
 _STAGE_TYPES: dict[str, type[StageConfig]] = {}

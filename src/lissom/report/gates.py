@@ -17,6 +17,7 @@ from lissom.export.verification import WEIGHT_ONLY
 from lissom.recipe import GatesConfig
 from lissom.report.measurement import NATIVE
 from lissom.report.schema import Gate
+from lissom.report.wording import noisy_layers
 
 _REDUCED = {"float16", "bfloat16", "int8", "uint8"}
 
@@ -59,6 +60,8 @@ def parity_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
     measured = _parity_figures(output)
     relation = "differs from" if failed else "agrees with"
     reason = f"output {output['output']!r} of {name} on {where} {relation} {parity['against']}"
+    if failed:
+        reason += _noisiest(next(artifact for artifact in lineage if artifact.name == name))
     return _gate("parity", "fail" if failed else "pass", measured, output["limit"], reason)
 
 
@@ -178,6 +181,11 @@ def none_chosen_gates(reason: str) -> list[Gate]:
 
 def _gate(name: str, state: Any, measured: str, limit: str, reason: str) -> Gate:
     return Gate(name=name, state=state, measured=measured, limit=limit, reason=reason, allowed=False)
+
+
+def _noisiest(artifact: Artifact) -> str:
+    layers = noisy_layers(artifact.manifest.notes.get("worst_layers", ()))
+    return f"; its noisiest layers: {layers}" if layers else ""
 
 
 def _not_proven(reference: np.ndarray, candidate: np.ndarray, budget: float) -> str:

@@ -14,7 +14,16 @@ from lissom.report.reading import (
     serve_command,
     stage_row,
 )
-from lissom.report.schema import Arm, Report
+from lissom.report.rungs import (
+    climbed_stages,
+    columns_of,
+    figures_of,
+    operators_told,
+    shipped_row,
+    told,
+    trials_of,
+)
+from lissom.report.schema import Arm, Report, StageRow
 from lissom.report.waterfall import changes
 from lissom.report.wording import (
     ABSENT,
@@ -32,6 +41,7 @@ from lissom.report.wording import (
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~])")
 _LONGEST_VALUE = 200
+_UNITS = {"Drop": "drop, points", "SQNR": "SQNR"}
 
 
 def markdown_from_report(report: Report) -> str:
@@ -49,6 +59,10 @@ def markdown_from_report(report: Report) -> str:
         _section("Arms", _arms(report), "Nothing was measured."),
         _section("Metrics on the report split", _metrics(report), "Nothing was measured."),
         _section("What each stage did", _waterfall(report), "No stage was finished."),
+        *(
+            _section(f"Quantization: {inline(row.name)}", _rungs(report, row), "")
+            for row in climbed_stages(report)
+        ),
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
         f"lissom {inline(report.lissom)}, {inline(moment(report.created))}. "
@@ -144,6 +158,24 @@ def _waterfall(report: Report) -> str:
     ]
     header = ("stage", "runtime", "size", "latency", inline(report.score_name))
     return _table(header, rows, numeric=range(2, 5))
+
+
+def _rungs(report: Report, row: StageRow) -> str:
+    trials = trials_of(report, row)
+    shipped, titles = shipped_row(trials), columns_of(report, trials)
+    rows = [
+        (
+            inline(trial.title),
+            inline(trial.what) or ABSENT,
+            *figures_of(trial),
+            "**kept** (shipped)" if place == shipped else "kept" if trial.kept else "taken back",
+        )
+        for place, trial in enumerate(trials)
+    ]
+    named = (_UNITS.get(title) or inline(title.lower()) for title in titles)
+    figures = _table(("rung", "what", *named, "outcome"), rows, numeric=range(2, 2 + len(titles)))
+    sentences = (inline(told(report, row)), inline(operators_told(row.notes)), figures)
+    return "\n\n".join(part for part in sentences if part)
 
 
 def _metrics(report: Report) -> str:

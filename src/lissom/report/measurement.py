@@ -246,8 +246,8 @@ def _parity_parent(arm: ArmKey, artifact: Artifact, opened: Mapping[ArmKey, Runt
     """What an arm is compared with: the parent of a conversion, or eager torch for a compiled model."""
     if arm.runtime == "inductor":
         return opened.get(ArmKey(arm.artifact, "torch"))
-    if artifact.manifest.format == "torch":
-        return None
+    if artifact.manifest.format == "torch" or artifact.manifest.config.get("mode") == "qat":
+        return None  # trained, not converted
     parent = next((parent for parent in artifact.manifest.parents if parent.role == "input"), None)
     if parent is None:
         return None

@@ -13,7 +13,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from lissom.report import sections
+from lissom.report import rungs_section, sections
 from lissom.report.confusion import draw_confusion
 from lissom.report.drawing import FONT, PALETTE, plotly_script
 from lissom.report.figures import draw_distribution, draw_pareto, split_scale
@@ -57,6 +57,8 @@ def html_from_report(report: Report) -> str:
         score_title=escape(score_title(report)),
         drop=drop_explained(report),
         distribution=_distribution(report),
+        quantization=rungs_section.section(report),
+        quantization_link=rungs_section.link(report),
         stages=sections.stages(report),
         environment=sections.environment(report),
         splits=sections.splits(report),

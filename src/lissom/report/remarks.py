@@ -5,6 +5,9 @@ A remark is found from the figures that a stage wrote into its manifest, and fro
     notes["gain"]      of distill: score of the taught student minus that of the same training without a
                        teacher, paired, on the report split
     notes["sparsity"]  of a stage that makes weights zero: pattern, share, raw_bytes, compressed_bytes
+    notes["validated_here"], ["goal_reached"], ["worst_layers"], ["kept_float"]
+                       of quantize: the target is this machine, the goal of its ladder was reached, the layers
+                       that add most noise, kinds of layers that have no int8 form
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 
 from lissom.artifact import Artifact
 from lissom.report.schema import Interval
-from lissom.report.wording import between, percent, points, size
+from lissom.report.wording import between, listed, noisy_layers, percent, points, size
 
 _SPARSE_KERNELS: Mapping[str, tuple[str, ...]] = {"tensorrt": ("2:4",), "torch_tensorrt": ("2:4",)}
 """Patterns of zeros that a runtime skips; the others multiply by every zero."""
@@ -36,7 +39,7 @@ def find_remarks(
         for artifact in artifacts
         if artifact.manifest.stage == "distill" and "gain" in artifact.manifest.notes
     )
-    return (*taught, *_sparse_remarks(lineage, runtime))
+    return (*taught, *_quantized_remarks(lineage), *_sparse_remarks(lineage, runtime))
 
 
 def taught_remark(name: str, gain: Mapping[str, float], score_name: str) -> str:
@@ -65,6 +68,55 @@ def sparse_remark(name: str, sparsity: Mapping[str, Any], runtime: str | None) -
     if runtime is None or pattern in _SPARSE_KERNELS.get(runtime, ()):
         return found
     return f"{found} The zeros give no speed on {runtime}, which multiplies by them as by any number."
+
+
+def unvalidated_remark(name: str, target: str, made_on: Mapping[str, Any]) -> str:
+    """That a model was made for another machine than the one that measured it.
+
+    >>> unvalidated_remark("quantize", "tensorrt", {"architecture": "x86_64", "gpus": []})
+    'quantize: made for tensorrt and not validated there: this machine is x86_64 without a GPU.'
+    """
+    gpus = "" if made_on.get("gpus") or target != "tensorrt" else " without a GPU"
+    machine = f"{made_on.get('architecture', 'another')}{gpus}"
+    return f"{name}: made for {target} and not validated there: this machine is {machine}."
+
+
+def missed_goal_remark(name: str, layers: Sequence[Mapping[str, Any]]) -> str:
+    r"""That no rung of the ladder was good enough, and where the noise is.
+
+    >>> missed_goal_remark("quantize", [{"name": "conv1", "sqnr_db": 12.34}, {"name": "fc", "sqnr_db": 20.0}])
+    'quantize: its goal was not reached; the noisiest layers are conv1 (12.3\xa0dB) and fc (20.0\xa0dB).'
+    """
+    if not layers:
+        return f"{name}: its goal was not reached."
+    words = "layer is" if len(layers) == 1 else "layers are"
+    return f"{name}: its goal was not reached; the noisiest {words} {noisy_layers(layers)}."
+
+
+def kept_float_remark(name: str, kinds: Sequence[str]) -> str:
+    """That layers have no int8 form.
+
+    >>> kept_float_remark("quantize", ["GRU"])
+    'quantize: GRU stays in float32: ONNX Runtime has no int8 form of it.'
+    >>> kept_float_remark("quantize", ["GRU", "RNN"])
+    'quantize: GRU and RNN stay in float32: ONNX Runtime has no int8 form of them.'
+    """
+    stays, them = ("stays", "it") if len(kinds) == 1 else ("stay", "them")
+    return f"{name}: {listed(kinds)} {stays} in float32: ONNX Runtime has no int8 form of {them}."
+
+
+def _quantized_remarks(lineage: Sequence[Artifact]) -> Iterator[str]:
+    for artifact in lineage:
+        name, manifest = artifact.name, artifact.manifest
+        notes = manifest.notes
+        if manifest.stage != "quantize":
+            continue
+        if not notes.get("validated_here", True):
+            yield unvalidated_remark(name, notes["target"], manifest.made_on)
+        if not notes.get("goal_reached", True):
+            yield missed_goal_remark(name, notes.get("worst_layers", ()))
+        if notes.get("kept_float"):
+            yield kept_float_remark(name, notes["kept_float"])
 
 
 def _sparse_remarks(lineage: Sequence[Artifact], runtime: str | None) -> Iterator[str]:

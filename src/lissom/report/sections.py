@@ -40,6 +40,8 @@ from lissom.report.wording import (
 
 ID_LENGTH = 16
 SPLITS = ("train", "calibrate", "select", "report")
+TOLD = ("rungs", "plan", "goal", "worst_layers")
+"""Notes of a stage with rungs that have a section of their own."""
 ABSENT_CELL = Cell(f'<span class="absent">{ABSENT}</span>')
 
 
@@ -359,7 +361,8 @@ def _parity_cell(parity: ParityFigures | None) -> Cell:
 
 
 def _notes(notes: Mapping[str, object]) -> str:
-    """Short notes in a line, long ones folded."""
+    """Short notes in a line, long ones folded; without those that a section tells."""
+    notes = {key: value for key, value in notes.items() if not ("rungs" in notes and key in TOLD)}
     short = {key: value for key, value in notes.items() if len(plain(value, key)) <= 80}
     line = ", ".join(
         f"{escape(key.replace('_', ' '))} {escape(plain(value, key))}" for key, value in short.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ABSENT = "–"
 MINUS = "−"
 NO_BREAK = "\u00a0"
+NO_NOISE_DB = 200.0
+"""What stands for the ratio of a model without noise; its negative for one whose outputs are not finite."""
 _ABBREVIATIONS = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "f1": "F1", "pearson": "Pearson’s r"}
 _METRICS = (
     "accuracy",
@@ -109,6 +111,44 @@ def percent(share: float) -> str:
     '97.2\xa0%'
     """
     return f"{share * 100:.1f}{NO_BREAK}%".replace("-", MINUS)
+
+
+def decibel(ratio: float) -> str:
+    r"""A ratio in decibel, to a tenth.
+
+    >>> decibel(27.64)
+    '27.6\xa0dB'
+    """
+    return f"{ratio:.1f}{NO_BREAK}dB".replace("-", MINUS)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words with commas, and “and” before the last.
+
+    >>> listed(["a", "b", "c"]), listed(["a", "b"]), listed([])
+    ('a, b and c', 'a and b', '')
+    """
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def noise_words(sqnr_db: float) -> str:
+    r"""A signal-to-noise ratio.
+
+    >>> noise_words(27.64), noise_words(200.0), noise_words(-200.0)
+    ('27.6\xa0dB', 'no noise', 'not finite')
+    """
+    if abs(sqnr_db) < NO_NOISE_DB:
+        return decibel(sqnr_db)
+    return "no noise" if sqnr_db > 0 else "not finite"
+
+
+def noisy_layers(layers: Sequence[Mapping[str, Any]], most: int = 3) -> str:
+    r"""The first of the notes `worst_layers`, with the noise that each adds alone.
+
+    >>> noisy_layers([{"name": "conv1", "sqnr_db": 12.34}, {"name": "fc", "sqnr_db": 20.0}])
+    'conv1 (12.3\xa0dB) and fc (20.0\xa0dB)'
+    """
+    return listed([f"{layer['name']} ({noise_words(layer['sqnr_db'])})" for layer in layers[:most]])
 
 
 def between(interval: Interval, write: Callable[[float], str] = significant) -> str:

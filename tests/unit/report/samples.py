@@ -203,6 +203,67 @@ def language() -> Report:
     return report.model_copy(update={"arms": _with_metrics(report, metrics)})
 
 
+def quantized(**notes: Any) -> Report:
+    """The stage `quantize` climbed: four trials on three rungs, the third one is shipped."""
+    return _with_notes(typical(), climb(**notes))
+
+
+def climb(**changes: Any) -> dict[str, Any]:
+    """What a quantize stage notes of its climb."""
+    rungs = (
+        ("plain", "", 18.04, 0.9714, 0.9517, True),
+        ("observer", "mse", 24.31, 0.9821, 0.9665, True),
+        ("mixed-precision", "conv_1", 27.62, 0.9926, 0.9703, True),
+        ("mixed-precision", "2 layers, down to fc", 27.65, 0.9926, 0.9703, False),
+    )
+    notes = {
+        "operators_before": 23,
+        "operators": 61,
+        "quantize": 14,
+        "dequantize": 24,
+        "computing": 6,
+        "computing_int8": 5,
+        "target": "x86",
+        "validated_here": True,
+        "plan": {"observer": "mse", "exclude": ["conv_1"], "smoothing": 0.0, "corrected": False},
+        "goal": {"max_drop": 0.005, "min_agreement": 0.99, "min_sqnr_db": 25.0},
+        "goal_reached": True,
+        "judged_on": "select",
+        "parent_score": 0.974,
+        "rungs": [
+            {
+                "rung": rung,
+                "what": what,
+                "figures": {
+                    "sqnr_db": sqnr_db,
+                    "cosine": 0.99,
+                    "agreement": agreement,
+                    "score": score,
+                    "drop": 0.974 - score,
+                },
+                "kept": kept,
+            }
+            for rung, what, sqnr_db, agreement, score, kept in rungs
+        ],
+        "worst_layers": [{"name": "conv_1", "sqnr_db": 21.34}, {"name": "fc", "sqnr_db": 30.2}],
+    }
+    return notes | changes
+
+
+def unlabelled_climb(**changes: Any) -> dict[str, Any]:
+    """The same without labels: no scores; the second model is not finite."""
+    notes = climb(parent_score=None, judged_on="calibrate", goal_reached=False, **changes)
+    for rung in notes["rungs"]:
+        rung["figures"] |= {"score": None, "drop": None}
+    notes["rungs"][1] |= {"kept": False, "figures": notes["rungs"][1]["figures"] | {"sqnr_db": -200.0}}
+    return notes
+
+
+def quantized_without_labels() -> Report:
+    """A climb that is judged by noise alone, and ends below its goal."""
+    return _with_notes(without_accuracy(), unlabelled_climb())
+
+
 def empty() -> Report:
     """A run that ended before anything was measured."""
     report = typical(
@@ -228,9 +289,15 @@ def hostile() -> Report:
         )
         for arm in report.arms
     )
+    rungs = [rung | {"rung": HOSTILE, "what": HOSTILE} for rung in climb()["rungs"]]
+    plan, worst = {"observer": HOSTILE}, [{"name": HOSTILE, "sqnr_db": 3.0}]
+    hostile_climb = climb(rungs=rungs, plan=plan, worst_layers=worst, judged_on=HOSTILE, goal_reached=False)
     stages = tuple(
         row.model_copy(
-            update={"name": HOSTILE if row.name == "quantize" else row.name, "notes": {HOSTILE: HOSTILE}}
+            update={
+                "name": HOSTILE if row.name == "quantize" else row.name,
+                "notes": {HOSTILE: HOSTILE} | (hostile_climb if row.name == "quantize" else {}),
+            }
         )
         for row in report.stages
     )
@@ -257,6 +324,13 @@ def hostile() -> Report:
             "verdict": report.verdict.model_copy(update={"sentence": HOSTILE, "artifact": HOSTILE}),
         }
     )
+
+
+def _with_notes(report: Report, notes: dict[str, Any]) -> Report:
+    stages = tuple(
+        row.model_copy(update={"notes": notes}) if row.stage == "quantize" else row for row in report.stages
+    )
+    return report.model_copy(update={"stages": stages})
 
 
 def _with_metrics(report: Report, metrics: dict[str, float]) -> tuple[Arm, ...]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from tests.unit.small import blobs, load
 
+from lissom.artifact import Artifact
 from lissom.recipe import GatesConfig
-from lissom.report.gates import accuracy_gate
+from lissom.report.gates import accuracy_gate, parity_gate
 
 CONFIG = GatesConfig.model_validate({"accuracy": {"max_drop": 0.01}})
 RIGHT = np.arange(1000) >= 30
@@ -42,3 +47,33 @@ def test_of_other_scores_the_gate_counts_those_that_fell_and_rose(
 
 def test_without_labels_the_gate_is_skipped() -> None:
     assert accuracy_gate(None, None, CONFIG, score_name="skill").state == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("passed", "layers", "ending"),
+    [
+        (False, 4, "export; its noisiest layers: layer_0 (10.0 dB), layer_1 (11.0 dB) and layer_2 (12.0 dB)"),
+        (False, 0, "differs from export"),
+        (True, 4, "agrees with export"),
+    ],
+)
+def test_a_parity_that_fails_names_the_noisiest_layers(
+    tmp_path: Path, passed: bool, layers: int, ending: str
+) -> None:
+    made = load(tmp_path / "made", blobs(), "mlp", hidden=[4])
+    worst = [{"name": f"layer_{number}", "sqnr_db": 10.0 + number} for number in range(layers)]
+    notes = {"worst_layers": worst} if worst else {}
+    manifest = made.manifest.model_copy(update={"name": "quantize", "notes": notes})
+    output: dict[str, Any] = {
+        "output": "logits",
+        "passed": passed,
+        "max_abs_error": 0.4,
+        "sqnr_db": 12.0,
+        "top1_agreement": 0.9,
+        "limit": "98 %",
+    }
+    parity = {"parity": {"against": "export", "outputs": [output]}}
+    records = {"quantize": {"runtimes": {"onnxruntime": parity}}}
+    gate = parity_gate([Artifact(made.path, manifest, made.digest)], records, "onnxruntime")
+    assert gate.state == ("pass" if passed else "fail")
+    assert gate.reason.replace("\u00a0", " ").endswith(ending)

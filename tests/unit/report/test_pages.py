@@ -30,6 +30,8 @@ EVERY_REPORT = [
     samples.with_metrics,
     samples.regression,
     samples.language,
+    samples.quantized,
+    samples.quantized_without_labels,
     samples.empty,
     samples.hostile,
 ]
@@ -177,7 +179,7 @@ def test_markup_of_the_user_is_not_read_by_markdown() -> None:
     assert "<" not in outside
     rows = [line for line in outside.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
-    assert widths == {6, 11}
+    assert widths == {6, 8, 11}
 
 
 def test_a_table_of_arms_has_a_row_for_each_arm_and_its_error() -> None:

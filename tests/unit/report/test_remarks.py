@@ -13,7 +13,7 @@ from lissom.artifact import Artifact
 from lissom.cli.views import finished, reported
 from lissom.pipeline import Result
 from lissom.report.pages import html_from_report, markdown_from_report
-from lissom.report.remarks import find_remarks, sparse_remark, taught_remark
+from lissom.report.remarks import find_remarks, sparse_remark, taught_remark, unvalidated_remark
 from lissom.report.schema import Report
 
 SPARSITY = {"pattern": "unstructured", "share": 0.5, "raw_bytes": 1_200_000, "compressed_bytes": 700_000}
@@ -121,3 +121,40 @@ def test_a_report_without_remarks_has_no_section_and_an_old_one_still_reads() ->
     assert report == samples.typical()
     assert "Remarks" not in html_from_report(report)
     assert "Remarks" not in markdown_from_report(report)
+
+
+def test_of_the_chosen_lineage_it_is_told_what_quantize_could_not_do(artifact: Artifact) -> None:
+    worst = [{"name": f"layer_{number}", "sqnr_db": 10.0 + number} for number in range(5)]
+    lineage = [
+        noted(artifact, "first", "quantize", target="tensorrt", validated_here=False),
+        noted(artifact, "second", "quantize", goal_reached=False, worst_layers=worst),
+        noted(artifact, "third", "quantize", goal_reached=False),
+        noted(artifact, "fourth", "quantize", kept_float=["GRU"]),
+        noted(artifact, "fifth", "quantize", target="x86", validated_here=True, goal_reached=True),
+        noted(artifact, "other", "export", kept_float=["GRU"]),
+    ]
+    found = find_remarks(lineage, lineage, runtime="onnxruntime", score_name="accuracy")
+    assert [remark.partition(":")[0] for remark in found] == ["first", "second", "third", "fourth"]
+    assert "made for tensorrt and not validated there: this machine is" in found[0]
+    assert found[1].replace("\u00a0", " ") == (
+        "second: its goal was not reached; the noisiest layers are layer_0 (10.0 dB), layer_1 (11.0 dB) and "
+        "layer_2 (12.0 dB)."
+    )
+    assert found[2] == "third: its goal was not reached."
+    assert found[3] == "fourth: GRU stays in float32: ONNX Runtime has no int8 form of it."
+    assert find_remarks(lineage, [], runtime=None, score_name="accuracy") == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "made_on", "machine"),
+    [
+        ("tensorrt", {"architecture": "x86_64", "gpus": []}, "x86_64 without a GPU"),
+        ("arm", {"architecture": "x86_64", "gpus": []}, "x86_64"),
+        ("x86", {"architecture": "aarch64", "gpus": ["NVIDIA H100"]}, "aarch64"),
+    ],
+)
+def test_a_foreign_target_is_told_beside_this_machine(
+    target: str, made_on: dict[str, Any], machine: str
+) -> None:
+    found = unvalidated_remark("quantize", target, made_on)
+    assert found == f"quantize: made for {target} and not validated there: this machine is {machine}."

@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lissom.compress.quantizing.static import prepared
 from lissom.logs import quiet_libraries
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
@@ -20,15 +19,10 @@ from lissom.recipe import QuantizeConfig
 _OPERATORS = ["MatMul", "Gemm", "LSTM", "Attention"]
 
 
-def dynamic_model(path: Path, config: QuantizeConfig, *, reduce_range: bool) -> Any:
-    """The int8 model of an ONNX file.
-
-    Raises:
-        ModelError: the model cannot be prepared, or an excluded node is unknown.
-    """
+def dynamic_model(model: Any, config: QuantizeConfig, *, reduce_range: bool) -> Any:
+    """The int8 model of a float32 one, as `prepared` gives it."""
     onnx = require("onnx", extra="cpu")
     tool: Any = require("onnxruntime.quantization", extra="cpu")
-    model = prepared(path)
     with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
         target = Path(place) / "int8.onnx"
         tool.quantize_dynamic(

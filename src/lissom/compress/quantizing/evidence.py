@@ -98,6 +98,11 @@ class Judge:
         return "select" if len(self.data.indices["select"]) else "calibrate"
 
     @property
+    def chooses(self) -> bool:
+        """False where a model gives numbers, of which the highest means nothing."""
+        return self.data.kind != "values"
+
+    @property
     def labelled(self) -> bool:
         """True when there are scores."""
         return self.data.dataset.labels is not None and self.split == "select"
@@ -130,7 +135,7 @@ class Judge:
         figures = Figures(
             min((200.0 if p.sqnr_db is None else p.sqnr_db) for p in parities) if finite else -200.0,
             min(p.cosine or 0.0 for p in parities),
-            min(p.top1_agreement for p in parities),
+            min(p.top1_agreement for p in parities) if self.chooses else 1.0,
         )
         if scores is None:
             return figures

@@ -15,7 +15,7 @@ its end without reaching its goal says so, and gives the best model that it foun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -74,6 +74,7 @@ class Ladder:
 
     def climb(self, first: Plan, *, rungs: Sequence[str] | None = None) -> tuple[Plan, Any]:
         """The best plan, and its model."""
+        self.first = first
         self.plan, self.model, self.best = first, *self._measured("plain", "", first)
         wanted = [name for name in RUNGS if rungs is None or name in rungs]
         with self.progress.task("quantize: climb", len(wanted)) as advance:
@@ -137,8 +138,8 @@ def _smoothing(ladder: Ladder) -> Candidates:
     for everywhere in (False, True):
         for alpha in _ALPHAS:
             where = "everywhere" if everywhere else "folded"
-            plan = ladder.plan._replace(smoothing=alpha, everywhere=everywhere)
-            yield f"alpha {alpha:g}, {where}", plan
+            smoothed = {"smoothing": alpha, "everywhere": everywhere}
+            yield from _with_observers(ladder, f"alpha {alpha:g}, {where}", smoothed)
 
 
 def _mixed_precision(ladder: Ladder) -> Candidates:
@@ -147,7 +148,14 @@ def _mixed_precision(ladder: Ladder) -> Candidates:
 
 def _equalisation(ladder: Ladder) -> Candidates:
     if can_be_equalized(ladder.quantizer.model):
-        yield "", ladder.plan._replace(equalized=True)
+        yield from _with_observers(ladder, "", {"equalized": True})
+
+
+def _with_observers(ladder: Ladder, what: str, changed: Mapping[str, Any]) -> Candidates:
+    """With the observer that suits the outliers so far, and with the first: without them it may be better."""
+    for observer in dict.fromkeys((ladder.plan.observer, ladder.first.observer)):
+        told = what if observer == ladder.plan.observer else f"{what}, {observer}".removeprefix(", ")
+        yield told, ladder.plan._replace(observer=observer, **changed)
 
 
 def _adaround(ladder: Ladder) -> Candidates:

@@ -16,7 +16,7 @@ through a ReLU, which commutes with positive factors. Elsewhere a multiplication
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,22 @@ def smoothed(model: Any, largest: Mapping[str, np.ndarray], *, alpha: float, eve
         weights = np.max([_reading_range(graph, layer) for layer in site.readers], axis=0)
         factors = _factors(largest[site.tensor] ** alpha, weights ** (1 - alpha))
         _divide(graph, site, factors)
+    return changed
+
+
+def rescaled(model: Any, factors_of: Callable[[int], np.ndarray]) -> Any:
+    """A copy in which every tensor that can be divided without an operator more was.
+
+    Args:
+        model: A float32 model.
+        factors_of: Number of channels to what each is divided by, above 0.
+    """
+    changed = copy.deepcopy(model)
+    graph = Graph(changed)
+    for site in _sites(graph):
+        if site.constants:
+            number = len(_reading_range(graph, site.readers[0]))
+            _divide(graph, site, factors_of(number))
     return changed
 
 

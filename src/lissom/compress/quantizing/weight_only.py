@@ -7,10 +7,8 @@ nearest, with a zero point for each group. Activations stay float32.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from lissom.compress.quantizing.graph import name_nodes
 from lissom.logs import quiet_libraries
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
@@ -20,12 +18,9 @@ _ACCURACY_LEVEL = 1
 """Activations stay float32; at 4, ONNX Runtime would round them to int8, unasked."""
 
 
-def weight_only_model(path: Path, config: QuantizeConfig) -> tuple[Any, int]:
-    """The model with weights in groups, and how many products have them."""
-    onnx = require("onnx", extra="cpu")
+def weight_only_model(model: Any, config: QuantizeConfig) -> tuple[Any, int]:
+    """The model with weights in groups, and how many products have them; every node of it has a name."""
     tool: Any = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="cpu")
-    model = onnx.load(path)
-    name_nodes(model)
     _products_from_gemm(model)
     with quiet_libraries():
         quantizer = tool.MatMulNBitsQuantizer(

@@ -14,7 +14,7 @@ import pytest
 from tests.unit.small import Chain, context, data_for, make
 
 from lissom.artifact import Artifact
-from lissom.compress.quantization import _check_model, preview
+from lissom.compress.quantization import check_model, preview
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.errors import DataError, ModelError
 from lissom.export.verification import verify
@@ -53,6 +53,12 @@ def test_dynamic_models_compute_in_int8_and_answer_as_before(
     ):
         assert after.executed()["int8"] == wanted
         assert all(parity.passed for parity in verify(before, after, data_for(name)))
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weight-only"])
+def test_an_unknown_name_is_refused_in_every_mode(quantize: Quantize, mode: str) -> None:
+    with pytest.raises(ModelError, match="exclude names 'nothing', which is no node"):
+        quantize("mlp", mode=mode, exclude=["nothing"])
 
 
 def test_dynamic_gru_stays_float_and_says_so(quantize: Quantize) -> None:
@@ -146,7 +152,7 @@ def test_an_old_operator_set_is_refused_with_what_to_type(
     model = onnx.load(exported.file(MODEL_FILE))
     model.opset_import[0].version = 9
     with pytest.raises(ModelError, match="operator set 9; 13 is the oldest") as caught:
-        _check_model(model)
+        check_model(model)
     assert "version_converter" in caught.value.hint
 
 

@@ -1,0 +1,195 @@
+"""What the stage `quantize` tried, rung by rung, and what it kept, in words.
+
+Everything is read from the notes of the stage: `rungs`, `plan`, `goal`, `worst_layers` and the counts of
+operators. Figures are of the split that the notes name, against the model that was quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lissom.report.reading import SHARES, score_title
+from lissom.report.schema import Report, StageRow
+from lissom.report.wording import (
+    NO_NOISE_DB,
+    count,
+    decibel,
+    listed,
+    noise_words,
+    noisy_layers,
+    percent,
+    points,
+)
+
+_TITLES = {
+    "plain": "plain int8",
+    "bias-correction": "bias correction",
+    "mixed-precision": "mixed precision",
+    "adaround": "AdaRound",
+    "more-float": "more in float32",
+}
+
+
+class Trial(NamedTuple):
+    """One model that was tried.
+
+    Attributes:
+        title: Its rung, in words.
+        what: What it has that the model before has not; may be empty.
+        sqnr_db: Signal to quantization noise of the worst output.
+        agreement: Share of answers that are the parent's; None where outputs are no answers.
+        score: Mean score; None without labels.
+        drop: Score of the parent minus it.
+        kept: True when it was better than the best before.
+    """
+
+    title: str
+    what: str
+    sqnr_db: float
+    agreement: float | None
+    score: float | None
+    drop: float | None
+    kept: bool
+
+    @property
+    def name(self) -> str:
+        """Rung, and what is new."""
+        return f"{self.title}: {self.what}" if self.what else self.title
+
+    @property
+    def is_drawn(self) -> bool:
+        """True when there is a noise to draw."""
+        return abs(self.sqnr_db) < NO_NOISE_DB
+
+
+def climbed_stages(report: Report) -> list[StageRow]:
+    """The quantize stages that say what they tried."""
+    return [row for row in report.stages if row.stage == "quantize" and row.notes.get("rungs")]
+
+
+def trials_of(report: Report, row: StageRow) -> list[Trial]:
+    """What a stage tried, in order."""
+    answers = report.task in SHARES
+    return [
+        Trial(
+            _TITLES.get(rung["rung"], rung["rung"]),
+            rung["what"],
+            rung["figures"]["sqnr_db"],
+            rung["figures"]["agreement"] if answers else None,
+            rung["figures"].get("score"),
+            rung["figures"].get("drop"),
+            rung["kept"],
+        )
+        for rung in row.notes["rungs"]
+    ]
+
+
+def shipped_row(trials: Sequence[Trial]) -> int:
+    """Which trial the stage gave on: the last that was kept."""
+    return max((number for number, trial in enumerate(trials) if trial.kept), default=0)
+
+
+def plan_words(plan: Mapping[str, Any]) -> str:
+    r"""What a plan has beyond plain int8; empty when it has nothing.
+
+    >>> plan_words({"observer": "mse", "corrected": True, "exclude": ["a", "b"]})
+    'observer mse, bias correction and 2\xa0layers in float32'
+    """
+    observer, alpha, exclude = plan.get("observer", "minmax"), plan.get("smoothing"), plan.get("exclude", ())
+    where = "everywhere" if plan.get("everywhere") else "folded"
+    parts = {
+        f"observer {observer}": observer != "minmax",
+        "equalisation": plan.get("equalized"),
+        f"smoothing of {alpha} {where}": alpha,
+        "bias correction": plan.get("corrected"),
+        "AdaRound": plan.get("rounded"),
+        f"{count(len(exclude), 'layer')} in float32": exclude,
+    }
+    return listed([words for words, present in parts.items() if present])
+
+
+def told(report: Report, row: StageRow) -> str:
+    """What was tried, what came out, and whether that is good enough."""
+    trials, words = trials_of(report, row), plan_words(row.notes.get("plan", {}))
+    first, shipped = trials[0], trials[shipped_row(trials)]
+    ingredients = f", with {words}" if words else ""
+    if len(trials) == 1:
+        found = f"Plain int8 {_fidelity(first)}{ingredients}; nothing else was tried."
+    else:
+        rungs = count(len({trial.title for trial in trials}), "rung")
+        found = f"{count(len(trials), 'model')} on {rungs} were tried. Plain int8 {_fidelity(first)}"
+        better = f", the shipped model {_fidelity(shipped, brief=True)}{ingredients}."
+        found += better if shipped is not first else f"{ingredients}, and no other was better."
+    return f"{found} {_goal_told(row.notes, first)}"
+
+
+def goal_words(goal: Mapping[str, float], *, labelled: bool, answers: bool = True) -> str:
+    r"""What is good enough.
+
+    >>> goal = {"max_drop": 0.005, "min_agreement": 0.99, "min_sqnr_db": 25.0}
+    >>> goal_words(goal, labelled=True)
+    'a drop of at most 0.5 points and at least 99.0\xa0% of the answers kept'
+    >>> goal_words(goal, labelled=False)
+    'an SQNR of at least 25.0\xa0dB'
+    """
+    if not labelled:
+        return f"an SQNR of at least {decibel(goal['min_sqnr_db'])}"
+    kept = f" and at least {percent(goal['min_agreement'])} of the answers kept" if answers else ""
+    return f"a drop of at most {points(goal['max_drop'])} points{kept}"
+
+
+def operators_told(notes: Mapping[str, Any]) -> str:
+    """What became of the graph; empty for notes without counts.
+
+    >>> notes = {"operators_before": 245, "operators": 476, "quantize": 95, "dequantize": 130}
+    >>> operators_told(notes | {"computing": 55, "computing_int8": 47})
+    '47 of 55 layers compute in int8. The graph had 245 operators and has 476, of them 95 Q and 130 DQ.'
+    """
+    wanted = ("operators_before", "operators", "quantize", "dequantize", "computing", "computing_int8")
+    if not set(wanted) <= set(notes):
+        return ""
+    before, after, quantize, dequantize, computing, integers = (f"{notes[key]:,}" for key in wanted)
+    return (
+        f"{integers} of {computing} layers compute in int8. The graph had {before} operators and has "
+        f"{after}, of them {quantize} Q and {dequantize} DQ."
+    )
+
+
+def columns_of(report: Report, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """Titles of the figures that the trials have."""
+    labelled = trials[0].drop is not None
+    return (
+        *((score_title(report), "Drop") if labelled else ()),
+        *(("Agreement",) if trials[0].agreement is not None else ()),
+        "SQNR",
+    )
+
+
+def figures_of(trial: Trial) -> tuple[str, ...]:
+    """The figures of a trial, in the order of `columns_of`."""
+    scores = (
+        (percent(trial.score), points(trial.drop))
+        if trial.score is not None and trial.drop is not None
+        else ()
+    )
+    agreement = () if trial.agreement is None else (percent(trial.agreement),)
+    return (*scores, *agreement, noise_words(trial.sqnr_db))
+
+
+def _fidelity(trial: Trial, *, brief: bool = False) -> str:
+    """How near a model is to its parent, by what counts for it."""
+    if trial.drop is not None and trial.agreement is not None:
+        return percent(trial.agreement) if brief else f"kept {percent(trial.agreement)} of the answers"
+    noise = noise_words(trial.sqnr_db)
+    return noise if brief else f"had an SQNR of {noise}"
+
+
+def _goal_told(notes: Mapping[str, Any], first: Trial) -> str:
+    words = goal_words(notes["goal"], labelled=first.drop is not None, answers=first.agreement is not None)
+    reached, split = notes["goal_reached"], notes.get("judged_on", "select")
+    noisiest = "" if reached else noisy_layers(notes.get("worst_layers", ()))
+    return (
+        f"On the {split} split the goal was {'' if reached else 'not '}reached: {words}."
+        f"{f' The noisiest layers: {noisiest}.' if noisiest else ''}"
+    )
