@@ -136,6 +136,7 @@ class QuantizeOptions(Options, total=False):
     reduce_range: bool | None
     exclude: Sequence[str]
     ladder: bool
+    skip_slow: bool
     max_select_drop: float
     min_agreement: float
     min_sqnr_db: float

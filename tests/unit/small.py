@@ -169,7 +169,9 @@ def make(
     **fields: Any,
 ) -> Artifact:
     """The artifact of one stage, made by the function that the registry has for it."""
-    config = stage_types()[kind].model_validate({"name": folder.name, **fields})
+    timed = kind == "quantize" and fields.get("mode", "static") in ("static", "qat")
+    quick = {"skip_slow": False} if timed else {}  # timing takes seconds, and differs each time
+    config = stage_types()[kind].model_validate({"name": folder.name, **quick, **fields})
     made = context(folder, data, config, model=model, parents=parents, seed=seed)
     artifact: Artifact = stage_function(config)(parents or {}, config, made)
     return artifact

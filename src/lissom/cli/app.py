@@ -359,6 +359,10 @@ def quantize(
             "--ladder/--no-ladder", help="static: try better ways where the plain one loses too much."
         ),
     ] = True,
+    skip_slow: Annotated[
+        bool,
+        typer.Option("--skip-slow/--keep-slow", help="static: leave float32 what int8 makes slower here."),
+    ] = True,
     epochs: Annotated[int, typer.Option("--epochs", help="qat: passes over the train split.")] = 5,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="qat: peak learning rate.")] = 0.005,
     bits: Annotated[int, typer.Option("--bits", help="weight-only: bits of a weight, 4 or 8.")] = 4,
@@ -388,6 +392,7 @@ def quantize(
         "num_samples": num_samples,
         "exclude": tuple(exclude or ()),
         "ladder": ladder,
+        "skip_slow": skip_slow,
         "tune": {"epochs": epochs, "learning_rate": learning_rate} if mode == "qat" else None,
         "bits": bits,
         "group_size": group_size,

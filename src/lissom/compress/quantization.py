@@ -30,6 +30,7 @@ from lissom.compress.quantizing.graph import (
     operator_counts,
 )
 from lissom.compress.quantizing.ladder import Ladder
+from lissom.compress.quantizing.lean import Race, Variant, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
@@ -123,7 +124,7 @@ def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Co
         )
     path = parent.file(MODEL_FILE)
     check_model(require("onnx", extra="cpu").load(path))
-    plain = config.model_copy(update={"ladder": False})
+    plain = config.model_copy(update={"ladder": False, "skip_slow": False})
     model, precision, notes = _MODES[config.mode](path, parent, plain, context)
     exclude = config.exclude
     layers = planned_layers(prepared(path), model, mode=config.mode, exclude=exclude)
@@ -148,6 +149,10 @@ def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Conte
     first = first_plan(ladder.quantizer.model, config)
     plan, model = ladder.climb(first, rungs=None if config.ladder else ())
     scheme = ladder.quantizer.scheme
+    variants: list[Variant] = []
+    if config.skip_slow and scheme.here:
+        race = Race(context, parent.manifest.signature)
+        plan, model, variants = leaner(ladder, plan, model, race)
     if not operator_counts(model)["computing_int8"]:
         raise _nothing_to_quantize(ladder.quantizer.model, "static")
     notes = {
@@ -160,6 +165,7 @@ def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Conte
         "judged_on": ladder.judge.split,
         "parent_score": ladder.judge.score,
         "rungs": [trial.document() for trial in ladder.trials],
+        "timed": [variant.document() for variant in variants],
     }
     if ladder.worst:
         notes["worst_layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in ladder.worst[:8]]

@@ -440,6 +440,11 @@ class QuantizeConfig(StageConfig):
         description="static: where the plain model is not good enough on the select split, try other ranges, "
         "bias correction, SmoothQuant, mixed precision, equalisation and AdaRound.",
     )
+    skip_slow: bool = Field(
+        True,
+        description="static: where float32 is surely faster on this machine for the first, the last or small "
+        "layers, leave them so; and choose between `all` and `layers` by time.",
+    )
     max_select_drop: float = Field(
         0.005, ge=0, le=1, description="ladder: score that may be lost on the select split; 0.01 is a point."
     )
@@ -489,7 +494,7 @@ class QuantizeConfig(StageConfig):
 
 _FIELDS_OF_MODES = {
     ("static", "qat"): (
-        *("calibration", "num_samples", "operators", "ladder"),
+        *("calibration", "num_samples", "operators", "ladder", "skip_slow"),
         *("max_select_drop", "min_agreement", "min_sqnr_db"),
     ),
     ("qat",): ("tune",),

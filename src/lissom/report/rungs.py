@@ -150,9 +150,25 @@ def operators_told(notes: Mapping[str, Any]) -> str:
     if not set(wanted) <= set(notes):
         return ""
     before, after, quantize, dequantize, computing, integers = (f"{notes[key]:,}" for key in wanted)
+    timed = listed([_timed_words(variant) for variant in notes.get("timed", ())])
     return (
         f"{integers} of {computing} layers compute in int8. The graph had {before} operators and has "
         f"{after}, of them {quantize} Q and {dequantize} DQ."
+        f"{f' Timed against it on this machine: {timed}.' if timed else ''}"
+    )
+
+
+def _timed_words(variant: Mapping[str, Any]) -> str:
+    """How fast a variant is, and what became of it.
+
+    >>> speedup = {"value": 1.04, "low": 0.94, "high": 1.15}
+    >>> _timed_words({"what": "last layer in float32", "speedup": speedup, "kept": False})
+    'last layer in float32 1.04x (0.94 to 1.15), not taken'
+    """
+    speedup = variant["speedup"]
+    span = f"{speedup['low']:.2f} to {speedup['high']:.2f}"
+    return (
+        f"{variant['what']} {speedup['value']:.2f}x ({span}), {'taken' if variant['kept'] else 'not taken'}"
     )
 
 

@@ -40,7 +40,7 @@ from lissom.report.wording import (
 
 ID_LENGTH = 16
 SPLITS = ("train", "calibrate", "select", "report")
-TOLD = ("rungs", "plan", "goal", "worst_layers")
+TOLD = ("rungs", "plan", "goal", "worst_layers", "timed")
 """Notes of a stage with rungs that have a section of their own."""
 ABSENT_CELL = Cell(f'<span class="absent">{ABSENT}</span>')
 

@@ -12,9 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from lissom.compress.quantizing.static import inferred
 from lissom.export.onnx_file import open_session
 
-GENERATOR = np.random.default_rng(3)
-
-
 def model_of(
     nodes: Sequence[Any],
     constants: dict[str, np.ndarray],
@@ -38,7 +35,8 @@ def model_of(
 
 
 def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-    return (scale * GENERATOR.normal(size=shape)).astype(np.float32)
+    """The same values for the same shape, whatever was drawn before."""
+    return (scale * np.random.default_rng(shape).normal(size=shape)).astype(np.float32)
 
 
 def separable(*, outlier: float = 1.0, channels: int = 8) -> Any:

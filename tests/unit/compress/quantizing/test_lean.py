@@ -1,0 +1,89 @@
+"""What int8 makes slower stays float32, where that is sure and costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tests.unit.compress.quantizing.graphs import images, separable
+from tests.unit.compress.quantizing.test_ladder import EASY, IMPOSSIBLE, ladder
+from tests.unit.small import DATA, Chain, context, make
+
+from lissom.bench.statistics import Estimate
+from lissom.compress.quantizing.graph import operator_counts
+from lissom.compress.quantizing.lean import Race, leaner
+from lissom.compress.quantizing.static import Plan
+from lissom.recipe import QuantizeConfig
+
+SURE, UNSURE = Estimate(1.3, 1.2, 1.4), Estimate(1.3, 0.9, 1.7)
+
+
+def raced(goal: Any, *speedups: Estimate) -> tuple[Plan, Any, list[Any]]:
+    climbed = ladder(separable(), images(), goal)
+    plan, model = climbed.climb(Plan("layers"), rungs=())
+    answers = iter(speedups)
+
+    def race(before: Any, after: Any) -> Estimate:
+        del before, after
+        return next(answers)
+
+    return leaner(climbed, plan, model, race)  # type: ignore[arg-type]
+
+
+def test_a_variant_that_is_surely_faster_takes_the_models_place() -> None:
+    plan, model, variants = raced(EASY, UNSURE, SURE, UNSURE)
+    assert [variant.kept for variant in variants] == [False, True, False]
+    assert plan.exclude == ("first",)
+    assert operator_counts(model)["computing_int8"] == 2
+
+
+def test_one_that_may_be_faster_does_not() -> None:
+    plan, model, variants = raced(EASY, UNSURE, UNSURE, UNSURE)
+    assert plan == Plan("layers")
+    assert operator_counts(model)["computing_int8"] == 3
+    assert not any(variant.kept for variant in variants)
+
+
+def test_one_that_is_worse_must_reach_the_goal() -> None:
+    assert raced(EASY, SURE, UNSURE, UNSURE)[0].operators == "all"
+    worse = raced(IMPOSSIBLE, SURE, UNSURE, UNSURE)
+    assert worse[0].operators == "layers" or worse[2][0].kept
+
+
+def test_gains_add_up_and_are_written_down() -> None:
+    plan, _, variants = raced(EASY, UNSURE, SURE, SURE)
+    assert plan.exclude == ("first", "pointwise")
+    document = variants[1].document()
+    assert document["what"] == "first layer in float32"
+    assert document["speedup"] == {"value": 1.3, "low": 1.2, "high": 1.4}
+
+
+def test_a_race_times_both_on_the_runtimes_that_are_here(
+    tmp_path: Path, chain: Callable[[str], Chain]
+) -> None:
+    exported = chain("mlp").exported
+    config = QuantizeConfig(name="quantize")
+
+    model = onnx.load(exported.file("model.onnx"))
+    found = Race(context(tmp_path / "q", DATA, config), exported.manifest.signature)(model, model)
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(1.0, abs=0.6)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_stage_notes_what_was_timed(tmp_path: Path, chain: Callable[[str], Chain]) -> None:
+    parents = {"input": chain("mlp").exported}
+    artifact = make(tmp_path / "quantize", DATA, "quantize", parents=parents, skip_slow=True)
+    told = [variant["what"] for variant in artifact.manifest.notes["timed"]]
+    assert "first layer in float32" in told
+    assert "last layer in float32" in told
+
+
+def test_for_another_machine_nothing_is_timed(tmp_path: Path, chain: Callable[[str], Chain]) -> None:
+    parents = {"input": chain("mlp").exported}
+    fields = {"skip_slow": True, "target": "tensorrt"}
+    artifact = make(tmp_path / "quantize", DATA, "quantize", parents=parents, **fields)
+    assert artifact.manifest.notes["timed"] == []
