@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from lissom.logs import log
 
 
+_LOUD_WHEN_IMPORTED = ("torchao", "torch.utils._pytree")
+"""They tell of GPU kernels that are not here, also when transformers imports torchao for itself."""
+
+
 class _Notices(logging.Handler):
     """Writes `warning: ...` to what stderr is at that moment, so that a progress bar stays below it."""
 
@@ -30,6 +34,8 @@ def shown_warnings() -> Iterator[None]:
     """Show what the library warns of while a command runs; of several processes only the first one speaks."""
     from lissom.models.processes import place
 
+    for name in _LOUD_WHEN_IMPORTED:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not place().leads:
         yield
         return

@@ -123,3 +123,8 @@ def test_a_warning_stands_on_a_line_of_its_own_above_the_bar(monkeypatch: pytest
     lines = [line.rpartition("\r")[2].rpartition("\x1b[2K")[2] for line in screen.getvalue().split("\n")]
     assert "warning: MLflow cannot be written" in lines
     assert "3/3" in screen.getvalue().rpartition("warning:")[2]
+
+
+def test_what_torchao_says_of_gpus_when_it_is_imported_is_not_shown() -> None:
+    with shown_warnings():
+        assert not logging.getLogger("torchao").isEnabledFor(logging.WARNING)
