@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from lissom.logs import NoProgress, log, quiet_libraries
+from lissom.logs import NoProgress, log, quiet_libraries, quiet_quantizer
 
 NOISY = "torch.onnx"
 
@@ -53,3 +53,16 @@ def test_the_levels_of_the_loggers_come_back_also_after_an_error(level: int) -> 
 def test_errors_still_raise() -> None:
     with pytest.raises(ValueError, match="real"), quiet_libraries():
         raise ValueError("real")
+
+
+def test_a_quantizer_that_warns_leaves_the_root_logger_as_it_was(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    with quiet_quantizer():
+        logging.warning("axis out of range")
+        print("calibrated")
+    assert (root.handlers, root.level) == ([], level)
+    assert capfd.readouterr() == ("", "")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from lissom.logs import log
 
-
 _LOUD_WHEN_IMPORTED = ("torchao", "torch.utils._pytree")
 """They tell of GPU kernels that are not here, also when transformers imports torchao for itself."""
 

@@ -7,12 +7,10 @@ finding the range of an image in every call costs more than the int8 convolution
 from __future__ import annotations
 
 import tempfile
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lissom.logs import quiet_libraries
+from lissom.logs import quiet_quantizer
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
 
@@ -23,7 +21,7 @@ def dynamic_model(model: Any, config: QuantizeConfig, *, reduce_range: bool) -> 
     """The int8 model of a float32 one, as `prepared` gives it."""
     onnx = require("onnx", extra="cpu")
     tool: Any = require("onnxruntime.quantization", extra="cpu")
-    with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+    with tempfile.TemporaryDirectory() as place, quiet_quantizer():
         target = Path(place) / "int8.onnx"
         tool.quantize_dynamic(
             model,

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +23,7 @@ from lissom.compress.quantizing.rescaling import equalized, smoothed
 from lissom.compress.quantizing.rounding import Grid, adaptively_rounded
 from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
-from lissom.logs import quiet_libraries
+from lissom.logs import quiet_quantizer
 from lissom.optional import require
 
 
@@ -129,7 +127,7 @@ class StaticQuantizer:
         scheme, kinds = self.scheme, tool.QuantType
         method = tool.CalibrationMethod.MinMax
         values = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
-        with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+        with tempfile.TemporaryDirectory() as place, quiet_quantizer():
             folder = Path(place)
             source, cache, target = folder / "float.onnx", folder / "ranges.json", folder / "int8.onnx"
             onnx.save(model, source)
@@ -163,7 +161,7 @@ def prepared(path: Path) -> Any:
     """
     onnx = require("onnx", extra="cpu")
     tool: Any = require("onnxruntime.quantization.shape_inference", extra="cpu")
-    with tempfile.TemporaryDirectory() as place, quiet_libraries(), redirect_stdout(StringIO()):
+    with tempfile.TemporaryDirectory() as place, quiet_quantizer():
         target = Path(place) / "prepared.onnx"
         try:
             tool.quant_pre_process(str(path), str(target), skip_symbolic_shape=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lissom.logs import quiet_libraries
+from lissom.logs import quiet_quantizer
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
 
@@ -22,7 +22,7 @@ def weight_only_model(model: Any, config: QuantizeConfig) -> tuple[Any, int]:
     """The model with weights in groups, and how many products have them; every node of it has a name."""
     tool: Any = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="cpu")
     _products_from_gemm(model)
-    with quiet_libraries():
+    with quiet_quantizer():
         quantizer = tool.MatMulNBitsQuantizer(
             model,
             bits=config.bits,

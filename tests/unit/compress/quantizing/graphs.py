@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lissom.compress.quantizing.static import inferred
 from lissom.export.onnx_file import open_session
 
+
 def model_of(
     nodes: Sequence[Any],
     constants: dict[str, np.ndarray],
