@@ -216,7 +216,7 @@ def ladder_of(path: Path, parent: Artifact, config: QuantizeConfig, context: Con
     model = prepared(path)
     _check_excluded(model, config)
     samples = calibration_samples(context, config.num_samples)
-    quantizer = StaticQuantizer(model, samples, scheme_of(config), context.seed)
+    quantizer = StaticQuantizer(model, samples, scheme_of(config), context.seed, context.progress)
     outputs = tuple(spec.name for spec in parent.manifest.signature.outputs)
     judge = Judge(model, outputs, context.data, context.task)
     goal = Goal(config.max_select_drop, config.min_agreement, config.min_sqnr_db)

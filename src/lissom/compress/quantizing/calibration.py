@@ -7,7 +7,7 @@ with the number of samples. The data are read once, and once more where an obser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from lissom.compress.quantizing.observers import (
 )
 from lissom.errors import DataError, ModelError
 from lissom.export.onnx_file import open_session
+from lissom.logs import NoProgress, Progress
 from lissom.optional import require
 
 _AVERAGING = 0.01
@@ -54,13 +55,14 @@ class Calibration:
     Attributes:
         model: The model, with value types inferred.
         samples: Calibration samples by input name.
+        progress: Shows how far it is.
         seen: What is known of every float32 tensor.
         channels: The same by channel, for tensors that layers read.
     """
 
     model: Any
     samples: Mapping[str, np.ndarray]
-    on_batch: Callable[[float], None] = field(default=lambda share: None)
+    progress: Progress = field(default_factory=NoProgress)
     seen: dict[str, Seen] = field(default_factory=dict)
     channels: dict[str, Channels] = field(default_factory=dict)
 
@@ -86,10 +88,11 @@ class Calibration:
 
     def _runs(self) -> Iterator[dict[str, np.ndarray]]:
         made = self._made()
-        for index, batch in enumerate(self._batches):
-            outputs = dict(zip(made, self._session.run(made, batch), strict=True))
-            yield outputs | {name: array for name, array in batch.items() if name in self._names}
-            self.on_batch((index + 1) / len(self._batches))
+        with self.progress.task("quantize: calibrate", len(self._batches)) as advance:
+            for batch in self._batches:
+                outputs = dict(zip(made, self._session.run(made, batch), strict=True))
+                yield outputs | {name: array for name, array in batch.items() if name in self._names}
+                advance(1)
 
     def _batch_size(self) -> int:
         one = {name: array[:1] for name, array in self.samples.items()}

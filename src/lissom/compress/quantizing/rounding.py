@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import Graph, Layer
+from lissom.logs import Advance
 
 _NUM_STEPS = 400
 _LEARNING_RATE = 0.03
@@ -52,7 +53,7 @@ def adaptively_rounded(
     calibration: Calibration,
     *,
     seed: int,
-    advance: Callable[[float], None],
+    advance: Advance,
 ) -> Any:
     """A copy whose weights lie on their grids.
 
@@ -61,7 +62,7 @@ def adaptively_rounded(
         grids: By name of the weight; layers without one keep their weights.
         calibration: Of the same model.
         seed: Which samples make a batch.
-        advance: Called with the share of a layer that was done, each time.
+        advance: Called with 1 when a layer is done.
     """
     changed = copy.deepcopy(model)
     graph = Graph(changed)
@@ -71,7 +72,7 @@ def adaptively_rounded(
         weight = torch.from_numpy(graph.array(layer.weight).copy())
         function = _function(graph, layer)
         graph.write(layer.weight, _rounded(weight, grids[layer.weight], inputs, function, seed))
-        advance(1 / len(layers))
+        advance(1)
     return changed
 
 

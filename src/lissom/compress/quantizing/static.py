@@ -8,7 +8,7 @@ the same.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,11 @@ from lissom.compress.quantizing.rescaling import equalized, smoothed
 from lissom.compress.quantizing.rounding import Grid, adaptively_rounded
 from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
-from lissom.logs import quiet_quantizer
+from lissom.logs import NoProgress, Progress, quiet_quantizer
 from lissom.optional import require
+
+_MAX_CALIBRATIONS = 1
+"""Kept beside those of the model as it was, and the newest."""
 
 
 class Plan(NamedTuple):
@@ -65,14 +68,14 @@ class StaticQuantizer:
         samples: Calibration samples by input name, shape [samples, ...].
         scheme: How numbers become integers.
         seed: Of AdaRound.
-        note: Called with the share done of what takes long.
+        progress: Shows how far what takes long is.
     """
 
     model: Any
     samples: Mapping[str, np.ndarray]
     scheme: Scheme
     seed: int = 0
-    note: Callable[[float], None] = field(default=lambda share: None)
+    progress: Progress = field(default_factory=NoProgress)
 
     def __post_init__(self) -> None:
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
@@ -104,16 +107,21 @@ class StaticQuantizer:
                 before = self.calibration(plan._replace(smoothing=0.0, everywhere=False))
                 largest = {name: channels.largest for name, channels in before.channels.items()}
                 model = smoothed(model, largest, alpha=plan.smoothing, everywhere=plan.everywhere)
-            self._calibrations[key] = Calibration(inferred(model), self.samples, self.note)
+            progress = NoProgress() if self._calibrations else self.progress  # one bar says how long it takes
+            found = Calibration(inferred(model), self.samples, progress)
+            kept = list(self._calibrations.items())  # each holds a model and its session: few are kept
+            self._calibrations = dict(kept[:1] + kept[1:][-_MAX_CALIBRATIONS:]) | {key: found}
         return self._calibrations[key]
 
     def _adaptively_rounded(self, plan: Plan, calibration: Calibration, ranges: Mapping[str, Range]) -> Any:
         key = plan._replace(corrected=False)
         if key not in self._rounded:
             grids = self._grids(calibration.model, plan, ranges)
-            self._rounded[key] = adaptively_rounded(
-                calibration.model, grids, calibration, seed=self.seed, advance=self.note
-            )
+            with self.progress.task("quantize: adaround", len(grids)) as advance:
+                model = adaptively_rounded(
+                    calibration.model, grids, calibration, seed=self.seed, advance=advance
+                )
+            self._rounded = {key: model}
         return self._rounded[key]
 
     def _grids(self, model: Any, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Grid]:

@@ -115,7 +115,7 @@ def test_adaround_changes_the_output_of_a_layer_less_than_the_nearest_integers()
     samples = {"x": normal(256, 3) @ normal(3, 24)}
     grid = Grid(np.float32(np.abs(weight).max() / 7), -7, 7)
     made = adaptively_rounded(
-        model, {"w": grid}, Calibration(model, samples), seed=0, advance=lambda share: None
+        model, {"w": grid}, Calibration(model, samples), seed=0, advance=lambda steps: None
     )
     wanted = answer(model, samples)
     plain = samples["x"] @ nearest(weight, grid)
