@@ -22,6 +22,8 @@ from lissom.models.tasks import Task
 
 _MAX_KEPT_BYTES = 256_000_000
 """Outputs of the parent are kept up to this, and computed anew beyond."""
+_FEW = 128
+"""Samples on which single layers are compared."""
 _LIMIT = LIMITS["int8"]
 
 
@@ -142,6 +144,21 @@ class Judge:
         drop = float(self._parent_scores.mean() - scores.mean())
         return figures._replace(score=float(scores.mean()), drop=drop, scores=scores)
 
+    def noise_db(self, model: Any) -> float:
+        """Signal-to-noise ratio of the worst output on a few samples, which tells layers apart as well."""
+        call = caller(open_session(model.SerializeToString()), list(self.outputs))
+        comparisons = {name: Comparison() for name in self.outputs}
+        for batch, parent in self._few:
+            found = call(batch)
+            for name, comparison in comparisons.items():
+                comparison.add(parent[name], found[name])
+        return self._figures(comparisons, None).sqnr_db
+
+    @cached_property
+    def _few(self) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        number = min(_FEW, len(self.data.indices[self.split]))
+        return [(batch, self._call(batch)) for batch in self._batches(number=number)]
+
     @cached_property
     def score(self) -> float | None:
         """Mean score of the parent; None without labels."""
@@ -170,10 +187,10 @@ class Judge:
         number = len(self.data.indices[self.split])
         return number if self.labelled else min(number, self.max_samples)
 
-    def _batches(self, size: int | None = None) -> Any:
+    def _batches(self, size: int | None = None, number: int | None = None) -> Any:
         """As `judge` cuts them."""
         size = size or (TOKEN_BATCH_SIZE if self.data.kind == "tokens" else BATCH_SIZE)
-        tensors = self.data.tensors(self.split)
-        for start in range(0, self._number, size):
-            stop = min(start + size, self._number)
+        tensors, number = self.data.tensors(self.split), number or self._number
+        for start in range(0, number, size):
+            stop = min(start + size, number)
             yield {name: array[start:stop] for name, array in tensors.items()}

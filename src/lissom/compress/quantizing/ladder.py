@@ -113,7 +113,7 @@ class Ladder:
             found = []
             with self.progress.task("quantize: sensitivity", len(names)) as advance:
                 for name in names:
-                    found.append((name, self.judge(self.quantizer.build(self.plan, only=name)).sqnr_db))
+                    found.append((name, self.judge.noise_db(self.quantizer.build(self.plan, only=name))))
                     advance(1)
             self.worst = tuple(sorted(found, key=lambda item: item[1]))
         return self.worst
