@@ -27,6 +27,8 @@ from lissom.compress.quantizing.static import Plan, StaticQuantizer
 from lissom.logs import Progress
 
 _ALPHAS = (0.5, 0.75)
+_WORTH_DB = 1.0
+"""Less noise that further layers in float32 must bring, where that does not reach the goal."""
 _FEW = 0.25
 """Share of the layers that mixed precision may leave in float32 before other rungs were tried."""
 
@@ -95,7 +97,10 @@ class Ladder:
 
     def _try(self, rung: str, what: str, plan: Plan) -> None:
         model, figures = self._measured(rung, what, plan)
-        if helps(self.best, figures):
+        slight = len(plan.exclude) > len(self.plan.exclude) and (
+            figures.sqnr_db < self.best.sqnr_db + _WORTH_DB and not self.goal.reached(figures)
+        )
+        if helps(self.best, figures) and not slight:
             self.plan, self.model, self.best = plan, model, figures
             self.trials[-1] = self.trials[-1]._replace(kept=True)
 
