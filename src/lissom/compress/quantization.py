@@ -30,7 +30,7 @@ from lissom.compress.quantizing.graph import (
     operator_counts,
 )
 from lissom.compress.quantizing.ladder import Ladder
-from lissom.compress.quantizing.lean import Race, Variant, leaner
+from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
@@ -147,12 +147,12 @@ Made = tuple[Any, str, dict[str, Any]]
 def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
     ladder = ladder_of(path, parent, config, context)
     first = first_plan(ladder.quantizer.model, config)
-    plan, model = ladder.climb(first, rungs=None if config.ladder else ())
+    ladder.climb(first, rungs=None if config.ladder else ())
     scheme = ladder.quantizer.scheme
-    variants: list[Variant] = []
-    if config.skip_slow and scheme.here:
-        race = Race(context, parent.manifest.signature)
-        plan, model, variants = leaner(ladder, plan, model, race)
+    # What is timed are the runtimes of this processor, which say nothing of TensorRT.
+    timed = config.skip_slow and scheme.here and scheme.target != "tensorrt"
+    variants = leaner(ladder, Race(context, parent.manifest.signature)) if timed else []
+    plan, model = ladder.plan, ladder.model
     if not operator_counts(model)["computing_int8"]:
         raise _nothing_to_quantize(ladder.quantizer.model, "static")
     notes = {

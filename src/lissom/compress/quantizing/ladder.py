@@ -75,7 +75,7 @@ class Ladder:
     """Layers by their noise alone, decibel, the worst first; found when mixed precision is tried."""
 
     def climb(self, first: Plan, *, rungs: Sequence[str] | None = None) -> tuple[Plan, Any]:
-        """The best plan, and its model."""
+        """The best plan, and its model; they stay as `plan` and `model`."""
         self.first = first
         self.plan, self.model, self.best = first, *self._measured("plain", "", first)
         wanted = [name for name in RUNGS if rungs is None or name in rungs]
@@ -94,6 +94,14 @@ class Ladder:
     def reached(self) -> bool:
         """True when the best model is good enough."""
         return self.goal.reached(self.best)
+
+    def replace(self, plan: Plan, model: Any) -> bool:
+        """Take another model for the best where it is as good: where it reaches the goal, or no worse."""
+        figures = self.judge(model)
+        good = self.goal.reached(figures) or (not self.reached and figures.sqnr_db >= self.best.sqnr_db)
+        if good:
+            self.plan, self.model, self.best = plan, model, figures
+        return good
 
     def _try(self, rung: str, what: str, plan: Plan) -> None:
         model, figures = self._measured(rung, what, plan)

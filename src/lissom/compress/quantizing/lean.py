@@ -59,25 +59,19 @@ class Variant(NamedTuple):
         return {"what": self.what, "speedup": self.speedup._asdict(), "kept": self.kept}
 
 
-def leaner(ladder: Ladder, plan: Plan, model: Any, stopwatch: Race) -> tuple[Plan, Any, list[Variant]]:
-    """The plan and model after every variant, and what each came to."""
+def leaner(ladder: Ladder, race: Callable[[Any, Any], Estimate]) -> list[Variant]:
+    """Go on from the best model of a ladder that was climbed; gives what each variant came to."""
     variants = []
-    best = ladder.judge(model)
-    candidates = list(_candidates(ladder, plan))
+    candidates = list(_candidates(ladder, ladder.plan))
     with ladder.progress.task("quantize: what is slower", len(candidates)) as advance:
         for what, change in candidates:
-            changed = change(plan)
-            other = ladder.quantizer.build(changed)
-            speedup = stopwatch(model, other)
-            kept = verdict(speedup, _MARGIN) == "better"
-            if kept:
-                figures = ladder.judge(other)
-                kept = ladder.goal.reached(figures) or figures.sqnr_db >= best.sqnr_db
-            if kept:
-                plan, model, best = changed, other, figures
+            plan = change(ladder.plan)
+            model = ladder.quantizer.build(plan)
+            speedup = race(ladder.model, model)
+            kept = verdict(speedup, _MARGIN) == "better" and ladder.replace(plan, model)
             variants.append(Variant(what, speedup, kept))
             advance(1)
-    return plan, model, variants
+    return variants
 
 
 Change = Callable[[Plan], Plan]
