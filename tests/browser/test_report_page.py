@@ -46,6 +46,8 @@ EVERY_REPORT = [
     samples.collapsed,
     samples.with_metrics,
     samples.regression,
+    samples.quantized,
+    samples.quantized_without_labels,
     samples.empty,
     samples.hostile,
 ]

@@ -1,65 +1,42 @@
 """The page of layers in int8: a bar for the noise of each, the noisiest first, and every figure in a table.
 
-`html_from_layer_noise` is a pure function of what was measured. The page is one file that works offline, on a
-phone, in light and dark.
+`html_from_layer_noise` is a pure function of what was measured.
 """
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from lissom.artifact import canonical_json, write_atomic
 from lissom.compress.layer_noise import NO_NOISE_DB, LayerNoise, NoisyLayer
-from lissom.report.drawing import PALETTE, Drawing, escaped, figure_json, light, linear_axis, plotly_script
-from lissom.report.pages import asset, content_policy, palette_style
-from lissom.report.sections import plot
-from lissom.report.sensitivity_page import HTML_FILE, JSON_FILE
+from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis
+from lissom.report.frame import filled
+from lissom.report.sensitivity_frame import NAME_LENGTH, sensitivity_page, write_files
 from lissom.report.tables import Cell, Column, table, text
 from lissom.report.wording import MINUS, NO_BREAK, count, percent, points, shortened
 
-__all__ = [
-    "HTML_FILE",
-    "JSON_FILE",
-    "draw_layer_noise",
-    "html_from_layer_noise",
-    "noise",
-    "summary",
-    "write_layer_noise",
-]
-
-_NAME_LENGTH = 22
-"""Letters of a layer's name that fit beside the bars on a phone."""
 _ROW_HEIGHT = 24
 
 
 def write_layer_noise(found: LayerNoise, folder: Path) -> None:
     """Write the JSON and draw the page."""
-    write_atomic(folder / JSON_FILE, canonical_json(found.document()))
-    write_atomic(folder / HTML_FILE, html_from_layer_noise(found).encode())
+    write_files(folder, found.document(), html_from_layer_noise(found))
 
 
 def html_from_layer_noise(found: LayerNoise) -> str:
     """The whole page."""
-    scripts = (plotly_script(), asset("page.js"))
-    return Template(asset("layer_noise.html")).substitute(
-        policy=content_policy(scripts),
-        style=palette_style() + asset("page.css"),
-        model=escape(found.model),
-        data=escape(found.data),
-        target=escape(found.target),
-        machine=escape(found.machine),
-        split=escape(found.split),
-        drop=_DROP.substitute(score=escape(found.score_name)) if found.score is not None else "",
-        summary=escape(summary(found)),
-        bars=plot(draw_layer_noise(found), "", _CAPTION, ""),
+    drop = "" if found.score is None else _DROP.format(score=escape(found.score_name))
+    return sensitivity_page(
+        found,
+        draw_layer_noise(found),
+        name="bars",
+        title=f"Sensitivity of {found.model} to int8",
+        target=f"int8 for {found.target}",
+        heading="What each layer costs when it alone is int8",
+        caption=_CAPTION,
         table=_table(found),
-        twins=json.dumps(dict(PALETTE.values())),
-        plotly=scripts[0],
-        script=scripts[1],
+        terms=filled("layer_noise_terms.html", split=escape(found.split), drop=drop),
     )
 
 
@@ -90,7 +67,7 @@ def noise(layer: NoisyLayer) -> str:
 
 def draw_layer_noise(found: LayerNoise) -> Drawing:
     """Layers downwards, the noisiest first, and signal to noise across."""
-    names = [escaped(shortened(layer.name, _NAME_LENGTH)) for layer in found.layers]
+    names = [escaped(shortened(layer.name, NAME_LENGTH)) for layer in found.layers]
     rows = list(range(len(names)))
     real = [layer.sqnr_db for layer in found.layers if abs(layer.sqnr_db) < NO_NOISE_DB]
     low, high = min([0.0, *real]), max([1.0, *real])
@@ -123,8 +100,8 @@ _CAPTION = (
     "Each bar is the power of the float32 outputs over that of the error when one layer alone computes in "
     "int8; the shorter, the more noise. Point at a bar, or touch it, for all figures of the layer."
 )
-_DROP = Template(
-    "<div><dt>Drop</dt>\n<dd>The $score of the float32 model less that of the model in which this layer "
+_DROP = (
+    "<div><dt>Drop</dt>\n<dd>The {score} of the float32 model less that of the model in which this layer "
     "alone is int8, in points. One layer seldom changes many answers: a small difference on few samples is "
     "chance, and SQNR orders layers more finely.</dd></div>"
 )

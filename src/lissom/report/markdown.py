@@ -15,11 +15,12 @@ from lissom.report.reading import (
     stage_row,
 )
 from lissom.report.rungs import (
+    best_row,
+    best_word,
     climbed_stages,
     columns_of,
     figures_of,
     operators_told,
-    shipped_row,
     told,
     trials_of,
 )
@@ -162,13 +163,13 @@ def _waterfall(report: Report) -> str:
 
 def _rungs(report: Report, row: StageRow) -> str:
     trials = trials_of(report, row)
-    shipped, titles = shipped_row(trials), columns_of(report, trials)
+    best, word, titles = best_row(trials), best_word(row.notes), columns_of(report, trials)
     rows = [
         (
             inline(trial.title),
             inline(trial.what) or ABSENT,
             *figures_of(trial),
-            "**kept** (shipped)" if place == shipped else "kept" if trial.kept else "taken back",
+            f"**kept** ({word})" if place == best else "kept" if trial.kept else "taken back",
         )
         for place, trial in enumerate(trials)
     ]

@@ -1,22 +1,16 @@
 """The page of a report: one HTML file that works offline, on a phone, by keyboard, in light and dark.
 
-`html_from_report` and `markdown_from_report` are pure functions of the report. The page carries its own
-content security policy: only its own two scripts may run, by hash, and nothing may be fetched.
+`html_from_report` and `markdown_from_report` are pure functions of the report.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from html import escape
-from importlib.resources import files
-from string import Template
 
 from lissom.report import rungs_section, sections
 from lissom.report.confusion import draw_confusion
-from lissom.report.drawing import FONT, PALETTE, plotly_script
 from lissom.report.figures import draw_distribution, draw_pareto, split_scale
+from lissom.report.frame import filled, framed
 from lissom.report.glossary import drop_explained
 from lissom.report.markdown import markdown_from_report
 from lissom.report.metrics import every_metric_table, metrics_table
@@ -37,11 +31,13 @@ __all__ = ["html_from_report", "markdown_from_report"]
 
 def html_from_report(report: Report) -> str:
     """The whole page."""
-    scripts = (plotly_script(), asset("page.js"))
-    return Template(asset("page.html")).substitute(
-        title=f"{escape(report.name)}: {'pass' if report.verdict.ok else 'fail'}",
-        policy=content_policy(scripts),
-        style=palette_style() + asset("page.css"),
+    title = f"{escape(report.name)}: {'pass' if report.verdict.ok else 'fail'} · lissom report"
+    return framed(_body(report), title=title, skip="Skip to the verdict")
+
+
+def _body(report: Report) -> str:
+    return filled(
+        "page.html",
         name=escape(report.name),
         created=escape(report.created),
         when=escape(moment(report.created)),
@@ -63,9 +59,6 @@ def html_from_report(report: Report) -> str:
         environment=sections.environment(report),
         splits=sections.splits(report),
         measurement=escape(report.measurement),
-        twins=json.dumps(dict(PALETTE.values())),
-        plotly=scripts[0],
-        script=scripts[1],
     )
 
 
@@ -147,30 +140,3 @@ def _keys(*entries: tuple[str, str]) -> str:
         + "".join(f'<span class="key {c}">{escape(text)}</span>' for c, text in entries)
         + "</span>"
     )
-
-
-def palette_style() -> str:
-    """The palette as variables of CSS, light and dark."""
-
-    def scheme(which: int) -> str:
-        return "".join(f"--{name}:{twins[which]};" for name, twins in PALETTE.items())
-
-    return (
-        f":root{{color-scheme:light dark;--font:{FONT};{scheme(0)}}}"
-        f"@media (prefers-color-scheme:dark){{:root{{{scheme(1)}}}}}\n"
-    )
-
-
-def content_policy(scripts: tuple[str, ...]) -> str:
-    """A content security policy under which these scripts alone may run, and nothing may be fetched."""
-    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def asset(name: str) -> str:
-    """A file beside this module, as text."""
-    return (files("lissom.report") / name).read_text(encoding="utf-8")

@@ -1,7 +1,9 @@
 """What the stage `quantize` tried, rung by rung, and what it kept, in words.
 
-Everything is read from the notes of the stage: `rungs`, `plan`, `goal`, `worst_layers` and the counts of
-operators. Figures are of the split that the notes name, against the model that was quantized.
+Everything is read from the notes of the stage: `rungs`, `timed`, `plan`, `goal`, `worst_layers` and the
+counts of operators. Figures are of the split that the notes name, against the model that was quantized.
+`plan`, `goal_reached` and the counts are of the shipped model. That is the last trial that was kept, unless
+one of the variants that were timed afterwards took its place; of those the notes hold no figures but times.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ _TITLES = {
     "mixed-precision": "mixed precision",
     "adaround": "AdaRound",
     "more-float": "more in float32",
+}
+_VARIANTS = {
+    "operators: all": "all operators in int8",
+    "operators: layers": "layers alone in int8",
 }
 
 
@@ -85,9 +91,27 @@ def trials_of(report: Report, row: StageRow) -> list[Trial]:
     ]
 
 
-def shipped_row(trials: Sequence[Trial]) -> int:
-    """Which trial the stage gave on: the last that was kept."""
+def best_row(trials: Sequence[Trial]) -> int:
+    """Which trial is the best: the last that was kept."""
     return max((number for number, trial in enumerate(trials) if trial.kept), default=0)
+
+
+def best_word(notes: Mapping[str, Any]) -> str:
+    """What the best trial is: it is shipped only where no faster variant took its place.
+
+    >>> best_word({"timed": [{"kept": False}]}), best_word({"timed": [{"kept": True}]})
+    ('shipped', 'best')
+    """
+    return "best" if _taken(notes) else "shipped"
+
+
+def taken_words(notes: Mapping[str, Any]) -> str:
+    """What the shipped model has that the best trial has not; empty where that trial is shipped.
+
+    >>> taken_words({"timed": [{"what": "operators: layers", "kept": True}]})
+    'layers alone in int8'
+    """
+    return listed([_variant_words(variant) for variant in _taken(notes)])
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:
@@ -111,17 +135,22 @@ def plan_words(plan: Mapping[str, Any]) -> str:
 
 def told(report: Report, row: StageRow) -> str:
     """What was tried, what came out, and whether that is good enough."""
-    trials, words = trials_of(report, row), plan_words(row.notes.get("plan", {}))
-    first, shipped = trials[0], trials[shipped_row(trials)]
+    trials, taken = trials_of(report, row), bool(_taken(row.notes))
+    words = "" if taken else plan_words(row.notes.get("plan", {}))
+    first, best = trials[0], trials[best_row(trials)]
     ingredients = f", with {words}" if words else ""
+    name = "plain int8" if best is first else "the best of them"
     if len(trials) == 1:
-        found = f"Plain int8 {_fidelity(first)}{ingredients}; nothing else was tried."
+        nothing = "no other rung" if row.notes.get("timed") else "nothing else"
+        found = f"Plain int8 {_fidelity(first)}{ingredients}; {nothing} was tried."
     else:
         rungs = count(len({trial.title for trial in trials}), "rung")
         found = f"{count(len(trials), 'model')} on {rungs} were tried. Plain int8 {_fidelity(first)}"
-        better = f", the shipped model {_fidelity(shipped, brief=True)}{ingredients}."
-        found += better if shipped is not first else f"{ingredients}, and no other was better."
-    return f"{found} {_goal_told(row.notes, first)}"
+        subject = name if taken else "the shipped model"
+        better = f", {subject} {_fidelity(best, brief=True)}{ingredients}."
+        found += better if best is not first else f"{ingredients}, and no other was better."
+    sentences = (found, _shipped_told(row.notes, name), _goal_told(row.notes, first))
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def goal_words(goal: Mapping[str, float], *, labelled: bool, answers: bool = True) -> str:
@@ -150,11 +179,11 @@ def operators_told(notes: Mapping[str, Any]) -> str:
     if not set(wanted) <= set(notes):
         return ""
     before, after, quantize, dequantize, computing, integers = (f"{notes[key]:,}" for key in wanted)
-    timed = listed([_timed_words(variant) for variant in notes.get("timed", ())])
+    timed = "; ".join(_timed_words(variant) for variant in notes.get("timed", ()))
     return (
         f"{integers} of {computing} layers compute in int8. The graph had {before} operators and has "
         f"{after}, of them {quantize} Q and {dequantize} DQ."
-        f"{f' Timed against it on this machine: {timed}.' if timed else ''}"
+        f"{f' Timed on this machine, each against the best before it: {timed}.' if timed else ''}"
     )
 
 
@@ -165,11 +194,18 @@ def _timed_words(variant: Mapping[str, Any]) -> str:
     >>> _timed_words({"what": "last layer in float32", "speedup": speedup, "kept": False})
     'last layer in float32 1.04x (0.94 to 1.15), not taken'
     """
+    outcome = "taken" if variant["kept"] else "not taken"
+    return f"{_variant_words(variant)} {_speedup_words(variant)}, {outcome}"
+
+
+def _variant_words(variant: Mapping[str, Any]) -> str:
+    what: str = variant["what"]
+    return _VARIANTS.get(what, what)
+
+
+def _speedup_words(variant: Mapping[str, Any]) -> str:
     speedup = variant["speedup"]
-    span = f"{speedup['low']:.2f} to {speedup['high']:.2f}"
-    return (
-        f"{variant['what']} {speedup['value']:.2f}x ({span}), {'taken' if variant['kept'] else 'not taken'}"
-    )
+    return f"{speedup['value']:.2f}x ({speedup['low']:.2f} to {speedup['high']:.2f})"
 
 
 def columns_of(report: Report, trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -199,6 +235,24 @@ def _fidelity(trial: Trial, *, brief: bool = False) -> str:
         return percent(trial.agreement) if brief else f"kept {percent(trial.agreement)} of the answers"
     noise = noise_words(trial.sqnr_db)
     return noise if brief else f"had an SQNR of {noise}"
+
+
+def _taken(notes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Variants that took the place of the best trial, each of the one before it."""
+    return [variant for variant in notes.get("timed", ()) if variant["kept"]]
+
+
+def _shipped_told(notes: Mapping[str, Any], name: str) -> str:
+    """What the shipped model is, where it is no trial; `name` is that of the best one."""
+    taken, words = _taken(notes), plan_words(notes.get("plan", {}))
+    if not taken:
+        return ""
+    why = "it is faster" if len(taken) == 1 else "each made it faster"
+    speedups = listed([_speedup_words(variant) for variant in taken])
+    altogether = f" Altogether it has {words}." if words else ""
+    return (
+        f"The shipped model is {name} with {taken_words(notes)}, taken because {why}: {speedups}.{altogether}"
+    )
 
 
 def _goal_told(notes: Mapping[str, Any], first: Trial) -> str:

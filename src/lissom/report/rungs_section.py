@@ -9,11 +9,13 @@ from typing import Any
 from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, note
 from lissom.report.rungs import (
     Trial,
+    best_row,
+    best_word,
     climbed_stages,
     columns_of,
     figures_of,
     operators_told,
-    shipped_row,
+    taken_words,
     told,
     trials_of,
 )
@@ -82,34 +84,37 @@ def _part(report: Report, row: StageRow, number: int, *, alone: bool) -> str:
 
 def _table(report: Report, row: StageRow, number: int) -> str:
     trials = trials_of(report, row)
-    shipped = shipped_row(trials)
+    best, word, taken = best_row(trials), best_word(row.notes), taken_words(row.notes)
     titles = [
         Column(title, True, "points" if title == "Drop" else "") for title in columns_of(report, trials)
     ]
     rows = [
         [
             text(trial.title, trial.what),
-            _outcome(trial, is_shipped=place == shipped),
+            _outcome(trial, word if place == best else ""),
             *(Cell(escape(figure)) for figure in figures_of(trial)),
         ]
         for place, trial in enumerate(trials)
     ]
     before = row.notes.get("parent_score")
     parent = f", whose {report.score_name} is {percent(before)}" if before is not None else ""
-    caption = f"Trials in the order in which they were made, against the model that was quantized{parent}"
+    shipped = f". The shipped model is the best one with {taken}; it has no row" if taken else ""
+    caption = (
+        f"Trials in the order in which they were made, against the model that was quantized{parent}{shipped}"
+    )
     return table(
         f"rungs-{number}-table",
         caption,
         [Column("Trial"), Column("Outcome"), *titles],
         rows,
-        marked=[shipped],
+        marked=[best],
     )
 
 
-def _outcome(trial: Trial, *, is_shipped: bool) -> Cell:
-    badge = '<span class="badge">shipped</span>' if is_shipped else ""
-    state, word = ("yes", "kept") if trial.kept else ("no", "taken back")
-    return Cell(f'<span class="state {state}">{word}</span>', badge)
+def _outcome(trial: Trial, word: str) -> Cell:
+    badge = f'<span class="badge">{word}</span>' if word else ""
+    state, outcome = ("yes", "kept") if trial.kept else ("no", "taken back")
+    return Cell(f'<span class="state {state}">{outcome}</span>', badge)
 
 
 def _layers(row: StageRow, number: int) -> str:
@@ -225,8 +230,9 @@ def _goal_name(goal: float, low: float, high: float) -> dict[str, Any]:
 
 def _label(row: StageRow, trials: Sequence[Trial]) -> str:
     kept = sum(trial.kept for trial in trials)
-    shipped = trials[shipped_row(trials)]
+    best, taken = trials[best_row(trials)], taken_words(row.notes)
     return (
         f"Signal to quantization noise of {count(len(trials), 'trial')} of {row.name}; {kept} were kept. "
-        f"Shipped: {shipped.name}, {noise_words(shipped.sqnr_db)}. The table holds the same figures."
+        f"{best_word(row.notes).capitalize()}: {best.name}, {noise_words(best.sqnr_db)}. "
+        f"{f'Shipped is that one with {taken}. ' if taken else ''}The table holds the same figures."
     )

@@ -1,56 +1,44 @@
 """The page of a sensitivity: a heat map of groups and shares, coloured by the score that is lost.
 
-`html_from_sensitivity` is a pure function of what was measured. The page is one file that works offline, on a
-phone, in light and dark, and has every figure in a table as well.
+`html_from_sensitivity` is a pure function of what was measured.
 """
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from lissom.artifact import canonical_json, write_atomic
 from lissom.compress.sensitivity import GroupTrials, Sensitivity, Trial
-from lissom.report.drawing import PALETTE, Drawing, escaped, figure_json, light, linear_axis, plotly_script
-from lissom.report.pages import asset, content_policy, palette_style
-from lissom.report.sections import plot
+from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis
+from lissom.report.frame import filled
+from lissom.report.sensitivity_frame import NAME_LENGTH, sensitivity_page, write_files
 from lissom.report.tables import Cell, Column, table, text
 from lissom.report.wording import count, percent, points, shortened
 
-JSON_FILE, HTML_FILE = "sensitivity.json", "sensitivity.html"
 FULL_DROP = 0.1
 """Drop at which a cell is fully red; more when the worst cell has more."""
-_NAME_LENGTH = 22
-"""Letters of a group's name that fit beside the map on a phone."""
 _ROW_HEIGHT = 30
 
 
 def write_sensitivity(found: Sensitivity, folder: Path) -> None:
     """Write the JSON and draw the page."""
-    write_atomic(folder / JSON_FILE, canonical_json(found.document()))
-    write_atomic(folder / HTML_FILE, html_from_sensitivity(found).encode())
+    write_files(folder, found.document(), html_from_sensitivity(found))
 
 
 def html_from_sensitivity(found: Sensitivity) -> str:
     """The whole page."""
-    scripts = (plotly_script(), asset("page.js"))
-    return Template(asset("sensitivity.html")).substitute(
-        policy=content_policy(scripts),
-        style=palette_style() + asset("page.css"),
-        model=escape(found.model),
-        data=escape(found.data),
-        runtime=escape(found.runtime),
-        machine=escape(found.machine),
-        score=escape(found.score_name),
-        summary=escape(summary(found)),
-        map=plot(draw_sensitivity(found), "", _CAPTION, ""),
+    terms = {"score": escape(found.score_name), "runtime": escape(found.runtime)}
+    return sensitivity_page(
+        found,
+        draw_sensitivity(found),
+        name="map",
+        title=f"Sensitivity of {found.model}",
+        target=found.runtime,
+        heading="What each group costs when it alone loses a share",
+        caption=_CAPTION,
         table=_table(found),
-        twins=json.dumps(dict(PALETTE.values())),
-        plotly=scripts[0],
-        script=scripts[1],
+        terms=filled("sensitivity_terms.html", **terms),
     )
 
 
@@ -66,7 +54,7 @@ def summary(found: Sensitivity) -> str:
 
 def draw_sensitivity(found: Sensitivity) -> Drawing:
     """Groups downwards, cheapest first, and shares across."""
-    names = [escaped(shortened(group.name, _NAME_LENGTH)) for group in found.groups]
+    names = [escaped(shortened(group.name, NAME_LENGTH)) for group in found.groups]
     shares = [percent(trial.share) for trial in found.groups[0].shares]
     drops = [[trial.drop for trial in group.shares] for group in found.groups]
     highest = max(FULL_DROP, *(drop for row in drops for drop in row))

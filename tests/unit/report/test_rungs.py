@@ -11,7 +11,7 @@ from tests.unit.report import samples
 
 from lissom.report.drawing import PALETTE
 from lissom.report.pages import html_from_report, markdown_from_report
-from lissom.report.rungs import climbed_stages, operators_told, shipped_row, told, trials_of
+from lissom.report.rungs import best_row, best_word, climbed_stages, operators_told, told, trials_of
 from lissom.report.rungs_section import draw_rungs, section
 from lissom.report.schema import Report
 from lissom.report.sections import stages
@@ -56,11 +56,66 @@ def test_of_values_no_share_of_answers_is_told() -> None:
     assert "Agreement" not in section(report)
 
 
-def test_the_last_trial_that_was_kept_is_the_shipped_one() -> None:
+def test_the_last_trial_that_was_kept_is_the_best_and_shipped_where_no_faster_variant_was_taken() -> None:
     report = samples.quantized()
     trials = trials_of(report, climbed_stages(report)[0])
     assert [trial.kept for trial in trials] == [True, True, True, False]
-    assert shipped_row(trials) == 2
+    assert best_row(trials) == 2
+    assert best_word(samples.climb()) == "shipped"
+    refused = [variant | {"kept": False} for variant in samples.faster()["timed"]]
+    assert best_word(samples.faster(timed=refused)) == "shipped"
+    assert best_word(samples.faster()) == "best"
+
+
+def test_a_faster_variant_that_was_taken_is_told_as_the_shipped_model() -> None:
+    assert said(samples.quantized(**samples.faster())) == (
+        "4 models on 3 rungs were tried. Plain int8 kept 97.1 % of the answers, the best of them 99.3 %. The "
+        "shipped model is the best of them with last layer in float32, taken because it is faster: 1.12x "
+        "(1.05 to 1.20). Altogether it has observer mse and 2 layers in float32. On the select split the "
+        "goal was reached: a drop of at most 0.5 points and at least 99.0 % of the answers kept."
+    )
+
+
+def test_several_variants_that_were_taken_are_told_together() -> None:
+    timed = [variant | {"kept": True} for variant in samples.faster()["timed"]]
+    assert (
+        "The shipped model is the best of them with layers alone in int8 and last layer in float32, taken "
+        "because each made it faster: 1.01x (0.97 to 1.06) and 1.12x (1.05 to 1.20). Altogether"
+    ) in said(samples.quantized(**samples.faster(timed=timed)))
+
+
+def test_a_variant_of_the_plain_model_is_told_as_one() -> None:
+    rungs, plan = samples.climb()["rungs"], {"exclude": ["fc"]}
+    shipped = "The shipped model is plain int8 with last layer in float32, taken because it is faster"
+    alone = said(samples.quantized(**samples.faster(rungs=rungs[:1], plan=plan)))
+    assert alone.startswith(f"Plain int8 kept 97.1 % of the answers; no other rung was tried. {shipped}")
+    worse = [rungs[0], *(rung | {"kept": False} for rung in rungs[1:])]
+    best = said(samples.quantized(**samples.faster(rungs=worse, plan={})))
+    assert f"97.1 % of the answers, and no other was better. {shipped}" in best
+    assert "(1.05 to 1.20). On the select split" in best
+
+
+@pytest.mark.parametrize("draw", [html_from_report, markdown_from_report])
+def test_no_trial_is_called_shipped_where_a_faster_variant_was_taken(draw: Callable[[Report], str]) -> None:
+    page = draw(samples.quantized(**samples.faster())).replace("\u00a0", " ")
+    assert "the shipped model 99.3 %" not in page
+    assert "Shipped: " not in page
+    assert "(shipped)" not in page
+    assert ">shipped<" not in page
+    assert "The shipped model is the best of them with last layer in float32" in page
+
+
+def test_the_best_trial_is_marked_as_such_where_a_faster_variant_was_taken() -> None:
+    report = samples.quantized(**samples.faster())
+    page = html_from_report(report)
+    rows = body(page, "rungs-0-table").split("</tr>")[:-1]
+    assert [">best<" in row and "class=marked" in row for row in rows] == [False, False, True, False]
+    assert "The shipped model is the best one with last layer in float32; it has no row" in page
+    drawing = draw_rungs(report, climbed_stages(report)[0], "rungs-0")
+    assert drawing is not None
+    assert "Best: mixed precision: conv_1, 27.6" in drawing.label
+    assert "Shipped is that one with last layer in float32." in drawing.label
+    assert "| 27.6 dB | **kept** (best) |" in markdown_from_report(report).replace("\u00a0", " ")
 
 
 def test_operators_are_counted_before_and_after_where_they_are_known() -> None:
@@ -68,6 +123,13 @@ def test_operators_are_counted_before_and_after_where_they_are_known() -> None:
         "5 of 6 layers compute in int8. The graph had 23 operators and has 61, of them 14 Q and 24 DQ."
     )
     assert operators_told({"operators": 61}) == ""
+
+
+def test_what_was_timed_is_told_with_what_became_of_it() -> None:
+    assert operators_told(samples.faster()).endswith(
+        "Timed on this machine, each against the best before it: layers alone in int8 1.01x (0.97 to 1.06), "
+        "not taken; last layer in float32 1.12x (1.05 to 1.20), taken."
+    )
 
 
 def test_the_table_has_a_row_for_each_trial_and_marks_the_shipped_one() -> None:

@@ -1,0 +1,49 @@
+"""How outcomes look: text for people, and the further keys of the JSON document."""
+
+from __future__ import annotations
+
+from lissom.cli.views.measurements import (
+    bench_planned,
+    benched,
+    noise_measured,
+    noise_planned,
+    sensitivity_measured,
+    sensitivity_planned,
+    verified,
+)
+from lissom.cli.views.models import evaluated, examined, inspected, listed, predicted, served
+from lissom.cli.views.runs import (
+    checked,
+    cleaned,
+    estimated,
+    finished,
+    prune_planned,
+    quantize_planned,
+    reported,
+)
+from lissom.cli.views.words import keyword_arguments, kwarg_options
+
+__all__ = [
+    "bench_planned",
+    "benched",
+    "checked",
+    "cleaned",
+    "estimated",
+    "evaluated",
+    "examined",
+    "finished",
+    "inspected",
+    "keyword_arguments",
+    "kwarg_options",
+    "listed",
+    "noise_measured",
+    "noise_planned",
+    "predicted",
+    "prune_planned",
+    "quantize_planned",
+    "reported",
+    "sensitivity_measured",
+    "sensitivity_planned",
+    "served",
+    "verified",
+]

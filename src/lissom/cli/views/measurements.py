@@ -1,0 +1,188 @@
+"""How measurements look: sensitivities, parity and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lissom.cli.output import Outcome, table
+from lissom.cli.views.words import command, duration
+from lissom.report.wording import NO_BREAK, points, shortened
+
+if TYPE_CHECKING:
+    from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoisyLayer
+    from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
+    from lissom.export.verification import Parity
+
+
+def sensitivity_planned(plan: Plan) -> Outcome:
+    """A dry run of a sensitivity: its groups, and how long they would take."""
+    rows = [
+        [group.name, str(len(group.layers)), " -> ".join(map(str, group.channels)), str(len(group.missing))]
+        for group in plan.groups
+    ]
+    lines = table(["group", "layers", "channels", "to measure"], rows, right=[1, 3])
+    number = sum(len(group.missing) for group in plan.groups)
+    lines += ["", f"{number} to measure on {plan.runtime}, about {duration(plan.seconds)}"]
+    lines.append("nothing was written")
+    groups = [group._asdict() for group in plan.groups]
+    return Outcome(lines, extra={"runtime": plan.runtime, "groups": groups, "seconds": plan.seconds})
+
+
+def sensitivity_measured(found: Sensitivity, folder: Path) -> Outcome:
+    """What every group costs and saves, those first that can go cheaply."""
+    from lissom.report.sensitivity_frame import HTML_FILE, JSON_FILE
+    from lissom.report.sensitivity_page import summary
+
+    shares = [f"{trial.share:.0%}" for trial in found.groups[0].shares]
+    header = ["group", "layers", "channels", *(part for share in shares for part in (f"at {share}", "saved"))]
+    rows = [
+        [
+            shortened(group.name, 32),
+            str(len(group.layers)),
+            " -> ".join(str(width) for width in _channels(group)),
+            *(
+                part
+                for trial in group.shares
+                for part in (f"{-100 * trial.drop:+.1f}", f"{1 - trial.latency_share:.0%}")
+            ),
+        ]
+        for group in found.groups
+    ]
+    lines = table(header, rows, right=[1, *range(3, len(header))])
+    lines += ["", summary(found).replace(NO_BREAK, " ")]
+    lines += [f"points of {found.score_name}, without training; latency saved on {found.runtime}", ""]
+    lines += [f"page  {folder / HTML_FILE}", f"json  {folder / JSON_FILE}"]
+    extra = {key: value for key, value in found.document().items() if key != "schema"}
+    return Outcome(lines, out=folder, extra=extra)
+
+
+def noise_planned(plan: NoisePlan) -> Outcome:
+    """A dry run of a sensitivity to int8: its layers, and how long they would take."""
+    rows = [
+        [
+            layer.name,
+            layer.op_type,
+            f"{layer.num_weights:,}",
+            "on disk" if layer.is_measured else "to measure",
+        ]
+        for layer in plan.layers
+    ]
+    number = sum(not layer.is_measured for layer in plan.layers)
+    lines = table(["layer", "op", "weights", "state"], rows, right=[2])
+    lines += ["", f"{number} of {len(rows)} layers to measure, about {duration(plan.seconds)}"]
+    lines.append("nothing was written")
+    layers = [layer._asdict() for layer in plan.layers]
+    return Outcome(lines, extra={"layers": layers, "seconds": plan.seconds})
+
+
+def noise_measured(found: LayerNoise, folder: Path, words: Sequence[str]) -> Outcome:
+    """What every layer costs in int8 alone, the noisiest first.
+
+    Args:
+        found: The layers.
+        folder: Of the page and the JSON.
+        words: Model, data and options from which `quantize` would start.
+    """
+    from lissom.report.layer_noise_page import summary
+    from lissom.report.sensitivity_frame import HTML_FILE, JSON_FILE
+
+    header = ["layer", "op", "weights", "SQNR dB", "agreement %"]
+    header += [] if found.score is None else ["drop, points"]
+    rows = [_noise_row(layer) for layer in found.layers]
+    lines = table(header, rows, right=range(2, len(header)))
+    lines += ["", summary(found).replace(NO_BREAK, " "), ""]
+    lines += [f"page  {folder / HTML_FILE}", f"json  {folder / JSON_FILE}"]
+    worst = ["--exclude", found.layers[0].name] if len(found.layers) > 1 else []
+    lines.append(f"next  {command('quantize', *words, *worst)}")
+    extra = {key: value for key, value in found.document().items() if key != "schema"}
+    return Outcome(lines, out=folder, extra=extra)
+
+
+def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
+    """Parity of two artifacts as a table and a gate."""
+    from lissom.report.schema import Gate
+
+    rows = [
+        [
+            p.output,
+            _figure(p.max_abs_error, ".3g"),
+            _figure(p.mean_abs_error, ".3g"),
+            _figure(p.cosine, ".6f"),
+            _decibel(p.sqnr_db),
+            f"{p.top1_agreement:.2%}",
+            "pass" if p.passed else "FAIL",
+        ]
+        for p in parities
+    ]
+    header = ["output", "max error", "mean error", "cosine", "SQNR", "top-1", ""]
+    passed = all(parity.passed for parity in parities)
+    worst = max(parities, key=lambda parity: (not parity.passed, parity.max_abs_error or 0.0))
+    gate = Gate(
+        name="parity",
+        state="pass" if passed else "fail",
+        measured=f"max error {_figure(worst.max_abs_error, '.3g')}",
+        limit=worst.limit,
+        reason=f"output {worst.output!r}",
+        allowed="parity" in allow,
+    )
+    lines = [*table(header, rows, right=[1, 2, 3, 4, 5]), "", f"limit: {worst.limit}"]
+    extra = {"outputs": [parity._asdict() for parity in parities]}
+    return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def bench_planned(arms: Sequence[tuple[str, str]], seconds: float) -> Outcome:
+    """The arms that a benchmark would time."""
+    lines = [*table(["artifact", "runtime"], [list(arm) for arm in arms]), "", f"about {duration(seconds)}"]
+    return Outcome(lines, extra={"arms": [list(arm) for arm in arms], "seconds": seconds})
+
+
+def benched(records: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    """Latencies of every arm, with their intervals, against the first."""
+    from lissom.bench.statistics import median_latency, ratio
+
+    arms = {
+        (name, runtime): figures
+        for name, record in records.items()
+        for runtime, figures in record["runtimes"].items()
+    }
+    timed = {arm: figures["rounds_ms"] for arm, figures in arms.items() if figures.get("rounds_ms")}
+    first = next(iter(timed.values()), None)
+    rows = []
+    for (name, runtime), figures in arms.items():
+        if (rounds := timed.get((name, runtime))) is None or first is None:
+            rows.append([name, runtime, figures["error"] or "", "", ""])
+            continue
+        latency, speedup = median_latency(rounds), ratio(first, rounds)
+        interval = f"{latency.low:.4f} to {latency.high:.4f}"
+        rows.append([name, runtime, f"{latency.value:.4f}", interval, f"{speedup.value:.2f}x"])
+    lines = table(
+        ["artifact", "runtime", "median ms", "95 % interval", "against first"], rows, right=[2, 3, 4]
+    )
+    summary = [
+        dict(zip(("artifact", "runtime", "median_ms", "interval", "against_first"), row, strict=True))
+        for row in rows
+    ]
+    return Outcome(lines, extra={"arms": summary})
+
+
+def _noise_row(layer: NoisyLayer) -> list[str]:
+    from lissom.report.layer_noise_page import noise
+
+    drop = [] if layer.drop is None else [points(layer.drop)]
+    agreement = f"{100 * layer.agreement:.1f}"
+    return [layer.name, layer.op_type, f"{layer.num_weights:,}", noise(layer), agreement, *drop]
+
+
+def _channels(group: GroupTrials) -> list[int]:
+    """Channels of the whole model, and after each share."""
+    return [group.shares[0].channels[0], *(trial.channels[1] for trial in group.shares)]
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else f"{value:{form}}"
+
+
+def _decibel(value: float | None) -> str:
+    return "equal" if value is None else f"{value:.1f} dB"
