@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -228,7 +227,8 @@ def cost_of(kind: str, exported: str, runs: str) -> None:
         made = StaticQuantizer(prepared(path), samples, scheme).build(Plan("layers"))
         onnx.save(made, Path(runs) / "lissom.onnx")
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()  # getrusage would count the process that started this one
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
     print(json.dumps({"seconds": seconds, "peak_bytes": peak, "file_bytes": path.stat().st_size}))
 
 
@@ -273,7 +273,8 @@ def write(runs: Path) -> None:
     parts = {
         name: json.loads(path.read_text()) for name in PARTS if (path := runs / f"{name}.json").is_file()
     }
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']}c".lower()).strip("-")
+    vnni = "vnni" if any("vnni" in flag for flag in here["isa"]) else ""
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']}c {vnni}".lower()).strip("-")
     name = f"quantization_{hardware}_{day}"
     document = {"schema": "lissom.benchmark/1", "suite": "quantization", "created": day, "environment": here}
     (RESULTS / f"{name}.json").write_text(json.dumps(document | {"parts": parts}, indent=1) + "\n")

@@ -25,6 +25,8 @@ _MAX_KEPT_BYTES = 256_000_000
 _FEW = 128
 """Samples on which single layers are compared."""
 _LIMIT = LIMITS["int8"]
+_HEADROOM_DB = 1.0
+"""What must be had above the goal, because the engine that is chosen in the end rounds otherwise."""
 
 
 class Figures(NamedTuple):
@@ -63,7 +65,7 @@ class Goal(NamedTuple):
     def reached(self, figures: Figures) -> bool:
         """True when a model is good enough."""
         if figures.drop is None:
-            return figures.sqnr_db >= self.min_sqnr_db
+            return figures.sqnr_db >= self.min_sqnr_db + _HEADROOM_DB
         return figures.drop <= self.max_drop + 1e-12 and figures.agreement >= self.min_agreement
 
 

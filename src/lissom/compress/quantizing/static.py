@@ -152,7 +152,7 @@ class StaticQuantizer:
                 reduce_range=scheme.reduce_range,
                 activation_type=kinds.QInt8 if scheme.symmetric else kinds.QUInt8,
                 weight_type=kinds.QInt8,
-                nodes_to_quantize=[only] if only else None,
+                nodes_to_quantize=[only] if only else _wanted(model, plan),
                 nodes_to_exclude=list(plan.exclude),
                 calibrate_method=method,
                 calibration_cache_path=cache,
@@ -224,10 +224,18 @@ def _single(pair: tuple[np.float32, np.float32]) -> tuple[np.ndarray, np.ndarray
     return np.array([pair[0]], np.float32), np.array([pair[1]], np.float32)
 
 
+def _wanted(model: Any, plan: Plan) -> list[str] | None:
+    """Names of the nodes that may be quantized, or None for all.
+
+    ONNX Runtime ignores `MatMulConstBOnly` in Q/DQ form: without names it would quantize products of two
+    activations too, which costs attention its accuracy, and its fused kernel.
+    """
+    return [layer.name for layer in Graph(model).layers] if plan.operators == "layers" else None
+
+
 def _options(scheme: Scheme, plan: Plan) -> dict[str, Any]:
     options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": scheme.symmetric}
     if plan.operators == "layers":
-        options["MatMulConstBOnly"] = True
         # What follows a product computes in float32: rounding what it gives would cost time and accuracy.
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     if scheme.target == "tensorrt":
