@@ -92,5 +92,5 @@ def test_a_goal_with_labels_is_drop_and_agreement_and_without_them_noise() -> No
     assert goal.reached(Figures(5.0, 1.0, 0.995, 0.9, 0.01))
     assert not goal.reached(Figures(50.0, 1.0, 0.98, 0.9, 0.0))
     assert not goal.reached(Figures(50.0, 1.0, 1.0, 0.9, 0.02))
-    assert goal.reached(Figures(25.0, 0.9, 0.1))
-    assert not goal.reached(Figures(24.0, 1.0, 1.0))
+    assert goal.reached(Figures(26.0, 0.9, 0.1))
+    assert not goal.reached(Figures(25.5, 1.0, 1.0))
