@@ -1,8 +1,15 @@
 """Parity: whether a converted model computes what it was made from.
 
 Each output is compared with the parent's on the same inputs. Inputs come from the select split; for
-floating point conversions also from a fuzz set (zeros, extremes, noise, batches of one), because a
-conversion must hold everywhere, while a quantized model is only meant for inputs like its data.
+floating point conversions also from a fuzz set (zeros, extremes, noise, every dynamic axis of size one),
+because a conversion must hold everywhere, while a quantized model is only meant for inputs like its data.
+
+    max relative error    largest |error| / largest |value of the parent|
+    mean relative error   mean |error| / mean |value of the parent|
+
+Shares of the whole output, not of each value: a value near zero would make any rounding look infinite. Where
+the parent gives nothing but zeros the absolute error stands in. Where a copy fails, `failing_batch` is what
+`bisection.first_divergence` starts from.
 
 Outputs are read batch by batch and only sums of them kept: those of a language model on a whole split do
 not fit into memory.
@@ -11,14 +18,14 @@ not fit into memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from lissom.artifact import Signature
-from lissom.errors import ArtifactError
+from lissom.artifact import Signature, TensorSpec
+from lissom.errors import ArtifactError, RequestError
 from lissom.models.data import Data
 from lissom.runtime.base import Runtime
 
@@ -64,7 +71,10 @@ UNLABELLED = ParityLimit(None, 0.98, 25.0, 0.0, False)
 
 
 class Parity(NamedTuple):
-    """How far one output is from the parent's, over all inputs; errors are None where it is not finite."""
+    """How far one output is from the parent's, over all inputs.
+
+    Errors are None where it is not finite, or has another shape.
+    """
 
     output: str
     max_abs_error: float | None
@@ -74,6 +84,10 @@ class Parity(NamedTuple):
     top1_agreement: float
     passed: bool
     limit: str
+    max_relative_error: float | None = None
+    """Largest absolute error over the largest absolute value of the parent's output."""
+    mean_relative_error: float | None = None
+    """Mean absolute error over the mean absolute value of the parent's output."""
 
 
 def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
@@ -87,22 +101,42 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
             f"{parent.artifact.name!r} and {child.artifact.name!r} have different signatures: "
             f"{_shown(parent.signature)} and {_shown(child.signature)}"
         )
-    limit = _limit(child.artifact.manifest.precision, data)
-    batches = _batches(
-        data, parent.signature, fuzz=limit.fuzz, any_size=parent.any_batch_size and child.any_batch_size
-    )
+    limit = limit_of(child.artifact.manifest.precision, data)
     compared = {spec.name: Comparison() for spec in parent.signature.outputs}
-    for batch in batches:
-        wanted, found = parent.infer(batch), child.infer(batch)
+    for _, wanted, found in _answers(parent, child, data, fuzz=limit.fuzz):
         for name, comparison in compared.items():
             comparison.add(wanted[name], found[name])
     return [comparison.parity(name, limit) for name, comparison in compared.items()]
 
 
-def _limit(precision: str, data: Data) -> ParityLimit:
+def limit_of(precision: str, data: Data) -> ParityLimit:
+    """What a model of this precision is held to on these data."""
     limit = LIMITS[precision]
     floating = limit.max_relative_error is not None
     return limit if floating or data.dataset.labels is not None else UNLABELLED
+
+
+def failing_batch(parent: Runtime, child: Runtime, data: Data) -> dict[str, np.ndarray]:
+    """The inputs on which two artifacts that `verify` found to differ are furthest apart.
+
+    A batch that is beyond the limit on its own goes before one that is not, then the larger error counts.
+    """
+    limit = limit_of(child.artifact.manifest.precision, data)._replace(min_agreement=0.0)
+    worst: dict[str, np.ndarray] = {}
+    furthest = (False, -1.0)
+    for batch, wanted, found in _answers(parent, child, data, fuzz=limit.fuzz):
+        distance = max(_distance(wanted[name], found[name], limit) for name in wanted)
+        if distance > furthest:
+            worst, furthest = batch, distance
+    return worst
+
+
+def _distance(wanted: np.ndarray, found: np.ndarray, limit: ParityLimit) -> tuple[bool, float]:
+    """Whether an output is beyond the limit, and its mean squared error."""
+    comparison = Comparison()
+    comparison.add(wanted, found)
+    error = comparison.noise / max(comparison.num_values, 1) if comparison.finite else math.inf
+    return not comparison.parity("", limit).passed, error
 
 
 def compare(name: str, wanted: np.ndarray, found: np.ndarray, limit: ParityLimit) -> Parity:
@@ -130,13 +164,20 @@ class Comparison:
     """Largest absolute error."""
     scale: float = 0.0
     """Largest absolute value of the parent."""
+    magnitude: float = 0.0
+    """Sum of absolute values of the parent."""
     num_values: int = 0
     num_agreeing: int = 0
     num_rows: int = 0
     finite: bool = True
+    """False once a value was no number, or the shapes differed."""
 
     def add(self, wanted: np.ndarray, found: np.ndarray) -> None:
         """Count a batch of shape [samples, ...], a few samples at a time: float64 copies are large."""
+        if wanted.shape != found.shape:
+            self.finite = False
+            self.num_rows += max(1, len(wanted))
+            return
         step = max(1, _VALUES_AT_ONCE // max(1, wanted[:1].size))
         for start in range(0, len(wanted), step):
             self._add(wanted[start : start + step], found[start : start + step])
@@ -152,8 +193,10 @@ class Comparison:
         self.signal += float(reference @ reference)
         self.power += float(other @ other)
         self.product += float(reference @ other)
-        self.scale = max(self.scale, float(np.abs(reference).max(initial=0.0)))
         other -= reference
+        magnitude = np.abs(reference, out=reference)
+        self.scale = max(self.scale, float(magnitude.max(initial=0.0)))
+        self.magnitude += float(magnitude.sum())
         self.noise += float(other @ other)
         error = np.abs(other, out=other)
         self.absolute += float(error.sum())
@@ -170,50 +213,108 @@ class Comparison:
         sqnr = None
         if self.noise:
             sqnr = 10 * math.log10(self.signal / self.noise) if self.signal else 0.0
-        within = limit.max_relative_error is None or self.largest <= limit.max_relative_error * (
-            self.scale or 1.0
+        number = max(self.num_values, 1)
+        mean = self.absolute / number
+        max_relative, mean_relative = (
+            self.largest / (self.scale or 1.0),
+            mean / (self.magnitude / number or 1.0),
         )
+        within = limit.max_relative_error is None or max_relative <= limit.max_relative_error
         passed = (
             within
             and cosine >= limit.min_cosine
             and (sqnr is None or sqnr >= limit.min_sqnr_db)
             and agreement >= limit.min_agreement
         )
-        mean = self.absolute / max(self.num_values, 1)
-        return Parity(name, self.largest, mean, cosine, sqnr, agreement, passed, str(limit))
+        return Parity(
+            name,
+            self.largest,
+            mean,
+            cosine,
+            sqnr,
+            agreement,
+            passed,
+            str(limit),
+            max_relative_error=max_relative,
+            mean_relative_error=mean_relative,
+        )
 
 
 def fuzz_inputs(
     signature: Signature, like: Mapping[str, np.ndarray], *, sizes: Sequence[int] = (1, 3), seed: int = 0
 ) -> list[dict[str, np.ndarray]]:
-    """Zeros, both extremes of the data, and noise over their range, in batches of every size."""
+    """Zeros, both extremes of the data, and noise over their range, in batches of every size.
+
+    Every other axis that may vary has its size in the data, and then each of the smaller ones of `sizes`,
+    one axis at a time. Whole numbers, such as tokens and masks, stay between the extremes of the data.
+    """
     generator = np.random.default_rng(seed)
-    batches = []
+    return [
+        {spec.name: _filled(kind, spec, like[spec.name], dims, generator) for spec in signature.inputs}
+        for dims in _dimensions(signature, like, sizes)
+        for kind in ("zeros", "low", "high", "noise")
+    ]
+
+
+def _dimensions(
+    signature: Signature, like: Mapping[str, np.ndarray], sizes: Sequence[int]
+) -> Iterator[dict[str, int]]:
+    """A size for each named dimension: first every size of the batch, then of each other dimension."""
+    seen = {
+        dim: size
+        for spec in signature.inputs
+        for dim, size in zip(spec.shape, like[spec.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+    batch = {dim for spec in signature.inputs for dim in spec.shape[:1] if isinstance(dim, str)}
     for size in sizes:
-        for kind in ("zeros", "low", "high", "noise"):
-            batch = {}
-            for spec in signature.inputs:
-                array = like[spec.name]
-                shape = (size, *array.shape[1:])
-                low, high = float(array.min()), float(array.max())
-                values = {
-                    "zeros": np.zeros(shape),
-                    "low": np.full(shape, low),
-                    "high": np.full(shape, high),
-                    "noise": generator.uniform(low, high, shape),
-                }[kind]
-                batch[spec.name] = values.astype(spec.dtype)
-            batches.append(batch)
-    return batches
+        yield seen | dict.fromkeys(batch, size)
+    for dim in [dim for dim in seen if dim not in batch]:
+        for size in sizes:
+            if size < seen[dim]:
+                yield seen | dict.fromkeys(batch, sizes[0]) | {dim: size}
 
 
-def _batches(data: Data, signature: Signature, *, fuzz: bool, any_size: bool) -> list[dict[str, np.ndarray]]:
+def _filled(
+    kind: str, spec: TensorSpec, like: np.ndarray, dims: Mapping[str, int], generator: np.random.Generator
+) -> np.ndarray:
+    shape = [dims[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+    low, high = like.min(), like.max()
+    if kind == "noise" and like.dtype.kind in "iub":
+        return generator.integers(int(low), int(high), shape, endpoint=True).astype(spec.dtype)
+    if kind == "noise":
+        return generator.uniform(low, high, shape).astype(spec.dtype)
+    zero = np.clip(0, low, high) if like.dtype.kind in "iub" else 0
+    return np.full(shape, {"zeros": zero, "low": low, "high": high}[kind], dtype=spec.dtype)
+
+
+def _answers(
+    parent: Runtime, child: Runtime, data: Data, *, fuzz: bool
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Inputs batch by batch, and what the parent and the child answer."""
+    any_size = parent.any_batch_size and child.any_batch_size
     tensors = data.tensors("select" if len(data.indices["select"]) else "calibrate")
     num_samples = len(next(iter(tensors.values())))
     size = 64 if any_size else 1
-    starts = range(0, num_samples, size)
-    batches = [{name: array[start : start + size] for name, array in tensors.items()} for start in starts]
-    return batches + (fuzz_inputs(signature, tensors, sizes=(1, 3) if any_size else (1,)) if fuzz else [])
+    for start in range(0, num_samples, size):
+        batch = {name: array[start : start + size] for name, array in tensors.items()}
+        yield batch, parent.infer(batch), child.infer(batch)
+    if fuzz:
+        for batch in fuzz_inputs(parent.signature, tensors, sizes=(1, 3) if any_size else (1,)):
+            if (wanted := _defined(parent, batch)) is not None:
+                yield batch, wanted, child.infer(batch)
+
+
+def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """What the parent answers to made-up inputs; None where it has no answer, which is no test of a child.
+
+    A kernel may be larger than an axis of size one; a mask that hides everything makes attention NaN.
+    """
+    try:
+        wanted = parent.infer(batch)
+    except (RequestError, RuntimeError):
+        return None
+    return wanted if all(np.isfinite(array).all() for array in wanted.values()) else None
 
 
 def _agreeing(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -83,6 +83,12 @@ class ParityFigures(Frozen):
     top1_agreement: float
     passed: bool
     limit: str
+    max_relative_error: float | None = Field(
+        None, description="Largest error over the largest absolute value of the parent's output."
+    )
+    mean_relative_error: float | None = Field(
+        None, description="Mean error over the mean absolute value of the parent's output."
+    )
 
 
 class Arm(Frozen):

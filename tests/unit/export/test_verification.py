@@ -20,7 +20,16 @@ from lissom.cli.output import show
 from lissom.cli.views import verified
 from lissom.errors import ArtifactError
 from lissom.export import verification
-from lissom.export.verification import LIMITS, Parity, compare, fuzz_inputs, verify
+from lissom.export.verification import (
+    LIMITS,
+    UNLABELLED,
+    Parity,
+    compare,
+    failing_batch,
+    fuzz_inputs,
+    limit_of,
+    verify,
+)
 from lissom.models.data import Data, Dataset
 from lissom.runtime.base import check_tensor
 from lissom.runtime.onnx_runtime import OnnxRuntime
@@ -52,6 +61,8 @@ def test_the_figures_are_what_they_are_called() -> None:
     assert found.sqnr_db == pytest.approx(10 * np.log10(30 / 4.25))
     assert found.cosine == pytest.approx((1.5 + 4 + 16 + 15) / np.sqrt(30 * (2.25 + 4 + 16 + 25)))
     assert found.top1_agreement == 0.5
+    assert found.max_relative_error == 2.0 / 4.0
+    assert found.mean_relative_error == 2.5 / 10.0
     assert found.limit == "cosine >= 0.98, SQNR >= 13 dB, top-1 >= 97.0%"
     assert str(EXACT).startswith("error <= 0.0001 of the output's range, cosine")
 
@@ -138,6 +149,31 @@ def test_an_output_that_never_changes_is_like_itself_and_unlike_another(
     assert not compare("y", wanted + 1, np.zeros_like(wanted), LIMITS[precision]).passed
 
 
+def test_where_the_parent_gives_zeros_relative_errors_are_absolute() -> None:
+    silent = np.zeros((4, 3), dtype=np.float32)
+    found = compare("y", silent, silent + np.float32([0, 0.25, 0.5]), INT8)
+    assert (found.max_relative_error, found.mean_relative_error) == (0.5, 0.25)
+    same = compare("y", silent, silent, EXACT)
+    assert (same.max_relative_error, same.mean_relative_error, same.passed) == (0.0, 0.0, True)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e20])
+def test_relative_errors_do_not_depend_on_the_scale(scale: float) -> None:
+    wanted, found = SCORES.astype(np.float64), SCORES.astype(np.float64) + 0.01
+    plain, scaled = compare("y", wanted, found, INT8), compare("y", wanted * scale, found * scale, INT8)
+    assert scaled[-2:] == pytest.approx(plain[-2:])
+    assert plain.max_relative_error == pytest.approx(0.01 / np.abs(SCORES).max())
+
+
+@pytest.mark.parametrize("shape", [(20, 4), (20,), (19, 5), (20, 5, 1)])
+def test_an_output_of_another_shape_fails(shape: tuple[int, ...]) -> None:
+    found = compare("y", SCORES[:20], np.ones(shape, dtype=np.float32), INT8)
+    assert not found.passed
+    assert found.max_abs_error is None
+    assert found.max_relative_error is None
+    assert found.top1_agreement == 0
+
+
 @pytest.mark.parametrize("kind", ["nan", "infinite", "silent parent", "silent child"])
 def test_a_failed_parity_can_be_written_as_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     wanted, found = SCORES.copy(), SCORES.copy()
@@ -194,10 +230,49 @@ def test_fuzz_inputs_are_the_same_each_time() -> None:
 def test_fuzz_inputs_of_whole_numbers_stay_within_the_data() -> None:
     signature = Signature(inputs=(TensorSpec(name="x", dtype="int64", shape=("batch", 4)),), outputs=())
     like = {"x": np.arange(3, 23).reshape(5, 4)}
-    for batch in fuzz_inputs(signature, like)[1:4]:
+    for batch in fuzz_inputs(signature, like):
         assert batch["x"].dtype == np.int64
         assert batch["x"].min() >= 3
         assert batch["x"].max() <= 22
+
+
+TOKENS = Signature(
+    inputs=(
+        TensorSpec(name="tokens", dtype="int64", shape=("batch", "length")),
+        TensorSpec(name="mask", dtype="int64", shape=("batch", "length")),
+        TensorSpec(name="image", dtype="float32", shape=("batch", 3, "height", 4)),
+    ),
+    outputs=(),
+)
+SENTENCES = {
+    "tokens": np.random.default_rng(0).integers(5, 30, (50, 12)),
+    "mask": np.random.default_rng(1).integers(0, 2, (50, 12)),
+    "image": np.random.default_rng(2).normal(size=(50, 3, 2, 4)).astype(np.float32),
+}
+
+
+def test_every_axis_that_may_vary_is_varied_down_to_one() -> None:
+    batches = fuzz_inputs(TOKENS, SENTENCES)
+    for batch in batches:
+        sizes: dict[str, int] = {}
+        for spec in TOKENS.inputs:
+            check_tensor(spec, batch[spec.name], sizes)  # one name, one size
+    shapes = [(*batch["tokens"].shape, batch["image"].shape[2]) for batch in batches[::4]]
+    assert shapes == [(1, 12, 2), (3, 12, 2), (1, 1, 2), (1, 3, 2), (1, 12, 1)]
+
+
+def test_tokens_and_masks_stay_inside_the_data() -> None:
+    batches = fuzz_inputs(TOKENS, SENTENCES)
+    for name, low, high in (("tokens", 5, 29), ("mask", 0, 1)):
+        values = np.concatenate([batch[name].ravel() for batch in batches])
+        assert (values.min(), values.max()) == (low, high)
+        assert len(np.unique(batches[3][name])) > 1  # noise
+    assert all((batch["tokens"] == 5).all() for batch in batches[::4])  # 0 is no token of these data
+
+
+def test_sizes_larger_than_in_the_data_are_not_tried() -> None:
+    short = SENTENCES | {"tokens": SENTENCES["tokens"][:, :2], "mask": SENTENCES["mask"][:, :2]}
+    assert {batch["tokens"].shape[1] for batch in fuzz_inputs(TOKENS, short)} == {1, 2}
 
 
 DATA = blobs(120, shape=(1, 2, 2), num_classes=3)
@@ -254,6 +329,53 @@ def test_without_labels_the_calibrate_split_is_compared(tmp_path: Path) -> None:
     data = Data("plain", Dataset({"image": DATA.dataset.inputs["image"][:70]}))
     verify(parent, child, data)
     assert child.sizes == [64, 6]
+
+
+class Undefined(OnnxRuntime):
+    """Has no answer to three samples, and none that is a number to zeros."""
+
+    def _infer_impl(self, inputs: Any) -> dict[str, np.ndarray]:
+        if len(inputs["image"]) == 3:
+            raise RuntimeError("kernel size cannot be greater than input size")
+        found = super()._infer_impl(inputs)
+        return found if inputs["image"].any() else {"logits": np.full_like(found["logits"], np.nan)}
+
+
+def test_made_up_inputs_that_the_parent_cannot_answer_are_no_test(tmp_path: Path) -> None:
+    _, child = pair(tmp_path)
+    parent = Undefined(tiny_onnx_artifact(tmp_path / "undefined", name="parent"), threads=1)
+    assert verify(parent, child, DATA)[0].passed
+    assert child.sizes == [len(DATA.indices["select"])] + [1] * 3
+
+
+class Faulty(Shifted):
+    """Is wrong where every value is the lowest, and a little off where it is one sample."""
+
+    def _infer_impl(self, inputs: Any) -> dict[str, np.ndarray]:
+        array = inputs["image"]
+        self.shift = 0.3 * (array.min() == array.max() < 0) + 0.1 * (len(array) == 1)
+        return super()._infer_impl(inputs)
+
+
+def test_the_failing_batch_is_the_one_with_the_largest_error(tmp_path: Path) -> None:
+    parent, _ = pair(tmp_path)
+    child = Faulty(tiny_onnx_artifact(tmp_path / "faulty", name="child"), threads=1)
+    assert not verify(parent, child, DATA)[0].passed
+    worst = failing_batch(parent, child, DATA)["image"]
+    assert worst.shape == (1, 1, 2, 2)
+    assert (worst == DATA.tensors("select")["image"].min()).all()
+
+
+def test_without_a_failing_batch_any_is_given(tmp_path: Path) -> None:
+    parent, child = pair(tmp_path, precision="int8")
+    assert len(failing_batch(parent, child, DATA)["image"]) == len(DATA.indices["select"])
+
+
+def test_limits_are_those_of_the_precision_and_of_data_without_labels() -> None:
+    plain = Data("plain", Dataset({"image": DATA.dataset.inputs["image"]}))
+    assert limit_of("int8", DATA) == INT8
+    assert limit_of("int8", plain) == UNLABELLED
+    assert limit_of("float32", plain) == EXACT
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from lissom.report.wording import NO_BREAK, points, shortened
 if TYPE_CHECKING:
     from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoisyLayer
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
+    from lissom.errors import LissomError
+    from lissom.export.bisection import Divergence
     from lissom.export.verification import Parity
 
 
@@ -100,8 +102,10 @@ def noise_measured(found: LayerNoise, folder: Path, words: Sequence[str]) -> Out
     return Outcome(lines, out=folder, extra=extra)
 
 
-def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
-    """Parity of two artifacts as a table and a gate."""
+def verified(
+    parities: Sequence[Parity], allow: Sequence[str], divergence: Divergence | LissomError | None = None
+) -> Outcome:
+    """Parity of two artifacts as a table and a gate, and where they part, or why that is not known."""
     from lissom.report.schema import Gate
 
     rows = [
@@ -109,6 +113,8 @@ def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
             p.output,
             _figure(p.max_abs_error, ".3g"),
             _figure(p.mean_abs_error, ".3g"),
+            _figure(p.max_relative_error, ".2g"),
+            _figure(p.mean_relative_error, ".2g"),
             _figure(p.cosine, ".6f"),
             _decibel(p.sqnr_db),
             f"{p.top1_agreement:.2%}",
@@ -116,7 +122,7 @@ def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
         ]
         for p in parities
     ]
-    header = ["output", "max error", "mean error", "cosine", "SQNR", "top-1", ""]
+    header = ["output", "max error", "mean error", "max rel.", "mean rel.", "cosine", "SQNR", "top-1", ""]
     passed = all(parity.passed for parity in parities)
     worst = max(parities, key=lambda parity: (not parity.passed, parity.max_abs_error or 0.0))
     gate = Gate(
@@ -127,9 +133,24 @@ def verified(parities: Sequence[Parity], allow: Sequence[str]) -> Outcome:
         reason=f"output {worst.output!r}",
         allowed="parity" in allow,
     )
-    lines = [*table(header, rows, right=[1, 2, 3, 4, 5]), "", f"limit: {worst.limit}"]
-    extra = {"outputs": [parity._asdict() for parity in parities]}
+    lines = [*table(header, rows, right=range(1, 8)), "", f"limit: {worst.limit}"]
+    lines += [] if passed else _parting(divergence)
+    where = divergence._asdict() if isinstance(divergence, tuple) else None
+    extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where}
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def _parting(found: Divergence | LissomError | None) -> list[str]:
+    if found is None:
+        return ["first divergence: not found; no tensor inside can be compared, or none alone is beyond it"]
+    if not isinstance(found, tuple):
+        return [f"first divergence: not looked for; {found.message}"]
+    tensor = f"{found.operator}, tensor {found.tensor}"
+    where = f"{found.layer} ({tensor})" if found.layer else tensor
+    before = f"{found.previous} before it agrees" if found.previous else "it reads the inputs"
+    noise = "" if found.sqnr_db is None else f"SQNR {_decibel(found.sqnr_db)}, "
+    error = f"{noise}max error {_figure(found.max_abs_error, '.3g')}"
+    return [f"first divergence: {where}", f"  {error}; {before}; {found.checked} tensors compared"]
 
 
 def bench_planned(arms: Sequence[tuple[str, str]], seconds: float) -> Outcome:
