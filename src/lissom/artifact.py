@@ -110,7 +110,7 @@ class Manifest(Frozen):
     recipe: str = Field(description="Name of the recipe; also the name under which the model is served.")
     name: str = Field(description="Name of the stage that made it.")
     stage: str = Field(description="Kind of that stage.")
-    format: str = Field(description="`torch` or `onnx`.")
+    format: str = Field(description="torch, onnx, openvino, aotinductor or tensorrt.")
     precision: str = Field(description="Precision that was asked for, such as float32 or int8.")
     signature: Signature
     task: str = Field(description="`classification`, or `package.module:factory`.")

@@ -121,6 +121,8 @@ class PruneOptions(Options, total=False):
 class ExportOptions(Options, total=False):
     """Options of `export`; see `lissom.recipe.ExportConfig` for ranges."""
 
+    format: str
+    precision: str | None
     opset: int
 
 

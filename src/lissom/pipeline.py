@@ -40,6 +40,7 @@ from lissom.models.processes import place
 from lissom.optional import is_installed, version
 from lissom.recipe import LoadConfig, ModelConfig, Recipe, StageConfig, check_allowed
 from lissom.registry import (
+    COMPILING,
     MODELS,
     TASKS,
     check_references,
@@ -278,9 +279,7 @@ def estimate(recipe: Recipe, *, out: str | Path | None = None) -> Estimate:
     arms = len(stages) * 2
     rounds = arms * recipe.benchmark.num_rounds * recipe.benchmark.round_ms / 1e3
     measured = all(stage.reused for stage in stages)
-    return Estimate(
-        tuple(stages), 0.0 if measured else 5.0 + rounds + (30.0 if "inductor" in runtimes else 0.0)
-    )
+    return Estimate(tuple(stages), 0.0 if measured else 5.0 + rounds + 30.0 * len({*runtimes} & {*COMPILING}))
 
 
 def preview_stage(
@@ -495,15 +494,15 @@ def check_machine(recipe: Recipe) -> None:
     from lissom.runtime.availability import usable_runtimes
 
     for stage in recipe.stages:
-        if stage.extra and not is_installed(stage.extra[0]):
-            module, extra = stage.extra
+        if stage.needs and not is_installed(stage.needs[0]):
+            module, extra = stage.needs
             raise MissingExtra(
                 f"stage {stage.name!r} needs {module}, which is not installed",
                 hint=f"pip install 'lissom[{extra}]'",
             )
     runtimes = usable_runtimes(recipe.benchmark.runtimes)
     first = recipe.stages[0]
-    made = recipe.model_of(first).format if isinstance(first, LoadConfig) else first.produces
+    made = recipe.model_of(first).format if isinstance(first, LoadConfig) else first.makes
     if not any(made in runtime_entry(name).formats for name in runtimes):
         raise RequestError(
             f"the original is {made}, which {', '.join(runtimes) or 'no runtime here'} cannot execute",

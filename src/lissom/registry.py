@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from lissom.artifact import MANIFEST_NAME, sha256_file
 from lissom.errors import DataError, ModelError, RequestError, near, near_files
@@ -29,7 +29,6 @@ from lissom.recipe import (
     PruneConfig,
     QuantizeConfig,
     Recipe,
-    RuntimeName,
     StageConfig,
     TrainConfig,
 )
@@ -50,19 +49,33 @@ STAGES: dict[type[StageConfig], str] = {
     TrainConfig: "lissom.models.training:train",
     PruneConfig: "lissom.compress.pruning:prune",
     DistillConfig: "lissom.compress.distillation:distill",
-    ExportConfig: "lissom.export.onnx_from_torch:export",
+    ExportConfig: "lissom.export.exporting:export",
     QuantizeConfig: "lissom.compress.quantization:quantize",
 }
 
 # In the order that decides between runtimes that are equally fast.
 RUNTIMES: dict[str, RuntimeEntry] = {
-    "openvino": RuntimeEntry("lissom.runtime.open_vino:OpenVino", ("onnx",), "openvino", "openvino", "cpu"),
+    "openvino": RuntimeEntry(
+        "lissom.runtime.open_vino:OpenVino", ("openvino", "onnx"), "openvino", "openvino", "cpu"
+    ),
     "onnxruntime": RuntimeEntry(
         "lissom.runtime.onnx_runtime:OnnxRuntime", ("onnx",), "onnxruntime", "onnxruntime", "cpu"
+    ),
+    "tensorrt": RuntimeEntry(
+        "lissom.runtime.tensor_rt:TensorRt", ("tensorrt",), "polygraphy", "tensorrt", "gpu"
+    ),
+    "torch_tensorrt": RuntimeEntry(
+        "lissom.runtime.pytorch:TorchTensorRt", ("torch",), "torch_tensorrt", "torch-tensorrt", "gpu"
+    ),
+    "aotinductor": RuntimeEntry(
+        "lissom.runtime.aot_inductor:AotInductor", ("aotinductor",), "torch", "torch", "cpu"
     ),
     "inductor": RuntimeEntry("lissom.runtime.pytorch:Inductor", ("torch",), "torch", "torch", "cpu"),
     "torch": RuntimeEntry("lissom.runtime.pytorch:TorchEager", ("torch",), "torch", "torch", "cpu"),
 }
+
+COMPILING = ("inductor", "torch_tensorrt")
+"""Runtimes that compile for many seconds when they are opened."""
 
 MODELS: dict[str, str] = {
     "resnet": "lissom.models.cnn:resnet",
@@ -115,12 +128,8 @@ def runtime_entry(name: str) -> RuntimeEntry:
     """The entry of a runtime.
 
     Raises:
-        RequestError: no runtime has this name, or none that is built.
+        RequestError: no runtime has this name.
     """
-    if name not in RUNTIMES and name in get_args(RuntimeName):
-        raise RequestError(
-            f"the runtime {name} is declared, not built yet", hint=f"built are {', '.join(RUNTIMES)}"
-        )
     if name not in RUNTIMES:
         raise RequestError(f"unknown runtime {name!r}", hint=near(name, RUNTIMES))
     return RUNTIMES[name]

@@ -31,7 +31,7 @@ from lissom.options import (
 from lissom.pipeline import Result, check_machine, locked, make_artifacts, run
 from lissom.pipeline import load_data as load_recipe_data
 from lissom.recipe import BenchmarkConfig, ModelConfig, PruneConfig, QuantizeConfig, Recipe
-from lissom.registry import RUNTIMES, check_references
+from lissom.registry import COMPILING, RUNTIMES, check_references
 from lissom.report.wording import shortened
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lissom.compress.pruning import Preview
     from lissom.compress.quantizing.preview import QuantizePreview
     from lissom.compress.sensitivity import Plan, Sensitivity, Study
+    from lissom.export.bisection import Divergence
     from lissom.export.verification import Parity
     from lissom.models.catalogue import Entry
     from lissom.models.data import Data
@@ -52,7 +53,6 @@ Model = str | Path | Artifact | Callable[..., Any]
 
 SHARES = (0.25, 0.5, 0.75)
 """That `sensitivity` removes unless others are named."""
-SENSITIVITY_FOLDER = Path("runs/sensitivity")
 _OF_PRUNING = ("shares", "runtime", "importance", "round_to")
 """Options of `sensitivity` that layers in int8 have no use for."""
 
@@ -156,14 +156,14 @@ def sensitivity(
         quantization: Measure layers in int8 instead of groups that are pruned.
         shares: Shares that a group loses, between 0 and 1; default: 0.25, 0.5 and 0.75.
         runtime: Where latency is measured; default: the first that works.
-        out: Folder of the run; default: `runs/sensitivity`.
+        out: Folder of the run; default: `runs/sensitivity`, with `quantization` `runs/layer-noise`.
         progress: Shows how far the run is.
         options: How units are ranked and rounded, what is excluded, how the model is built.
 
     Raises:
         LissomError: the model, the data or an option does not fit.
     """
-    folder, progress = Path(out) if out is not None else SENSITIVITY_FOLDER, progress or NoProgress()
+    folder, progress = sensitivity_folder(out, quantization=quantization), progress or NoProgress()
     if quantization:
         from lissom.compress.layer_noise import measure as measure_layers
         from lissom.report.layer_noise_page import write_layer_noise
@@ -220,7 +220,7 @@ def plan_sensitivity(
     Raises:
         LissomError: the model, the data or an option does not fit.
     """
-    folder = Path(out) if out is not None else SENSITIVITY_FOLDER
+    folder = sensitivity_folder(out, quantization=quantization)
     with tempfile.TemporaryDirectory() as scratch:
         if quantization:
             from lissom.compress.layer_noise import plan as plan_layers
@@ -236,6 +236,11 @@ def plan_sensitivity(
         wanted = check_shares(SHARES if shares is None else shares)
         study = _study(model, data, options, runtime=runtime, folder=folder, built_in=Path(scratch))
         return plan(study, wanted)
+
+
+def sensitivity_folder(out: str | Path | None, *, quantization: bool) -> Path:
+    """Where `sensitivity` writes; the two kinds of study never share a folder unasked."""
+    return Path(out or ("runs/layer-noise" if quantization else "runs/sensitivity"))
 
 
 def recipe_of(
@@ -309,6 +314,32 @@ def verify(
     samples = _data_for(second.manifest, data)
     with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
         return verify_runtimes(one, other, samples)
+
+
+def divergence(
+    before: str | Path | Artifact,
+    after: str | Path | Artifact,
+    *,
+    data: str | None = None,
+    runtimes: tuple[str | None, str | None] = (None, None),
+) -> Divergence | None:
+    """Where two artifacts that `verify` found to differ part; its arguments.
+
+    Returns:
+        The first tensor that differs and its layer; None where nothing can be compared inside.
+
+    Raises:
+        LissomError: as `verify`; or a model cannot be captured, or cut behind a tensor.
+    """
+    from lissom.export.bisection import first_divergence
+    from lissom.export.verification import failing_batch, limit_of
+    from lissom.runtime.base import open_runtime
+
+    first, second = _opened(before), _opened(after)
+    samples = _data_for(second.manifest, data)
+    limit = limit_of(second.manifest.precision, samples)
+    with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
+        return first_divergence(one, other, failing_batch(one, other, samples), limit)
 
 
 def bench(
@@ -418,7 +449,7 @@ def plan_bench(
     opened = [_opened(artifact) for artifact in artifacts]
     _check_comparable(opened)
     arms = planned_arms(opened, usable_runtimes(config.runtimes))
-    compiled = sum(arm.runtime == "inductor" for arm in arms)
+    compiled = sum(arm.runtime in COMPILING for arm in arms)
     seconds = len(arms) * config.num_rounds * config.round_ms / 1e3 + 15.0 * compiled + 3.0
     return [(arm.artifact, arm.runtime) for arm in arms], seconds
 
@@ -542,11 +573,11 @@ def serve(
     )
 
 
-def doctor() -> list[Examined]:
+def doctor(*, progress: Progress | None = None) -> list[Examined]:
     """Every runtime: whether it works here, proved by running a tiny model, and what to install if not."""
     from lissom.runtime.doctor import examine
 
-    return examine()
+    return examine(progress=progress)
 
 
 def models() -> list[Entry]:
@@ -679,7 +710,7 @@ def _stages_before(
 def _quick_runtimes() -> list[str]:
     from lissom.runtime.availability import absence
 
-    return [name for name in RUNTIMES if name != "inductor" and absence(name) is None]
+    return [name for name in RUNTIMES if name not in COMPILING and absence(name) is None]
 
 
 def _source(model: Model) -> str:

@@ -178,3 +178,42 @@ def named(*, in_features: int = 64, num_classes: int = 4) -> nn.Module:
 
 def no_model() -> str:
     return "not a module"
+
+
+class _Bessel(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.special.bessel_j0(images)
+
+
+class Outlandish(nn.Module):
+    """A layer inside computes what no engine has an operator for."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.inner = _Bessel()
+        self.head = nn.Linear(in_channels, num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.inner(image).mean(dim=(2, 3)))
+        return logits
+
+
+def bessel(*, in_channels: int = 1, num_classes: int = 4) -> nn.Module:
+    return Outlandish(in_channels, num_classes)
+
+
+class Rigid(nn.Module):
+    """The number of samples becomes a constant, because Python counts them."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled = torch.stack([sample.mean(dim=(1, 2)) for sample in image])
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def fixed_batch(*, in_channels: int = 1, num_classes: int = 4) -> nn.Module:
+    return Rigid(in_channels, num_classes)

@@ -38,6 +38,7 @@ from lissom.errors import Interrupted
 from lissom.options import RecipeOptions
 
 if TYPE_CHECKING:
+    from lissom.export.bisection import Divergence
     from lissom.recipe import Recipe
 
 app = typer.Typer(
@@ -323,14 +324,27 @@ def distill(
 def export(
     model: Model,
     data: Data,
+    model_format: Annotated[
+        str, typer.Option("--format", help="onnx, openvino, aotinductor or tensorrt.")
+    ] = "onnx",
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="float32, float16 or bfloat16; default: that of the model."),
+    ] = None,
     opset: Annotated[int, typer.Option("--opset", help="Version of the ONNX operator set, 18 to 23.")] = 20,
 ) -> dict[str, Any]:
-    """Write a torch model as ONNX. It is checked against the torch model on every runtime.
+    """Write a model in the format of an engine. It is checked against the original on every runtime.
+
+    onnx runs on ONNX Runtime and OpenVINO, openvino loads faster, aotinductor is native code for this
+    processor, tensorrt an engine for this GPU. bfloat16 halves the weights, and is fast where the processor
+    has avx512_bf16 or AMX (`lissom doctor` says so); float16 is for GPUs and ARM.
 
     \b
     lissom export runs/train/artifact --data digits
+    lissom export runs/train/artifact --data digits --format openvino --precision bfloat16
+    lissom export model.onnx --data samples.npz --precision bfloat16
     """
-    return {"opset": opset}
+    return {"format": model_format, "precision": precision, "opset": opset}
 
 
 @making_verb
@@ -460,7 +474,7 @@ def sensitivity(
         planned = verbs.plan_sensitivity(model, data, **request)
         return views.noise_planned(planned) if quantization else views.sensitivity_planned(planned)
     found = verbs.sensitivity(model, data, progress=TerminalProgress(), **request)
-    folder = out or verbs.SENSITIVITY_FOLDER
+    folder = verbs.sensitivity_folder(out, quantization=quantization)
     if not quantization:
         return views.sensitivity_measured(found, folder)
     built = [("--kwarg", kwargs), ("--weights", weights and [weights]), ("--task", task and [task])]
@@ -484,9 +498,17 @@ def verify(
     lissom verify runs/digits/05-export-* runs/digits/artifact --runtime-b openvino
     """
     from lissom import verbs
+    from lissom.errors import LissomError
 
-    parities = verbs.verify(before, after, data=data, runtimes=(runtime_a, runtime_b))
-    return views.verified(parities, allow or ())
+    runtimes = (runtime_a, runtime_b)
+    parities = verbs.verify(before, after, data=data, runtimes=runtimes)
+    found: Divergence | LissomError | None = None
+    if not all(parity.passed for parity in parities):
+        try:
+            found = verbs.divergence(before, after, data=data, runtimes=runtimes)
+        except LissomError as exc:  # the gate has failed, whatever keeps us from looking inside
+            found = exc
+    return views.verified(parities, allow or (), found)
 
 
 @verb

@@ -23,7 +23,7 @@ from lissom.bench.statistics import ratio
 from lissom.bench.timing import time_interleaved
 from lissom.compress.layer_times import LayerTimes
 from lissom.errors import RequestError
-from lissom.export.onnx_from_torch import export
+from lissom.export.exporting import export
 from lissom.logs import NoProgress
 from lissom.models.data import Data
 from lissom.models.stages import FLOAT32_TOLERANCE, NUM_PROBE, Context, save_torch

@@ -40,6 +40,11 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
         model = load_model(artifact)
         notes = _made_for(artifact, context) | recount_zeros(model, artifact.manifest.notes)
         return save_torch(model, factory_of(artifact), context, notes=notes)
+    if artifact.manifest.format != "onnx":
+        raise ArtifactError(
+            f"{artifact.name!r} is compiled for {artifact.manifest.format} and cannot be worked on",
+            hint=f"start from what it was made of, {artifact.manifest.parents[0].name!r}",
+        )
     onnx_model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
     return _save_onnx(onnx_model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lissom.artifact import Draft, Signature
 from lissom.errors import ModelError
+from lissom.export.refusals import fixed
 from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
 from lissom.runtime.onnx_runtime import MODEL_FILE
@@ -123,8 +124,5 @@ def name_axes(model: Any, signature: Signature) -> None:
                 continue
             found = values[spec.name].type.tensor_type.shape.dim[axis]
             if found.HasField("dim_value"):
-                raise ModelError(
-                    f"the exporter fixed axis {axis} ({dim}) of {spec.name!r} at {found.dim_value}",
-                    hint="the forward depends on this size; write it without Python ints taken from shapes",
-                )
+                raise fixed(spec.name, axis, found.dim_value, dim)
             found.dim_param = dim

@@ -49,6 +49,13 @@ NUM_PROBE = 8
 PREDICTIONS_FILE = "predictions.safetensors"
 FLOAT32_TOLERANCE = Tolerance(absolute=1e-4, relative=1e-3)
 INT8_TOLERANCE = Tolerance(absolute=0.5, relative=0.1)
+TOLERANCES = {
+    "float32": FLOAT32_TOLERANCE,
+    "float16": Tolerance(absolute=0.02, relative=0.02),
+    "bfloat16": Tolerance(absolute=0.1, relative=0.1),
+    "int8": INT8_TOLERANCE,
+}
+"""How far a model of a precision may be from its probe on another machine."""
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Recipe(Frozen):
         for stage in self.stages:
             _check_order(stage, formats)
             formats[stage.name] = (
-                self.model_of(stage).format if isinstance(stage, LoadConfig) else stage.produces
+                self.model_of(stage).format if isinstance(stage, LoadConfig) else stage.makes
             )
         return self
 

@@ -55,6 +55,7 @@ class StageConfig(Frozen):
     consumes: ClassVar[tuple[str, ...]] = ()
     """Formats that the stage can start from; empty when it starts from the model of the recipe."""
     produces: ClassVar[str] = "torch"
+    """Format of what the stage makes."""
     extra: ClassVar[tuple[str, str] | None] = None
     """A module that the stage needs, and the extra of lissom that brings it."""
 
@@ -71,6 +72,16 @@ class StageConfig(Frozen):
     def accepts(self) -> tuple[str, ...]:
         """Formats that the stage can start from."""
         return self.consumes
+
+    @property
+    def makes(self) -> str:
+        """Format of what the stage makes."""
+        return self.produces
+
+    @property
+    def needs(self) -> tuple[str, str] | None:
+        """A module that the stage needs, and the extra of lissom that brings it."""
+        return self.extra
 
     @property
     def calls(self) -> tuple[str, ...]:
@@ -387,15 +398,56 @@ class DistillConfig(OptimizationConfig):
 
 
 class ExportConfig(StageConfig):
-    """Write the model as ONNX with a batch size that may vary."""
+    """Write the model in the format of an engine, with a batch size that may vary."""
 
     libraries = ("torch", "onnx", "onnxscript")
-    consumes = ("torch",)
-    produces = "onnx"
-    extra = ("onnxruntime", "cpu")
     stage: Literal["export"] = Field("export", description="Kind of the stage.")
 
-    opset: int = Field(20, ge=18, le=23, description="Version of the ONNX operator set.")
+    format: Literal["onnx", "openvino", "aotinductor", "tensorrt"] = Field(
+        "onnx",
+        description="onnx: for ONNX Runtime and OpenVINO. openvino: its IR. aotinductor: native code "
+        "compiled from a torch model for this machine. tensorrt: an engine for this GPU.",
+    )
+    precision: Literal["float32", "float16", "bfloat16"] | None = Field(
+        None,
+        description="Type of weights and computation; inputs and outputs stay as they are. bfloat16 is for "
+        "CPUs with avx512_bf16 or AMX, float16 for GPUs and ARM. Default: that of the model.",
+    )
+    opset: int = Field(20, ge=18, le=23, description="onnx: version of the ONNX operator set.")
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """Torch; ONNX too where the engine reads ONNX."""
+        return ("torch",) if self.format == "aotinductor" else ("torch", "onnx")
+
+    @property
+    def makes(self) -> str:
+        """The format that was asked for."""
+        return self.format
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """Those of the format too."""
+        return (*self.libraries, *_DISTRIBUTIONS_OF_FORMATS[self.format])
+
+    @property
+    def needs(self) -> tuple[str, str] | None:
+        """The engine's library."""
+        return _ENGINES_OF_FORMATS[self.format]
+
+
+_DISTRIBUTIONS_OF_FORMATS = {
+    "onnx": (),
+    "openvino": ("openvino",),
+    "aotinductor": (),
+    "tensorrt": ("tensorrt", "polygraphy"),
+}
+_ENGINES_OF_FORMATS = {
+    "onnx": ("onnxruntime", "cpu"),
+    "openvino": ("openvino", "cpu"),
+    "aotinductor": None,
+    "tensorrt": ("polygraphy", "gpu"),
+}
 
 
 class QuantizeConfig(StageConfig):

@@ -99,9 +99,11 @@ class Run:
     @cached_property
     def reference_forms(self) -> set[str]:
         """Names of the artifacts that are the reference, as it is or only written in another format."""
-        forms = {self.reference.name}
+        forms, precision = {self.reference.name}, self.reference.manifest.precision
         for artifact in self.artifacts[1:]:
-            if artifact.manifest.stage == "export" and artifact.manifest.parents[0].name in forms:
+            manifest = artifact.manifest
+            written = manifest.stage == "export" and manifest.precision == precision
+            if written and manifest.parents[0].name in forms:
                 forms.add(artifact.name)
         return forms
 

@@ -19,7 +19,7 @@ from lissom.report.measurement import NATIVE
 from lissom.report.schema import Gate
 from lissom.report.wording import noisy_layers
 
-_REDUCED = {"float16", "bfloat16", "int8", "uint8"}
+_COMPUTED_IN = {"float32", "float16", "bfloat16", "int8", "uint8"}
 
 
 def reload_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, Any]]) -> Gate:
@@ -145,11 +145,11 @@ def precision_gate(artifact: Artifact, executed: Mapping[str, int] | None) -> Ga
             f"{wanted} {asked}",
             f"{found} of {wanted} products read their weights so",
         )
-    lower = sorted(name for name in executed if name != asked and name in _REDUCED)
+    other = sorted(name for name in executed if name != asked and name in _COMPUTED_IN)
     reason = (
-        f"the engine computes in {' and '.join(lower)}, unasked" if lower else f"everything runs in {asked}"
+        f"the engine computes in {' and '.join(other)}, unasked" if other else f"everything runs in {asked}"
     )
-    return _gate("precision", "fail" if lower else "pass", measured, asked, reason)
+    return _gate("precision", "fail" if other else "pass", measured, asked, reason)
 
 
 def splits_gate(overlap: Mapping[str, int]) -> Gate:

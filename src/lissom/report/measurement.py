@@ -29,7 +29,7 @@ from lissom.models.data import Data
 from lissom.models.evaluation import answers, judge, scores_of
 from lissom.optional import version
 from lissom.recipe import BenchmarkConfig, default_threads
-from lissom.registry import runtime_entry
+from lissom.registry import COMPILING, runtime_entry
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import host, machine
@@ -39,14 +39,20 @@ if TYPE_CHECKING:
     from lissom.models.tasks import Task
 
 EVIDENCE_SCHEMA = "lissom.evidence/2"
-NATIVE = {"torch": "torch", "onnx": "onnxruntime"}
+NATIVE = {
+    "torch": "torch",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "aotinductor": "aotinductor",
+    "tensorrt": "tensorrt",
+}
 """The runtime against which a format's conversions are compared."""
 
 
 def planned_arms(artifacts: Sequence[Artifact], runtimes: Sequence[str]) -> list[ArmKey]:
     """Every artifact on every runtime that executes its format.
 
-    Inductor compiles for many seconds, so it is given the first artifact and those that no later torch
+    Compiling takes many seconds, so inductor is given the first artifact and those that no later torch
     stage goes on from; what lies between has the same structure or is not finished.
     """
     continued = {
@@ -61,7 +67,7 @@ def planned_arms(artifacts: Sequence[Artifact], runtimes: Sequence[str]) -> list
         for artifact in artifacts
         for runtime in runtimes
         if artifact.manifest.format in runtime_entry(runtime).formats
-        and (runtime != "inductor" or artifact is artifacts[0] or artifact.name not in continued)
+        and (runtime not in COMPILING or artifact is artifacts[0] or artifact.name not in continued)
     ]
 
 
@@ -244,7 +250,7 @@ def _numbers(values: np.ndarray) -> list[int] | list[float]:
 
 def _parity_parent(arm: ArmKey, artifact: Artifact, opened: Mapping[ArmKey, Runtime]) -> Runtime | None:
     """What an arm is compared with: the parent of a conversion, or eager torch for a compiled model."""
-    if arm.runtime == "inductor":
+    if arm.runtime in COMPILING:
         return opened.get(ArmKey(arm.artifact, "torch"))
     if artifact.manifest.format == "torch" or artifact.manifest.config.get("mode") == "qat":
         return None  # trained, not converted

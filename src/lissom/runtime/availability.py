@@ -29,6 +29,6 @@ def absence(name: str) -> tuple[str, str] | None:
     entry = runtime_entry(name)
     if not is_installed(entry.module):
         return f"{entry.distribution} is not installed", f"pip install 'lissom[{entry.extra}]'"
-    if name == "inductor" and compiler() is None:
+    if name in ("inductor", "aotinductor") and compiler() is None:
         return "there is no C++ compiler", "apt-get install g++"
     return None

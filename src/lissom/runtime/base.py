@@ -10,14 +10,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.errors import LissomError, RequestError, near
 from lissom.recipe import default_threads
-from lissom.registry import RUNTIMES, resolve, runtime_entry, runtimes_for
+from lissom.registry import COMPILING, RUNTIMES, resolve, runtime_entry, runtimes_for
+
+Hint = Literal["latency", "throughput"]
+"""Whether one call at a time shall be fast, or many at once."""
 
 
 class Runtime(ABC):
@@ -29,15 +32,36 @@ class Runtime(ABC):
     any_batch_size: ClassVar[bool] = True
     """False when every new batch size costs a compilation."""
 
-    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Devices that the engine computes on, the usual one first."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        device: str | None = None,
+        hint: Hint = "latency",
+    ) -> None:
         """Load and compile; `open_seconds` says how long it took.
 
         Args:
             artifact: An artifact of a format that this engine executes.
             threads: Threads of one call; default: every core this process may use.
+            device: cpu or cuda; default: the engine's usual one.
+            hint: Whether one call at a time or many at once shall be fast, for engines that ask.
+
+        Raises:
+            RequestError: the engine does not compute on this device.
         """
         self.artifact = artifact
         self.threads = threads or default_threads()
+        self.device = device or self.devices[0]
+        self.hint = hint
+        if self.device not in self.devices:
+            raise RequestError(
+                f"{self.name} computes on {' and '.join(self.devices)}, {self.device!r} was asked for"
+            )
         self.signature: Signature = artifact.manifest.signature
         self._specs = {spec.name: spec for spec in self.signature.inputs}
         started = time.perf_counter()
@@ -138,8 +162,15 @@ def check_tensor(spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> 
         raise RequestError(f"input {spec.name!r} has the shape [{found}], the model takes [{wanted}]")
 
 
-def open_runtime(artifact: Artifact, name: str | None = None, *, threads: int | None = None) -> Runtime:
-    """Open an artifact on the runtime called `name`, or on the first that works.
+def open_runtime(
+    artifact: Artifact,
+    name: str | None = None,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    hint: Hint = "latency",
+) -> Runtime:
+    """Open an artifact on the runtime called `name`, or on the first that works; see `Runtime`.
 
     Raises:
         RequestError: the name is unknown, or the runtime does not execute the artifact's format.
@@ -147,24 +178,24 @@ def open_runtime(artifact: Artifact, name: str | None = None, *, threads: int | 
     """
     fitting = runtimes_for(artifact.manifest.format)
     if name is None:
-        return _open_first(artifact, fitting, threads)
+        return _open_first(artifact, fitting, threads=threads, device=device, hint=hint)
     entry = runtime_entry(name)
     if artifact.manifest.format not in entry.formats:
         raise RequestError(
             f"{name} does not execute {artifact.manifest.format} artifacts",
             hint=f"use {' or '.join(fitting)}",
         )
-    runtime: Runtime = resolve(entry.reference, known={})(artifact, threads=threads)
+    runtime: Runtime = resolve(entry.reference, known={})(artifact, threads=threads, device=device, hint=hint)
     return runtime
 
 
-def _open_first(artifact: Artifact, names: list[str], threads: int | None) -> Runtime:
+def _open_first(artifact: Artifact, names: list[str], **options: Any) -> Runtime:
     problem: LissomError | None = None
     for name in names:
-        if name == "inductor":  # compiles for many seconds; only when it is asked for
+        if name in COMPILING:  # for many seconds; only when it is asked for
             continue
         try:
-            return open_runtime(artifact, name, threads=threads)
+            return open_runtime(artifact, name, **options)
         except LissomError as exc:
             problem = problem or exc
     raise problem or RequestError(f"no runtime executes {artifact.manifest.format}; {near('', RUNTIMES)}")

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lissom.optional import version
 from lissom.recipe import default_threads
 
 # Instruction sets that change which kernels an engine picks, and so speed and bits.
@@ -73,6 +74,25 @@ def has_vnni() -> bool:
 def compiler() -> str | None:
     """The C++ compiler that inductor would call, or None."""
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def compiler_version() -> str | None:
+    """The C++ compiler and its version, as it says them itself."""
+    path = compiler()
+    if path is None:
+        return None
+    found = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    said = found.stdout.splitlines()[0].strip() if found.stdout else "says nothing of its version"
+    return f"{path}, {said}"
+
+
+def cuda_version() -> str | None:
+    """The CUDA that torch is built for, from its version; None for a build for the CPU.
+
+    It is written as torch writes it: `cu130` is CUDA 13.0.
+    """
+    found = version("torch").partition("+cu")[2]
+    return f"{found[:-1]}.{found[-1]}" if found.isdigit() else None
 
 
 def _cpuinfo(key: str) -> str | None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lissom.errors import ArtifactError, RequestError
+from lissom.errors import ArtifactError, MachineError, RequestError
 from lissom.optional import require
 from lissom.runtime.base import Runtime
 
 MODEL_FILE = "model.onnx"
-_PROVIDER = "CPUExecutionProvider"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntime(Runtime):
@@ -23,10 +23,16 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     thread_safe = True
+    devices = ("cpu", "cuda")
 
     def _open_impl(self) -> None:
         self._library: Any = require("onnxruntime", extra="cpu")
         self.session: Any = self._session(self._options())
+        if (provider := _PROVIDERS[self.device]) not in self.session.get_providers():
+            raise MachineError(
+                f"ONNX Runtime was asked for {provider} and fell back to the CPU",
+                hint="lissom doctor says why; leave --device out for the CPU",
+            )
         self._names = [spec.name for spec in self.signature.outputs]
 
     def _options(self) -> Any:
@@ -40,9 +46,10 @@ class OnnxRuntime(Runtime):
     def _session(self, options: Any) -> Any:
         path = self.artifact.file(MODEL_FILE)
         errors = self._library.capi.onnxruntime_pybind11_state
+        faults = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf)
         try:
-            return self._library.InferenceSession(str(path), options, providers=[_PROVIDER])
-        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented) as exc:
+            return self._library.InferenceSession(str(path), options, providers=[_PROVIDERS[self.device]])
+        except (*faults, errors.NotImplemented) as exc:
             raise ArtifactError(f"ONNX Runtime cannot open {path}: {exc}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,20 +16,25 @@ from lissom.runtime.onnx_runtime import MODEL_FILE
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
 
 
+GRAPH_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
+_PRECISIONS = {"bfloat16": "bf16", "float16": "f16"}
+
+
 class OpenVino(Runtime):
-    """A model compiled for low latency; on a CPU with bf16 OpenVINO would compute float32 in bf16 unasked."""
+    """A compiled model; on a CPU with bf16 OpenVINO would compute float32 in bf16 unasked."""
 
     name = "openvino"
     thread_safe = False
 
     def _open_impl(self) -> None:
         library: Any = require("openvino", extra="cpu")
-        path = self.artifact.file(MODEL_FILE)
+        converted = self.artifact.manifest.format == "openvino"
+        path = self.artifact.file(GRAPH_FILE if converted else MODEL_FILE)
         settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": self.hint.upper(),
+            "INFERENCE_PRECISION_HINT": _PRECISIONS.get(self.artifact.manifest.precision, "f32"),
             "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": 1,
+            **({"NUM_STREAMS": 1} if self.hint == "latency" else {}),
         }
         try:
             self.compiled: Any = library.Core().compile_model(str(path), "CPU", settings)

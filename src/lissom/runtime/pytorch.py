@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from lissom.artifact import Signature
 from lissom.errors import MachineError, ModelError
 from lissom.logs import quiet_libraries
+from lissom.optional import require
 from lissom.runtime.base import Runtime
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
@@ -53,13 +55,14 @@ class TorchEager(Runtime):
 
     name = "torch"
     thread_safe = True
+    devices = ("cpu", "cuda")
 
     def _open_impl(self) -> None:
         torch.set_num_threads(self.threads)
-        self.model: Any = load_model(self.artifact)
+        self.model: Any = _on_device(load_model(self.artifact), self.device)
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return call_model(self.model, self.signature, inputs)
+        return call_model(self.model, self.signature, inputs, device=self.device)
 
     def executed(self) -> dict[str, int]:
         """Layers that multiply, by the dtype of their weights: eager computes in that type."""
@@ -73,25 +76,53 @@ class TorchEager(Runtime):
 
 
 class Inductor(Runtime):
-    """torch.compile with the inductor backend; needs a C++ compiler."""
+    """torch.compile with the inductor backend, weights frozen into the code; needs a C++ compiler."""
 
     name = "inductor"
     thread_safe = False
     any_batch_size = False
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    compiling: ClassVar[Mapping[str, Any]] = {"options": {"freezing": True}}
+    """Arguments of torch.compile."""
 
     def _open_impl(self) -> None:
-        if compiler() is None:
-            raise MachineError("inductor is absent: there is no C++ compiler", hint="apt-get install g++")
+        self._check_machine()
         torch.set_num_threads(self.threads)
-        model = load_model(self.artifact)
+        model = _on_device(load_model(self.artifact), self.device)
         example = {
             spec.name: np.zeros([dim if isinstance(dim, int) else 1 for dim in spec.shape], dtype=spec.dtype)
             for spec in self.signature.inputs
         }
         with quiet_libraries():
             torch._dynamo.reset()
-            self.model: Any = torch.compile(model, dynamic=False)
-            call_model(self.model, self.signature, example)
+            self.model: Any = torch.compile(model, dynamic=False, **self.compiling)
+            call_model(self.model, self.signature, example, device=self.device)
+
+    def _check_machine(self) -> None:
+        if compiler() is None:
+            raise MachineError("inductor is absent: there is no C++ compiler", hint="apt-get install g++")
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return call_model(self.model, self.signature, inputs)
+        return call_model(self.model, self.signature, inputs, device=self.device)
+
+
+class TorchTensorRt(Inductor):
+    """torch.compile with the backend of Torch-TensorRT; what TensorRT cannot run stays with torch."""
+
+    name = "torch_tensorrt"
+    devices = ("cuda",)
+    compiling: ClassVar[Mapping[str, Any]] = {"backend": "torch_tensorrt"}
+
+    def _check_machine(self) -> None:
+        require("torch_tensorrt", extra="gpu")  # registers the backend
+
+
+def _on_device(model: nn.Module, device: str) -> nn.Module:
+    """The model on a device.
+
+    Raises:
+        MachineError: torch has no such device here.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MachineError("cuda was asked for, and torch finds no GPU", hint="leave --device out")
+    return model.to(device)

@@ -19,7 +19,7 @@ from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
 from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
 from lissom.logs import log
-from lissom.registry import runtime_entry, runtimes_for
+from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import machine
@@ -30,8 +30,6 @@ VERSION = "1"
 """The only version of every model."""
 
 _MACHINE_KIND = ("cpu", "architecture", "isa", "cores")
-_COMPILING = ("inductor",)
-"""Runtimes that compile for many seconds; never tried unless asked for or measured as fastest."""
 
 
 class ServedModel:
@@ -146,7 +144,7 @@ def ranked_runtimes(artifact: Artifact) -> list[str]:
     while best := choose(rounds, {artifact.name: artifact.size_bytes}):
         ranked.append(best.runtime)
         del rounds[best]
-    return ranked + [name for name in fitting if name not in ranked and name not in _COMPILING]
+    return ranked + [name for name in fitting if name not in ranked and name not in COMPILING]
 
 
 def _check_runtime(artifact: Artifact, runtime: str | None) -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from lissom.artifact import Artifact
+from lissom.cli.views.models import examined
 from lissom.errors import ArtifactError
-from lissom.registry import RUNTIMES
-from lissom.runtime import doctor
+from lissom.registry import RUNTIMES, runtime_entry
+from lissom.runtime import doctor, tiny_models
 from lissom.runtime.doctor import Examined, examine
+from lissom.runtime.machine import compiler, machine
 from lissom.runtime.onnx_runtime import OnnxRuntime
+from lissom.runtime.tiny_models import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +92,40 @@ def test_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("model_format", ["torch", "onnx"])
+@pytest.mark.parametrize("model_format", ["torch", "onnx", "openvino"])
 def test_the_tiny_models_are_sound_artifacts(tmp_path: Path, model_format: str) -> None:
-    made = doctor._tiny(model_format, tmp_path)
+    made = tiny(model_format, tmp_path)
     assert Artifact.open(made.path).digest == made.digest
-    assert doctor._tiny(model_format, tmp_path).digest == made.digest
+    assert tiny(model_format, tmp_path).digest == made.digest
+
+
+def test_there_is_a_tiny_model_for_every_runtime() -> None:
+    assert {runtime_entry(name).formats[0] for name in RUNTIMES} <= set(tiny_models._MAKERS)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_what_is_compiled_is_proved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.runtime.availability.compiler", compiler)
+    row = found()["aotinductor"]
+    assert (row.state, row.thread_safe) == ("works", False), row.reason
+
+
+def test_a_runtime_of_another_device_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.runtime.availability.is_installed", lambda module: True)
+    row = found()["tensorrt"]
+    assert (row.state, row.reason, row.device) == ("broken", "there is no GPU", "cuda")
+
+
+def test_every_device_that_is_here_is_proved_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "machine", lambda: {"gpus": ["NVIDIA H100, 580"]})
+    rows = [row for row in examine() if row.runtime == "onnxruntime"]
+    assert [row.device for row in rows] == ["cpu", "cuda"]
+    assert [row.works for row in rows] == [True, machine()["gpus"] != []]
+
+
+def test_the_verb_shows_it_all(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = examined()
+    assert set(outcome.extra) == {"runtimes", "machine", "conflicts"}
+    text = "\n".join(outcome.lines)
+    for word in ("cpu ", "memory ", "gpu ", "cuda ", "compiler ", "int8: ", "bfloat16: "):
+        assert word in text

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.artifacts import identity_onnx_artifact, tiny_onnx_artifact
-from tests.unit.small import DATA, Chain, toy
+from tests.unit.small import DATA, Chain, make, toy
 
 from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import ArtifactError, MissingExtra, RequestError
@@ -25,12 +25,22 @@ IMAGES = DATA.tensors("report")["image"]
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
-def runtime(request: pytest.FixtureRequest, chain: Callable[[str], Chain]) -> Iterator[Runtime]:
+def runtime(
+    request: pytest.FixtureRequest,
+    chain: Callable[[str], Chain],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Runtime]:
     """A small model, opened on each runtime."""
     if missing := absence(request.param):
         pytest.skip(missing[0])
-    found = chain("mlp")
-    artifact = found.trained if "torch" in runtime_entry(request.param).formats else found.exported
+    found, kind = chain("mlp"), runtime_entry(request.param).formats[-1]
+    artifact = {"torch": found.trained, "onnx": found.exported}.get(kind) or make(
+        tmp_path_factory.mktemp("native") / kind,
+        DATA,
+        "export",
+        parents={"input": found.trained},
+        format=kind,
+    )
     with open_runtime(artifact, request.param, threads=1) as opened:
         yield opened
 
@@ -137,7 +147,7 @@ def test_a_runtime_that_may_be_shared_gives_four_threads_the_same_answers(runtim
     batches = [one(IMAGES[index % 20 : index % 20 + 1]) for index in range(80)]
     wanted = [runtime.infer(batch)["logits"] for batch in batches]
     if not runtime.thread_safe:
-        assert runtime.name in ("openvino", "inductor")
+        assert runtime.name in ("openvino", "inductor", "aotinductor")
         return
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda batch: runtime.infer(batch)["logits"], batches))
@@ -146,7 +156,7 @@ def test_a_runtime_that_may_be_shared_gives_four_threads_the_same_answers(runtim
 
 def test_what_was_executed_is_counted_or_said_to_be_unknown(runtime: Runtime) -> None:
     executed = runtime.executed()
-    if runtime.name == "inductor":
+    if runtime.name in ("inductor", "aotinductor"):
         assert executed is None
         return
     assert executed is not None
@@ -247,7 +257,7 @@ def test_without_a_name_the_first_that_works_is_opened(
 def test_a_runtime_of_another_format_is_refused_with_those_that_fit(chain: Callable[[str], Chain]) -> None:
     with pytest.raises(RequestError, match="openvino does not execute torch artifacts") as caught:
         open_runtime(chain("mlp").trained, "openvino")
-    assert caught.value.hint == "use inductor or torch"
+    assert caught.value.hint == "use torch_tensorrt or inductor or torch"
     with pytest.raises(RequestError, match="unknown runtime 'openvno'") as caught:
         open_runtime(chain("mlp").exported, "openvno")
     assert caught.value.hint == "did you mean openvino?"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lissom.cli.output import Outcome, table, write_in
+from lissom.cli.progress import TerminalProgress
 from lissom.cli.views.words import kwarg_options, size
 from lissom.report.wording import lower_is_better, metric_title, shortened
 
@@ -159,23 +160,47 @@ def served(
 
 
 def examined() -> Outcome:
-    """The state of every runtime."""
+    """The state of every runtime, what the processor has for it, and what gets in its way."""
     from lissom import verbs
-    from lissom.runtime.machine import compiler, machine
+    from lissom.runtime.conflicts import conflicts
+    from lissom.runtime.machine import compiler_version, cuda_version, machine
 
-    found = verbs.doctor()
-    rows = [[row.runtime, row.version, "works" if row.works else "absent", row.reason] for row in found]
-    here = machine()
-    lines = table(["runtime", "version", "state", ""], rows)
-    lines += [
+    found, here, known = verbs.doctor(progress=TerminalProgress()), machine(), conflicts()
+    threads = {True: "several", False: "one", None: "-"}
+    rows = [
+        [row.runtime, row.device, row.version, threads[row.thread_safe], row.state, row.reason]
+        for row in found
+    ]
+    lines = [
+        *table(["runtime", "device", "version", "threads", "state", ""], rows),
         "",
         f"cpu       {here['cpu']}, {here['cores']} cores, {', '.join(here['isa'])}",
-    ]
-    lines += [
+        *(f"          {line}" for line in _instruction_sets(here["isa"], here["architecture"])),
+        f"memory    {(here['memory_bytes'] or 0) / 2**30:.1f} GiB",
         f"gpu       {', '.join(here['gpus']) or 'none'}",
-        f"compiler  {compiler() or 'none: apt-get install g++'}",
+        f"cuda      {cuda_version() or 'none: torch is built for the CPU'}",
+        f"compiler  {compiler_version() or 'none: apt-get install g++'}",
     ]
-    return Outcome(lines, extra={"runtimes": [row._asdict() for row in found], "machine": here})
+    for conflict in known:
+        lines += ["", f"conflict  {conflict.what}", f"          {conflict.mend}"]
+    return Outcome(
+        lines,
+        extra={
+            "runtimes": [row._asdict() for row in found],
+            "machine": {**here, "compiler": compiler_version(), "cuda": cuda_version()},
+            "conflicts": [conflict._asdict() for conflict in known],
+        },
+    )
+
+
+def _instruction_sets(flags: Sequence[str], architecture: str) -> list[str]:
+    """What the processor's instruction sets mean for a model of fewer bits."""
+    eight = any("vnni" in flag or flag == "amx_int8" for flag in flags) or not architecture.startswith("x86")
+    bfloat16 = {"avx512_bf16", "amx_bf16"} & {*flags}
+    return [
+        "int8: 8-bit weights" if eight else "int8: 7-bit weights, because without VNNI sums overflow",
+        "bfloat16: computed by the processor" if bfloat16 else "bfloat16: not computed by the processor",
+    ]
 
 
 def _numbers(output: np.ndarray) -> str:

@@ -1,0 +1,92 @@
+"""ONNX to a TensorRT engine, through Polygraphy.
+
+The network is strongly typed: types and Q/DQ stand in the ONNX file, because TensorRT 11 removed builder
+flags and calibrators, and 10.16 accepts the same. What the builder timed on this GPU is kept in a cache, so
+that building the same layers again takes seconds. An engine holds for the TensorRT, GPU and driver that
+built it, which the manifest names.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lissom.artifact import Signature
+from lissom.errors import MachineError, ModelError
+from lissom.export.onnx_file import name_axes, strip
+from lissom.models.stages import Context
+from lissom.optional import require
+from lissom.runtime.tensor_rt import ENGINE_FILE, built_here
+
+_BATCHES = (1, 8, 256)
+"""Smallest, typical and largest batch of the optimisation profile."""
+
+
+def engine_from_onnx(
+    model: Any, signature: Signature, context: Context
+) -> tuple[Mapping[str, bytes], dict[str, str]]:
+    """The engine as a file, and what it is bound to.
+
+    Raises:
+        MachineError: there is no GPU.
+        ModelError: TensorRT cannot build the model.
+    """
+    built_on = built_here()
+    if not built_on["gpu"]:
+        raise MachineError(
+            "TensorRT builds on the GPU that will run the engine, and this machine has none",
+            hint="--format onnx makes a file that can be built there",
+        )
+    backend: Any = require("polygraphy.backend.trt", extra="gpu")
+    onnx = require("onnx", extra="gpu")
+    strip(model)
+    name_axes(model, signature)
+    profile = backend.Profile()
+    for name, shapes in profile_shapes(signature, context).items():
+        profile.add(name, *shapes)
+    cache = str(_timing_cache())
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.onnx"
+        onnx.save(model, path)
+        try:
+            engine = backend.EngineBytesFromNetwork(
+                backend.NetworkFromOnnxPath(str(path), strongly_typed=True),
+                config=backend.CreateConfig(profiles=[profile], load_timing_cache=cache),
+                save_timing_cache=cache,
+            )()
+        except require("polygraphy.exception", extra="gpu").PolygraphyException as exc:
+            raise ModelError(
+                f"TensorRT cannot build the model: {(str(exc) or 'see its log').splitlines()[0][:400]}",
+                hint="--format onnx runs on ONNX Runtime's CUDA provider",
+            ) from exc
+    return {ENGINE_FILE: bytes(engine)}, built_on
+
+
+def profile_shapes(signature: Signature, context: Context) -> dict[str, list[tuple[int, ...]]]:
+    """Smallest, typical and largest shape of every input; axes beside the batch are 1 to what the data have.
+
+    >>> from lissom.artifact import TensorSpec
+    >>> _shapes(TensorSpec(name="x", dtype="float32", shape=("batch", 3, "length")), (8, 3, 64))
+    [(1, 3, 1), (8, 3, 64), (256, 3, 64)]
+    """
+    samples = context.probe_inputs()
+    return {spec.name: _shapes(spec, samples[spec.name].shape) for spec in signature.inputs}
+
+
+def _shapes(spec: Any, sample: tuple[int, ...]) -> list[tuple[int, ...]]:
+    found = []
+    for batch in _BATCHES:
+        small = batch == _BATCHES[0]
+        dims = zip(spec.shape[1:], sample[1:], strict=True)
+        rest = (dim if isinstance(dim, int) else 1 if small else size for dim, size in dims)
+        found.append((batch, *rest))
+    return found
+
+
+def _timing_cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lissom"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "tensorrt-timing.cache"
