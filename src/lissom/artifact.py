@@ -244,11 +244,15 @@ class Draft:
 
     def add(self, name: str, content: bytes) -> Path:
         """Write one payload file; the path is valid until `commit`."""
-        path = self._temporary / PAYLOAD_NAME / name
+        path = self.path_of(name)
         _write_synced(path, content)
         digest = hashlib.sha256(content).hexdigest()
         self._entries.append(FileEntry(path=f"{PAYLOAD_NAME}/{name}", sha256=digest, size_bytes=len(content)))
         return path
+
+    def path_of(self, name: str) -> Path:
+        """Where a payload file that was added lies until `commit`."""
+        return self._temporary / PAYLOAD_NAME / name
 
     def commit(self, **fields: Any) -> Artifact:
         """Write the manifest, sync, and give the artifact its name."""

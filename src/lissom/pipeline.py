@@ -398,13 +398,21 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     if (Path(model.source) / MANIFEST_NAME).is_file():
         return {"artifact": Artifact.open(model.source).digest}
     if model.source.endswith(".onnx"):
-        return {"onnx": _file_hash(model.source, "model")}
+        return {"onnx": _file_hash(model.source, "model"), **_weights_beside(Path(model.source))}
     return {
         "source": model.source,
         "kwargs": model.kwargs,
         "factory": source_sha256(model.source, known=MODELS),
         "weights": _file_hash(model.weights, "weights") if model.weights else None,
     }
+
+
+def _weights_beside(path: Path) -> dict[str, Any]:
+    """Hashes of the files in which an ONNX file keeps its weights; nothing where it has them itself."""
+    from lissom.export.external_data import external_files
+
+    hashes = {str(file.relative_to(path.parent)): sha256_file(file) for file in external_files(path)}
+    return {"weights_beside": hashes} if hashes else {}
 
 
 def _file_hash(path: str, what: str) -> str:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lissom.models.data import Data
     from lissom.models.evaluation import Evaluation
     from lissom.report.schema import Report
+    from lissom.runtime.base import Layer
     from lissom.runtime.doctor import Examined
 
 Model = str | Path | Artifact | Callable[..., Any]
@@ -521,6 +522,25 @@ def inspect(artifact: str | Path) -> Artifact:
         ArtifactError: nothing is there, or it is damaged.
     """
     return Artifact.open(artifact)
+
+
+def layers(
+    artifact: str | Path | Artifact, *, runtime: str | None = None, device: str | None = None
+) -> list[Layer] | None:
+    """Every operator of an artifact as a runtime executes it; None when the engine cannot tell.
+
+    Args:
+        artifact: An artifact.
+        runtime: Where it is opened; default: the first that works.
+        device: cpu or cuda; default: the usual one of the runtime.
+
+    Raises:
+        LissomError: the artifact is damaged, or the runtime does not open it.
+    """
+    from lissom.runtime.base import open_runtime
+
+    with open_runtime(_opened(artifact), runtime, device=device) as engine:
+        return engine.layers()
 
 
 def report(folder: str | Path, *, progress: Progress | None = None) -> Report:

@@ -16,6 +16,7 @@ from lissom.cli.options import (
     AsJson,
     Data,
     Debug,
+    Device,
     DryRun,
     Kwargs,
     MaxDrop,
@@ -521,6 +522,7 @@ def bench(
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in a timed call.")] = 1,
     num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
+    device: Device = None,
     dry_run: DryRun = False,
 ) -> Outcome:
     """Time artifacts against each other on every runtime. Interleaved; the figures are kept as evidence.
@@ -535,7 +537,13 @@ def bench(
     for name in runtimes or ():
         runtime_entry(name)
     config = BenchmarkConfig.model_validate(
-        {"runtimes": runtimes, "threads": threads, "batch_size": batch_size, "num_rounds": num_rounds}
+        {
+            "runtimes": runtimes,
+            "threads": threads,
+            "batch_size": batch_size,
+            "num_rounds": num_rounds,
+            "device": device,
+        }
     )
     if dry_run:
         return views.bench_planned(*verbs.plan_bench(artifacts, config))
@@ -580,15 +588,21 @@ def report(
 
 
 @verb
-def inspect_(artifact: ArtifactPath) -> Outcome:
+def inspect_(artifact: ArtifactPath, runtime: RuntimeChoice = None, device: Device = None) -> Outcome:
     """Show what is known about an artifact. Every hash is checked first.
+
+    With --runtime also every operator as that engine executes it: its type, and where.
 
     \b
     lissom inspect runs/digits/artifact
+    lissom inspect runs/digits/artifact --runtime openvino
     """
     from lissom import verbs
 
-    return views.inspected(verbs.inspect(artifact))
+    found = verbs.inspect(artifact)
+    if runtime is None and device is None:
+        return views.inspected(found)
+    return views.executed(found, verbs.layers(found, runtime=runtime, device=device), runtime)
 
 
 @verb

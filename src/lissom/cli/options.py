@@ -81,7 +81,15 @@ TaskName = Annotated[
 ]
 MaxDrop = Annotated[float, typer.Option("--max-drop", help="Accuracy that may be lost; 0.01 is one point.")]
 RuntimeChoice = Annotated[
-    str | None, typer.Option("--runtime", metavar="NAME", help="torch, inductor, onnxruntime or openvino.")
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="torch, inductor, aotinductor, onnxruntime, openvino, tensorrt or torch_tensorrt.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu or cuda; default: the usual place of the runtime.")
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of a call; default: all cores.")

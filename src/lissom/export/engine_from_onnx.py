@@ -19,10 +19,7 @@ from lissom.errors import MachineError, ModelError
 from lissom.export.onnx_file import name_axes, strip
 from lissom.models.stages import Context
 from lissom.optional import require
-from lissom.runtime.tensor_rt import ENGINE_FILE, built_here
-
-_BATCHES = (1, 8, 256)
-"""Smallest, typical and largest batch of the optimisation profile."""
+from lissom.runtime.tensor_rt import BATCHES, ENGINE_FILE, built_here
 
 
 def engine_from_onnx(
@@ -78,8 +75,8 @@ def profile_shapes(signature: Signature, context: Context) -> dict[str, list[tup
 
 def _shapes(spec: Any, sample: tuple[int, ...]) -> list[tuple[int, ...]]:
     found = []
-    for batch in _BATCHES:
-        small = batch == _BATCHES[0]
+    for batch in BATCHES:
+        small = batch == BATCHES[0]
         dims = zip(spec.shape[1:], sample[1:], strict=True)
         rest = (dim if isinstance(dim, int) else 1 if small else size for dim, size in dims)
         found.append((batch, *rest))

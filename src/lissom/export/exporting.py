@@ -19,12 +19,12 @@ from lissom.artifact import Artifact, Draft
 from lissom.errors import ModelError
 from lissom.export.casting import cast
 from lissom.export.engine_from_onnx import engine_from_onnx
+from lissom.export.external_data import load_onnx
 from lissom.export.onnx_file import add_onnx
 from lissom.export.onnx_from_torch import onnx_from_torch
 from lissom.export.openvino_from_onnx import openvino_from_onnx
 from lissom.export.package_from_torch import package_from_torch
 from lissom.models.stages import TOLERANCES, Context, add_predictions
-from lissom.optional import require
 from lissom.recipe import ExportConfig
 from lissom.registry import runtimes_for
 from lissom.runtime.base import open_runtime
@@ -102,7 +102,7 @@ def _onnx_model(parent: Artifact, config: ExportConfig, context: Context, precis
     if parent.manifest.format == "torch":
         model = onnx_from_torch(parent, context, opset=config.opset)
     else:
-        model = require("onnx", extra="cpu").load(parent.file(MODEL_FILE))
+        model = load_onnx(parent.file(MODEL_FILE))
     return model if precision == parent.manifest.precision else cast(model, precision)
 
 

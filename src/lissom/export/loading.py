@@ -8,6 +8,7 @@ from typing import Any
 
 from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tolerance
 from lissom.errors import ArtifactError, ModelError
+from lissom.export.external_data import load_onnx
 from lissom.export.onnx_file import add_onnx
 from lissom.models.masks import recount_zeros
 from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch
@@ -45,7 +46,7 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
             f"{artifact.name!r} is compiled for {artifact.manifest.format} and cannot be worked on",
             hint=f"start from what it was made of, {artifact.manifest.parents[0].name!r}",
         )
-    onnx_model = require("onnx", extra="cpu").load(artifact.file(MODEL_FILE))
+    onnx_model = load_onnx(artifact.file(MODEL_FILE))
     return _save_onnx(onnx_model, artifact.manifest.signature, context, precision=artifact.manifest.precision)
 
 
@@ -58,18 +59,7 @@ def _made_for(artifact: Artifact, context: Context) -> dict[str, Any]:
 
 
 def _from_onnx_file(path: Path, context: Context) -> Artifact:
-    onnx = require("onnx", extra="cpu")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError as exc:
-        raise ModelError(f"no model at {path}") from exc
-    except Exception as exc:  # protobuf raises its own DecodeError, which has no public home
-        raise ModelError(f"{path} is not an ONNX model: {exc}") from exc
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise ModelError(
-            f"{path} keeps its weights in other files, which this version does not read",
-            hint="onnx.save(onnx.load(FILE), 'single.onnx') writes one file",
-        )
+    model = load_onnx(path)
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
     signature = _onnx_signature(model, context)
     return _save_onnx(model, signature, context, precision="int8" if quantized else "float32")

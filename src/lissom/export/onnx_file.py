@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lissom.artifact import Draft, Signature
 from lissom.errors import ModelError
+from lissom.export.external_data import onnx_files
 from lissom.export.refusals import fixed
 from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
@@ -18,21 +20,48 @@ from lissom.runtime.probe import PROBE_FILE, probe_bytes
 def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -> None:
     """Write a model with its probe and its predictions, computed by the engine that opens the written file.
 
+    Args:
+        draft: The artifact that is written.
+        model: ONNX ModelProto; it is changed, and without its weights afterwards when they are too large.
+        signature: Inputs and outputs, whose axes the file is to name.
+        context: Gives the samples, and what the file says of itself: task, labels, lineage.
+
     Raises:
         ModelError: the model is not valid ONNX.
     """
     onnx = require("onnx", extra="cpu")
     strip(model)
     name_axes(model, signature)
+    onnx.helper.set_model_props(model, _described(signature, context))
+    for name, content in onnx_files(model).items():
+        draft.add(name, content)
+    path = draft.path_of(MODEL_FILE)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ModelError(f"the exported model is not valid ONNX: {str(exc).splitlines()[0]}") from exc
-    path = draft.add(MODEL_FILE, model.SerializeToString(deterministic=True))
     call = caller(open_session(path), [spec.name for spec in signature.outputs])
     inputs = context.probe_inputs()
     draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
     add_predictions(draft, call, context)
+
+
+def _described(signature: Signature, context: Context) -> dict[str, str]:
+    """What the file says of itself to whoever meets it without its manifest."""
+    fields = context.fields
+    parents = [parent.model_dump(mode="json") for parent in fields["parents"]]
+    told = {
+        "signature": signature.model_dump(mode="json"),
+        "task": fields["task"],
+        "labels": list(fields["labels"]),
+        "lineage": {
+            "recipe": fields["recipe"],
+            "stage": fields["name"],
+            "id": fields["id"],
+            "parents": parents,
+        },
+    }
+    return {f"lissom.{key}": json.dumps(value, sort_keys=True) for key, value in told.items()}
 
 
 def open_session(model: Path | bytes) -> Any:

@@ -292,7 +292,7 @@ def _answers(
     parent: Runtime, child: Runtime, data: Data, *, fuzz: bool
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Inputs batch by batch, and what the parent and the child answer."""
-    any_size = parent.any_batch_size and child.any_batch_size
+    any_size = parent.max_batch is None and child.max_batch is None
     tensors = data.tensors("select" if len(data.indices["select"]) else "calibrate")
     num_samples = len(next(iter(tensors.values())))
     size = 64 if any_size else 1

@@ -111,6 +111,9 @@ class BenchmarkConfig(Frozen):
     runtimes: tuple[RuntimeName, ...] | None = Field(
         None, description="Runtimes to measure on; default: every one that works on this machine."
     )
+    device: Literal["cpu", "cuda"] | None = Field(
+        None, description="Where runtimes compute; default: the usual place of each. A fallback fails a gate."
+    )
     threads: int | None = Field(None, ge=1, le=1024, description="Threads of a runtime; default: all cores.")
     batch_size: int = Field(1, ge=1, description="Samples in a timed call.")
     num_rounds: int = Field(24, ge=4, le=10_000, description="Interleaved rounds; each times every arm once.")

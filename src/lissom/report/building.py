@@ -232,7 +232,7 @@ def _gates(run: Run) -> list[Gate]:
     if chosen is None:
         return [*gates.none_chosen_gates("no model could be timed"), gates.splits_gate(run.data.overlap())]
     lineage = run.lineage(chosen.artifact)
-    executed = run.figures[chosen].get("executed")
+    figures = run.figures[chosen]
     best = run.reference_best
     names = (_named(best) if best else "", _named(chosen))
     if chosen.artifact == run.reference.name:
@@ -251,7 +251,9 @@ def _gates(run: Run) -> list[Gate]:
         gates.reload_gate(lineage, run.records),
         gates.parity_gate(lineage, run.records, chosen.runtime),
         *compared,
-        gates.precision_gate(run.by_name[chosen.artifact], executed),
+        gates.precision_gate(
+            run.by_name[chosen.artifact], figures.get("executed"), figures.get("elsewhere", ())
+        ),
         gates.splits_gate(run.data.overlap()),
     ]
 

@@ -119,9 +119,21 @@ def not_slower_gate(speedup: Estimate | None, config: GatesConfig, arms: tuple[s
     )
 
 
-def precision_gate(artifact: Artifact, executed: Mapping[str, int] | None) -> Gate:
-    """The engine executed the precision that was asked for."""
+def precision_gate(
+    artifact: Artifact, executed: Mapping[str, int] | None, elsewhere: Sequence[str] = ()
+) -> Gate:
+    """The engine executed the precision that was asked for, in the place that was asked for.
+
+    Args:
+        artifact: What was executed.
+        executed: Convolutions and products by the type they computed in; None when the engine cannot tell.
+        elsewhere: Names of those that fell back to another place.
+    """
     asked = artifact.manifest.precision
+    if elsewhere:
+        count = f"{len(elsewhere)} operator{'s' * (len(elsewhere) > 1)}"
+        shown = ", ".join(elsewhere[:3]) + ", ..." * (len(elsewhere) > 3)
+        return _gate("precision", "fail", f"{count} elsewhere", asked, f"{shown} fell back to the CPU")
     if executed is None:
         return _gate("precision", "skipped", "unknown", asked, "the engine does not say what it executes")
     measured = ", ".join(f"{count} {name}" for name, count in sorted(executed.items())) or "none"

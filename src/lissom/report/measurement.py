@@ -152,10 +152,13 @@ def _open_all(
             }
             try:
                 opened[arm] = stack.enter_context(
-                    open_runtime(by_name[arm.artifact], arm.runtime, threads=config.threads)
+                    open_runtime(
+                        by_name[arm.artifact], arm.runtime, threads=config.threads, device=config.device
+                    )
                 )
                 figures[arm]["open_ms"] = opened[arm].open_seconds * 1e3
                 figures[arm]["executed"] = opened[arm].executed()
+                figures[arm]["elsewhere"] = opened[arm].elsewhere()
             except LissomError as exc:
                 log.warning("%s on %s cannot be measured: %s", arm.artifact, arm.runtime, exc)
                 figures[arm]["error"] = exc.message

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -23,15 +24,32 @@ Hint = Literal["latency", "throughput"]
 """Whether one call at a time shall be fast, or many at once."""
 
 
+class Layer(NamedTuple):
+    """One operator as an engine executes it.
+
+    Attributes:
+        name: As the engine has it; several operators that were fused have one.
+        operator: The engine's name for what it does.
+        precision: Type in which it computes, as NumPy calls it; empty where the engine does not say.
+        place: Execution provider or device.
+        computes: True for convolutions, matrix products and recurrent layers.
+    """
+
+    name: str
+    operator: str
+    precision: str
+    place: str
+    computes: bool
+
+
 class Runtime(ABC):
     """One artifact, opened on one engine."""
 
     name: ClassVar[str]
     thread_safe: ClassVar[bool]
     """True when several threads may call `infer` at once."""
-    any_batch_size: ClassVar[bool] = True
-    """False when every new batch size costs a compilation."""
-
+    max_batch: ClassVar[int | None] = None
+    """Most samples of one call; 1 where every new batch size would cost a compilation, None for any."""
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     """Devices that the engine computes on, the usual one first."""
 
@@ -84,13 +102,14 @@ class Runtime(ABC):
         return self._infer_impl(_plain(inputs))
 
     def infer_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As `infer`; sample by sample where every new batch size would cost a compilation."""
+        """As `infer`, for more samples than the engine takes in one call."""
         num_samples = len(next(iter(inputs.values())))
-        if self.any_batch_size or num_samples == 1:
+        size = self.max_batch or num_samples
+        if num_samples <= size:
             return self.infer(inputs)
         answers = [
-            self.infer({name: array[index : index + 1] for name, array in inputs.items()})
-            for index in range(num_samples)
+            self.infer({name: array[start : start + size] for name, array in inputs.items()})
+            for start in range(0, num_samples, size)
         ]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
@@ -102,9 +121,20 @@ class Runtime(ABC):
         outputs = self._infer_impl(plain)
         return outputs, time.perf_counter() - started
 
-    def executed(self) -> dict[str, int] | None:
-        """Operators by the type in which the engine executes them; None when it cannot tell."""
+    def layers(self) -> list[Layer] | None:
+        """Every operator as the engine executes it, in its order; None when the engine cannot tell."""
         return None
+
+    def executed(self) -> dict[str, int] | None:
+        """Convolutions, matrix products and recurrent layers by the type they compute in; see `layers`."""
+        layers = self.layers()
+        if layers is None:
+            return None
+        return dict(Counter(layer.precision for layer in layers if layer.computes))
+
+    def elsewhere(self) -> list[str]:
+        """Names of operators that compute in another place than was asked for, when the engine tells."""
+        return []
 
     def close(self) -> None:  # noqa: B027  (most engines free themselves)
         """Free what the engine holds; the runtime cannot be used afterwards."""

@@ -1,9 +1,8 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, or on a GPU through CUDA."""
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from lissom.errors import ArtifactError, MachineError, RequestError
 from lissom.optional import require
-from lissom.runtime.base import Runtime
+from lissom.runtime.base import Layer, Runtime
 
 MODEL_FILE = "model.onnx"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -28,12 +27,17 @@ class OnnxRuntime(Runtime):
     def _open_impl(self) -> None:
         self._library: Any = require("onnxruntime", extra="cpu")
         self.session: Any = self._session(self._options())
-        if (provider := _PROVIDERS[self.device]) not in self.session.get_providers():
+        if self.provider not in self.session.get_providers():
             raise MachineError(
-                f"ONNX Runtime was asked for {provider} and fell back to the CPU",
+                f"ONNX Runtime was asked for {self.provider} and fell back to the CPU",
                 hint="lissom doctor says why; leave --device out for the CPU",
             )
         self._names = [spec.name for spec in self.signature.outputs]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that was asked for."""
+        return _PROVIDERS[self.device]
 
     def _options(self) -> Any:
         options = self._library.SessionOptions()
@@ -48,29 +52,48 @@ class OnnxRuntime(Runtime):
         errors = self._library.capi.onnxruntime_pybind11_state
         faults = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf)
         try:
-            return self._library.InferenceSession(str(path), options, providers=[_PROVIDERS[self.device]])
+            return self._library.InferenceSession(str(path), options, providers=[self.provider])
         except (*faults, errors.NotImplemented) as exc:
             raise ArtifactError(f"ONNX Runtime cannot open {path}: {exc}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        state = self._library.capi.onnxruntime_pybind11_state
         try:
             outputs = self.session.run(self._names, dict(inputs))
-        except self._library.capi.onnxruntime_pybind11_state.InvalidArgument as exc:
-            # Of inputs whose dtypes and shapes were checked: an index, such as a token, that is out of range.
+        except (state.InvalidArgument, state.Fail, state.RuntimeException) as exc:
+            # Of inputs whose dtypes and shapes were checked: an index, such as a token, that is out of range,
+            # or a size that the graph cannot have.
             raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
         return dict(zip(self._names, outputs, strict=True))
 
-    def executed(self) -> dict[str, int]:
-        """Convolutions and matrix products of the optimised graph by the type they compute in."""
+    def layers(self) -> list[Layer]:
+        """The optimised graph, each node with the execution provider that it was given to."""
         onnx = require("onnx", extra="cpu")
         with tempfile.TemporaryDirectory() as folder:
             options = self._options()
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             # Hardware-specific layouts would hide the operators' names.
             options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            self._session(options)
-            graph = onnx.load(options.optimized_model_filepath).graph
-        return dict(Counter(kind for node in graph.node if (kind := _executed_type(node))))
+            session = self._session(options)
+            graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+        places = {
+            node.name: part.ep_name
+            for part in session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        }
+        # A fused node has a name of its own; what was fused was given to the provider that was asked for.
+        return [
+            Layer(node.name, node.op_type, kind or "", places.get(node.name, self.provider), bool(kind))
+            for node in graph.node
+            for kind in (_executed_type(node),)
+        ]
+
+    def elsewhere(self) -> list[str]:
+        """Convolutions and products that were left to the CPU; shapes are computed there on purpose."""
+        if self.device == "cpu":
+            return []
+        return [layer.name for layer in self.layers() if layer.computes and layer.place != self.provider]
 
 
 def _cause(exc: Exception) -> str:

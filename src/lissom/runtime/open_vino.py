@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +9,17 @@ import numpy as np
 
 from lissom.errors import ArtifactError
 from lissom.optional import require
-from lissom.runtime.base import Runtime, executed_name
+from lissom.runtime.base import Layer, Runtime, executed_name
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
-
-
 GRAPH_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
 _PRECISIONS = {"bfloat16": "bf16", "float16": "f16"}
+
+
+def _text(value: Any) -> str:
+    """What OpenVINO keeps about a node, which it wraps in a type of its own or not."""
+    return str(value.astype(str)) if hasattr(value, "astype") else str(value)
 
 
 class OpenVino(Runtime):
@@ -47,21 +49,16 @@ class OpenVino(Runtime):
         self._request.infer(dict(inputs), share_inputs=True)
         return {name: self._request.get_tensor(name).data.copy() for name in self._names}
 
-    def executed(self) -> dict[str, int]:
-        """Convolutions and matrix products of the compiled graph by the type of their kernel."""
-        counts: Counter[str] = Counter()
+    def layers(self) -> list[Layer]:
+        """The compiled graph by the kernels that were chosen; constants, inputs and outputs left out."""
+        found = []
         for node in self.compiled.get_runtime_model().get_ops():
-            info = node.get_rt_info()
-            if (
-                str(
-                    info["layerType"].astype(str)
-                    if hasattr(info["layerType"], "astype")
-                    else info["layerType"]
-                )
-                in _COMPUTING
-            ):
-                counts[executed_name(str(info["runtimePrecision"].astype(str)))] += 1
-        return dict(counts)
+            info = {key: _text(value) for key, value in node.get_rt_info().items()}
+            kind, precision = info["layerType"], executed_name(info["runtimePrecision"])
+            if kind not in ("Const", "Constant", "Input", "Output"):
+                layer = Layer(node.friendly_name, kind, precision, "cpu", kind in _COMPUTING)
+                found.append((int(info.get("execOrder", "0")), layer))
+        return [layer for _, layer in sorted(found, key=lambda each: each[0])]
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -5,7 +5,6 @@ Threads are a setting of the whole process in torch: the runtime opened last dec
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from lissom.artifact import Signature
 from lissom.errors import MachineError, ModelError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
-from lissom.runtime.base import Runtime
+from lissom.runtime.base import Layer, Runtime
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
 
@@ -64,15 +63,22 @@ class TorchEager(Runtime):
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return call_model(self.model, self.signature, inputs, device=self.device)
 
-    def executed(self) -> dict[str, int]:
-        """Layers that multiply, by the dtype of their weights: eager computes in that type."""
-        weights = [module._parameters.get("weight") for module in self.model.modules()]
-        kinds = (
-            str(weight.dtype).removeprefix("torch.")
-            for weight in weights
-            if weight is not None and weight.ndim > 1
+    def layers(self) -> list[Layer]:
+        """Modules with weights: eager computes in the type of those."""
+        found = (
+            (name, module, module._parameters.get("weight")) for name, module in self.model.named_modules()
         )
-        return dict(Counter(kinds))
+        return [
+            Layer(
+                name,
+                type(module).__name__,
+                str(weight.dtype).removeprefix("torch."),
+                self.device,
+                weight.ndim > 1,
+            )
+            for name, module, weight in found
+            if weight is not None
+        ]
 
 
 class Inductor(Runtime):
@@ -80,7 +86,7 @@ class Inductor(Runtime):
 
     name = "inductor"
     thread_safe = False
-    any_batch_size = False
+    max_batch = 1
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     compiling: ClassVar[Mapping[str, Any]] = {"options": {"freezing": True}}
     """Arguments of torch.compile."""

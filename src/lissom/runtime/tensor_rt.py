@@ -13,6 +13,8 @@ from lissom.runtime.base import Runtime
 from lissom.runtime.machine import machine
 
 ENGINE_FILE = "model.engine"
+BATCHES = (1, 8, 256)
+"""Smallest, typical and largest batch that an engine is built for."""
 
 
 def built_here() -> dict[str, str]:
@@ -27,6 +29,7 @@ class TensorRt(Runtime):
     name = "tensorrt"
     thread_safe = False
     devices = ("cuda",)
+    max_batch = BATCHES[-1]
 
     def _open_impl(self) -> None:
         self._check_built_here()

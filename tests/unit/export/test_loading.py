@@ -14,7 +14,10 @@ from tests.unit.small import DATA, TOYS, Chain, load, make
 
 from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import ArtifactError, LissomError, ModelError
+from lissom.export import external_data
+from lissom.export.external_data import DATA_FILE
 from lissom.models.data import Data, Dataset
+from lissom.pipeline import model_identity
 from lissom.recipe import ModelConfig
 from lissom.runtime.base import open_runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE
@@ -174,15 +177,93 @@ def test_an_output_of_fixed_batch_size_is_refused_or_mended(tmp_path: Path) -> N
     assert "(1, 4)" not in said
 
 
-def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
-    model = onnx.load(onnx_file(tmp_path / "single.onnx"))
-    onnx.save(
-        model, tmp_path / "theirs.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
-    assert (tmp_path / "weights.bin").exists()
-    with pytest.raises(ModelError, match="keeps its weights in other files") as caught:
-        loaded(tmp_path, str(tmp_path / "theirs.onnx"))
-    assert "onnx.save" in caught.value.hint
+def in_two_files(folder: Path, location: str = "weights.bin") -> Path:
+    """The same classifier with its weights beside it; the graph may then name another place."""
+    model = onnx.load(onnx_file(folder / "single.onnx"))
+    path = folder / "theirs.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    graph = onnx.load(path, load_external_data=False)
+    for entry in graph.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    path.write_bytes(graph.SerializeToString())
+    return path
+
+
+def test_weights_in_another_file_are_read_into_the_artifact(tmp_path: Path) -> None:
+    made = loaded(tmp_path, str(in_two_files(tmp_path)))
+    (tmp_path / "weights.bin").unlink()
+    with open_runtime(made, "onnxruntime", threads=1) as runtime:
+        found = runtime.infer({"image": DATA.tensors("report")["image"]})["scores"]
+    assert np.allclose(found, DATA.tensors("report")["image"].reshape(-1, 64) @ WEIGHTS, atol=1e-4)
+
+
+def test_weights_in_another_file_decide_what_the_model_is(tmp_path: Path) -> None:
+    model = ModelConfig(source=str(in_two_files(tmp_path)))
+    before = model_identity(model)
+    content = bytearray((tmp_path / "weights.bin").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(content)
+    assert model_identity(model) != before
+    assert set(before["weights_beside"]) == {"weights.bin"}
+    assert "weights_beside" not in model_identity(ModelConfig(source=str(tmp_path / "single.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("../weights.bin", "leads out of its folder"),
+        ("a/../../weights.bin", "leads out of its folder"),
+        ("..\\weights.bin", "leads out of its folder"),
+        ("/etc/passwd", "no path below its folder"),
+        ("C:\\weights.bin", "no path below its folder"),
+        ("", "no path below its folder"),
+        ("link.bin", "which is a link"),
+        ("linked/weights.bin", "which is a link"),
+        ("weihgts.bin", "which is not there"),
+        (".", "no path below its folder"),
+    ],
+)
+def test_an_unsafe_path_to_weights_is_refused(tmp_path: Path, location: str, message: str) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    path = in_two_files(folder, location)
+    (tmp_path / "weights.bin").write_bytes((folder / "weights.bin").read_bytes())
+    (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
+    (folder / "linked").symlink_to(tmp_path)
+    with pytest.raises(ModelError, match=message) as caught:
+        loaded(tmp_path, str(path))
+    assert caught.value.hint
+    with pytest.raises(ModelError, match=message):
+        model_identity(ModelConfig(source=str(path)))
+
+
+def test_weights_that_were_cut_short_are_refused(tmp_path: Path) -> None:
+    path = in_two_files(tmp_path)
+    (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"theirs\.onnx"):
+        loaded(tmp_path, str(path))
+
+
+def test_a_model_that_is_too_large_for_one_file_is_written_as_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: Callable[[str], Chain]
+) -> None:
+    whole = chain("resnet")  # before the limit is lowered, because others read it too
+    monkeypatch.setattr(external_data, "_ONE_FILE_BYTES", 1000)
+    made = make(tmp_path / "export", DATA, "export", parents={"input": whole.trained})
+    assert made.file(DATA_FILE).stat().st_size > made.file(MODEL_FILE).stat().st_size / 2
+    assert made.size_bytes > whole.exported.size_bytes * 0.9
+    images = {"image": DATA.tensors("report")["image"]}
+    with open_runtime(whole.exported, "onnxruntime", threads=1) as runtime:
+        wanted = runtime.infer(images)["logits"]
+    again = load(tmp_path / "again", DATA, str(made.path))
+    for artifact, name in ((made, "onnxruntime"), (made, "openvino"), (again, "onnxruntime")):
+        with open_runtime(artifact, name, threads=1) as runtime:
+            assert np.allclose(runtime.infer(images)["logits"], wanted, atol=1e-4)
+            assert runtime.executed()
+    ir = make(tmp_path / "ir", DATA, "export", parents={"input": made}, format="openvino")
+    with open_runtime(ir, threads=1) as runtime:
+        assert np.allclose(runtime.infer(images)["logits"], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 100, bytes(range(256))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,11 +63,18 @@ def test_the_file_holds_nothing_of_this_machine(pair: Pair) -> None:
         assert needle.encode() not in content, needle
 
 
-def test_the_file_has_no_metadata_and_no_documentation(pair: Pair) -> None:
+def test_the_file_says_what_it_is_and_nothing_of_this_machine(pair: Pair) -> None:
     model = onnx.load(pair[1].file(MODEL_FILE))
     graph = model.graph
     assert model.producer_name == "lissom"
-    assert not model.metadata_props
+    told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    manifest = pair[1].manifest
+    assert told["lissom.signature"] == manifest.signature.model_dump(mode="json")
+    assert told["lissom.labels"] == list(manifest.labels)
+    assert told["lissom.task"] == manifest.task
+    assert told["lissom.lineage"]["id"] == manifest.id
+    assert [parent["digest"] for parent in told["lissom.lineage"]["parents"]] == [pair[0].digest]
+    assert str(Path.cwd()) not in str(told)
     assert not graph.metadata_props
     assert not graph.value_info
     assert not model.functions

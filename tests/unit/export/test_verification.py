@@ -318,7 +318,7 @@ def test_a_conversion_that_computes_something_else_fails(tmp_path: Path, shift: 
 
 def test_an_engine_for_one_size_is_given_one_sample_at_a_time(tmp_path: Path) -> None:
     parent, child = pair(tmp_path)
-    child.any_batch_size = False
+    child.max_batch = 1
     verify(parent, child, DATA)
     assert set(child.sizes) == {1}
     assert len(child.sizes) == len(DATA.indices["select"]) + 4
@@ -432,7 +432,7 @@ def test_an_infinity_in_any_sample_leaves_only_the_agreement(
 class Wide:
     """Answers each sample with many numbers, as a language model does."""
 
-    any_batch_size = True
+    max_batch = None
 
     def __init__(self, artifact: Any) -> None:
         outputs = (TensorSpec(name="logits", dtype="float32", shape=("batch", 16, 500)),)

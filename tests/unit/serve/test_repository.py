@@ -153,7 +153,7 @@ def test_a_compiling_runtime_is_called_sample_by_sample(
 
     monkeypatch.setattr(model.runtime, "infer", count)
     together = model.runtime.infer_batch({"image": TENSOR})["logits"]
-    monkeypatch.setattr(type(model.runtime), "any_batch_size", False)
+    monkeypatch.setattr(type(model.runtime), "max_batch", 1)
     apart = model.runtime.infer_batch({"image": TENSOR})["logits"]
     assert sizes == [5, 1, 1, 1, 1, 1]
     np.testing.assert_allclose(apart, together, rtol=1e-6)

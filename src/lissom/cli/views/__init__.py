@@ -11,7 +11,7 @@ from lissom.cli.views.measurements import (
     sensitivity_planned,
     verified,
 )
-from lissom.cli.views.models import evaluated, examined, inspected, listed, predicted, served
+from lissom.cli.views.models import evaluated, examined, executed, inspected, listed, predicted, served
 from lissom.cli.views.runs import (
     checked,
     cleaned,
@@ -31,6 +31,7 @@ __all__ = [
     "estimated",
     "evaluated",
     "examined",
+    "executed",
     "finished",
     "inspected",
     "keyword_arguments",

@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from lissom.artifact import Artifact
     from lissom.models.data import Data
+    from lissom.runtime.base import Layer
 
 MAX_CLASSES = 40
 """Classes up to which the most confused ones are named."""
@@ -85,6 +87,27 @@ def inspected(artifact: Artifact) -> Outcome:
     lines += ["", "every file matches its hash"]
     return Outcome(
         lines, artifact=artifact, extra={"manifest": manifest.model_dump(mode="json", by_alias=True)}
+    )
+
+
+def executed(artifact: Artifact, layers: Sequence[Layer] | None, runtime: str | None) -> Outcome:
+    """Every operator as an engine executes it, and how many there are of each type."""
+    told = {"runtime": runtime, "layers": None if layers is None else [layer._asdict() for layer in layers]}
+    if layers is None:
+        return Outcome([f"{runtime} does not say what it executes"], artifact=artifact, extra=told)
+    rows = [
+        [shortened(layer.name, 60), layer.operator, layer.precision or "-", layer.place] for layer in layers
+    ]
+    counts = Counter(layer.precision for layer in layers if layer.computes)
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
+    return Outcome(
+        [
+            *table(["layer", "operator", "computes in", "on"], rows),
+            "",
+            f"convolutions and products: {summary}",
+        ],
+        artifact=artifact,
+        extra=told,
     )
 
 
