@@ -36,3 +36,27 @@ def bert_base() -> nn.Module:
 def gpt_2() -> nn.Module:
     config: Any = transformers.GPT2Config(use_cache=False)
     return FirstOutput(transformers.GPT2Model(config))
+
+
+def mobilenet_v2() -> nn.Module:
+    config = transformers.MobileNetV2Config(num_labels=1000)
+    return FirstOutput(transformers.MobileNetV2ForImageClassification(config))
+
+
+def vit_tiny() -> nn.Module:
+    size: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    return FirstOutput(
+        transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000, **size))
+    )
+
+
+def bert_tiny() -> nn.Module:
+    size: dict[str, Any] = {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+    }
+    return FirstOutput(
+        transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=4, **size))
+    )
