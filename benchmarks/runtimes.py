@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "mobilenet-v2": ("untrained_models.py:mobilenet_v2", "image", "static"),
     "vit-tiny": ("untrained_models.py:vit_tiny", "image", "static"),
     "bert-tiny": ("untrained_models.py:bert_tiny", "tokens", "static"),
-    "lstm": ("lstm", "topics-text", "dynamic"),
+    "lstm": ("lstm", "topics", "dynamic"),
 }
 """Factory, data and mode of quantizing."""
 
@@ -83,8 +83,7 @@ def artifacts_of(name: str, runs: Path) -> dict[str, Artifact]:
             source,
             out=folder,
             mode=mode,
-            skip_slow=False,
-            ladder=False,
+            **({"skip_slow": False, "ladder": False} if mode == "static" else {}),
             runtimes=["torch", "onnxruntime", "openvino"],
             allow=ALLOWED,
         )

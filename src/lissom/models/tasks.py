@@ -181,6 +181,12 @@ class LanguageModelling(Task):
         >>> LanguageModelling().score(np.array([[1, 2, 3]]), np.array([[1, 5, IGNORED]])).tolist()
         [0.5]
         """
+        if predictions.shape != targets.shape:
+            raise ModelError(
+                f"the model gives answers of shape {list(predictions.shape)}, the labels of these samples "
+                f"have the shape {list(targets.shape)}",
+                hint="a language model gives logits of shape [batch, length, vocab_size]",
+            )
         counts = targets != IGNORED
         right = (predictions == targets) & counts
         scores: np.ndarray = right.sum(axis=1) / np.maximum(counts.sum(axis=1), 1)

@@ -33,6 +33,10 @@ class OnnxRuntime(Runtime):
                 hint="lissom doctor says why; leave --device out for the CPU",
             )
         self._names = [spec.name for spec in self.signature.outputs]
+        state = self._library.capi.onnxruntime_pybind11_state
+        # Of inputs whose dtypes and shapes were checked: an index, such as a token, that is out of range, or
+        # a size that the graph cannot have.
+        self._faults = (state.InvalidArgument, state.Fail, state.RuntimeException)
 
     @property
     def provider(self) -> str:
@@ -57,12 +61,9 @@ class OnnxRuntime(Runtime):
             raise ArtifactError(f"ONNX Runtime cannot open {path}: {exc}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        state = self._library.capi.onnxruntime_pybind11_state
         try:
-            outputs = self.session.run(self._names, dict(inputs))
-        except (state.InvalidArgument, state.Fail, state.RuntimeException) as exc:
-            # Of inputs whose dtypes and shapes were checked: an index, such as a token, that is out of range,
-            # or a size that the graph cannot have.
+            outputs = self.session.run(self._names, inputs)
+        except self._faults as exc:
             raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
         return dict(zip(self._names, outputs, strict=True))
 

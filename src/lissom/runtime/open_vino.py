@@ -43,11 +43,13 @@ class OpenVino(Runtime):
         except RuntimeError as exc:
             raise ArtifactError(f"OpenVINO cannot open {path}: {str(exc).strip().splitlines()[0]}") from exc
         self._request: Any = self.compiled.create_infer_request()
-        self._names = [spec.name for spec in self.signature.outputs]
+        places = {name: index for index, found in enumerate(self.compiled.outputs) for name in found.names}
+        self._places = [(spec.name, places[spec.name]) for spec in self.signature.outputs]
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._request.infer(dict(inputs), share_inputs=True)
-        return {name: self._request.get_tensor(name).data.copy() for name in self._names}
+        self._request.infer(inputs, share_inputs=True)
+        tensor = self._request.get_output_tensor
+        return {name: tensor(place).data.copy() for name, place in self._places}
 
     def layers(self) -> list[Layer]:
         """The compiled graph by the kernels that were chosen; constants, inputs and outputs left out."""
