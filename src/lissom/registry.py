@@ -62,7 +62,7 @@ RUNTIMES: dict[str, RuntimeEntry] = {
         "lissom.runtime.onnx_runtime:OnnxRuntime", ("onnx",), "onnxruntime", "onnxruntime", "cpu"
     ),
     "tensorrt": RuntimeEntry(
-        "lissom.runtime.tensor_rt:TensorRt", ("tensorrt",), "polygraphy", "tensorrt", "gpu"
+        "lissom.runtime.tensor_rt:TensorRt", ("tensorrt",), "tensorrt", "tensorrt", "gpu"
     ),
     "torch_tensorrt": RuntimeEntry(
         "lissom.runtime.pytorch:TorchTensorRt", ("torch",), "torch_tensorrt", "torch-tensorrt", "gpu"

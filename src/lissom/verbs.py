@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lissom.models.catalogue import Entry
     from lissom.models.data import Data
     from lissom.models.evaluation import Evaluation
+    from lissom.report.comparison import Comparison
     from lissom.report.schema import Report
     from lissom.runtime.base import Layer
     from lissom.runtime.doctor import Examined
@@ -371,6 +372,38 @@ def bench(
     manifest = opened[0].manifest
     samples = _with_classes(_data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    max_drop: float = 0.01,
+    margin: float = 0.02,
+    allow: Sequence[str] = (),
+) -> Comparison:
+    """Judge the chosen model of one report against that of an earlier one.
+
+    Args:
+        before: Folder of a run, or its report.json.
+        after: The newer one.
+        max_drop: Score that may be lost; 0.01 is one point.
+        margin: How much slower it may become, relative.
+        allow: Gates that may fail.
+
+    Raises:
+        RequestError: a report is not there, damaged or of a newer schema, or they cannot be compared.
+    """
+    from lissom.recipe import GatesConfig, check_allowed
+    from lissom.report.comparison import compare as compare_reports
+    from lissom.report.files import read_report
+
+    check_allowed(allow)
+    limits = GatesConfig.model_validate(
+        {"accuracy": {"max_drop": max_drop}, "not-slower": {"margin": margin}}
+    )
+    found = [read_report(Path(place)) for place in (before, after)]
+    return compare_reports(found[0], found[1], limits, allow=allow)
 
 
 def evaluate(

@@ -172,6 +172,13 @@ def test_the_commands_on_export_run(tmp_path: Path) -> None:
     assert (tmp_path / "runs/ir/report.html").exists()
 
 
+def test_the_commands_on_measuring_run(tmp_path: Path) -> None:
+    for script in blocks("sh", (ROOT / "docs" / "measuring.md").read_text()):
+        process = shell(script, tmp_path)
+        assert process.returncode == 0, process.stderr + process.stdout
+    assert {path.name for path in (tmp_path / "runs/compared").iterdir()} >= {"compare.md", "junit.xml"}
+
+
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:
     (path,) = re.findall(r"\((benchmarks/results/digits_\S+)\.md\)", README)
     result = json.loads((ROOT / f"{path}.json").read_bytes())

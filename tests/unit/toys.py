@@ -217,3 +217,25 @@ class Rigid(nn.Module):
 
 def fixed_batch(*, in_channels: int = 1, num_classes: int = 4) -> nn.Module:
     return Rigid(in_channels, num_classes)
+
+
+class CachedDecoder(nn.Module):
+    """One step of a decoder: a token, and the keys and values of those before it; gives all three anew."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.projections = nn.Linear(width, 3 * width)
+        self.head = nn.Linear(width, vocab_size)
+
+    def forward(self, token: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        query, key, value = self.projections(self.embedding(token)).chunk(3, dim=-1)
+        keys, values = torch.cat([keys, key], dim=1), torch.cat([values, value], dim=1)
+        scores = query @ keys.transpose(1, 2) / self.width**0.5
+        weights = scores.masked_fill(mask[:, None] == 0, -1e9).softmax(dim=-1)
+        return self.head(weights @ values), keys, values
+
+
+def cached_decoder(*, vocab_size: int = 16, width: int = 8) -> nn.Module:
+    return CachedDecoder(vocab_size, width)

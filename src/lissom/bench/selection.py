@@ -59,5 +59,16 @@ def choose(rounds: Mapping[ArmKey, Rounds], sizes: Mapping[str, int]) -> ArmKey 
     return min(tied, key=lambda arm: ORDER.index(arm.runtime))
 
 
+def is_decided(rounds: Mapping[ArmKey, Rounds]) -> bool:
+    """True when the fastest runtime of every artifact is surely at most 5 % behind any other of it."""
+    for artifact in dict.fromkeys(arm.artifact for arm in rounds):
+        own = _of(artifact, rounds)
+        best = fastest(own)
+        assert best is not None
+        if any(ratio(own[arm], own[best]).low < 1 / TIE for arm in own if arm != best):
+            return False
+    return True
+
+
 def _of(artifact: str, rounds: Mapping[ArmKey, Rounds]) -> dict[ArmKey, Rounds]:
     return {arm: samples for arm, samples in rounds.items() if arm.artifact == artifact}

@@ -74,6 +74,67 @@ def ratio(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -
     return _exponential(_mean_interval(logs))
 
 
+def change_of_ratio(
+    before: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]],
+    after: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]],
+) -> Estimate:
+    """How much faster an arm became from one session to another, each against the same control.
+
+    What the machine did to one whole session, it did to its control too, so it cancels; within a session
+    rounds are paired. The interval is Welch's, on the logarithms of the round medians.
+
+    Args:
+        before: Rounds of the control and of the arm, in one session.
+        after: The same in another.
+    """
+    logs = [np.log(round_medians(control)) - np.log(round_medians(arm)) for control, arm in (before, after)]
+    return _exponential(_welch(*logs))
+
+
+def change(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Estimate:
+    """How much faster an arm became from one session to another, without a control: above 1 is faster."""
+    return _exponential(_welch(-np.log(round_medians(before)), -np.log(round_medians(after))))
+
+
+def widened(estimate: Estimate, control: Estimate) -> Estimate:
+    """A ratio with its interval widened by what an arm differs from itself, when that is surely not nothing.
+
+    >>> widened(Estimate(1.1, 1.05, 1.15), Estimate(1.01, 0.99, 1.03))
+    Estimate(value=1.1, low=1.05, high=1.15)
+    """
+    if control.low <= 1 <= control.high:
+        return estimate
+    factor = max(control.value, 1 / control.value)
+    return Estimate(estimate.value, estimate.low / factor, estimate.high * factor)
+
+
+class Flips(NamedTuple):
+    """Samples on which two classifiers differ in being right.
+
+    Attributes:
+        lost: Right before, wrong after.
+        gained: Wrong before, right after.
+        p_value: Of McNemar's exact test that both are as likely; 1 where there are none.
+    """
+
+    lost: int
+    gained: int
+    p_value: float
+
+
+def flips(reference: np.ndarray, candidate: np.ndarray) -> Flips:
+    """McNemar's exact test (McNemar, Psychometrika 12, 1947).
+
+    >>> flips(np.array([True] * 10), np.array([False] * 8 + [True] * 2))
+    Flips(lost=8, gained=0, p_value=0.0078125)
+    """
+    from scipy import stats
+
+    lost, gained, _ = _disagreements(reference, candidate)
+    p_value = float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    return Flips(lost, gained, p_value)
+
+
 def verdict(speedup: Estimate, margin: float) -> Verdict:
     """Whether a change is surely faster or surely slower by more than `margin`.
 
@@ -232,6 +293,24 @@ def _mean_interval(values: np.ndarray) -> Estimate:
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error
     return Estimate(mean, mean - half, mean + half)
+
+
+def _welch(before: np.ndarray, after: np.ndarray) -> Estimate:
+    """Difference of two means, after minus before, with unequal variances."""
+    from scipy import stats
+
+    difference = float(after.mean() - before.mean())
+    if min(len(before), len(after)) < 2:
+        return Estimate(difference, -math.inf, math.inf)
+    parts = [float(values.var(ddof=1)) / len(values) for values in (before, after)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return Estimate(difference, difference, difference)
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (before, after), strict=True)
+    )
+    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
+    return Estimate(difference, difference - half, difference + half)
 
 
 def _exponential(logs: Estimate) -> Estimate:

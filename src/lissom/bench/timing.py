@@ -8,9 +8,9 @@ timed it is called once unrecorded, because the arm before it has just filled th
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
     from lissom.runtime.base import Runtime
 
+Arm = TypeVar("Arm", bound=Hashable)
+
 _MIN_CALLS = 3
 _MAX_CALLS = 1000
 
 
-def round_order(arms: list[str], index: int) -> list[str]:
+def round_order(arms: list[Arm], index: int) -> list[Arm]:
     """Order of the arms in one round: a rotation, reversed every other round.
 
     >>> round_order(["a", "b", "c"], 0), round_order(["a", "b", "c"], 1)
@@ -37,14 +39,16 @@ def round_order(arms: list[str], index: int) -> list[str]:
 
 
 def time_interleaved(
-    arms: Mapping[str, Runtime],
+    arms: Mapping[Arm, Runtime],
     inputs: Mapping[str, np.ndarray],
     *,
     num_rounds: int,
     round_ms: float,
     num_warmup: int,
     progress: Progress,
-) -> dict[str, list[list[float]]]:
+    max_rounds: int | None = None,
+    decided: Callable[[Mapping[Arm, list[list[float]]]], bool] = lambda rounds: True,
+) -> dict[Arm, list[list[float]]]:
     """Latency of every call of every arm, milliseconds, by round.
 
     Args:
@@ -54,15 +58,28 @@ def time_interleaved(
         round_ms: Time for one arm in one round; at least 3 calls are made.
         num_warmup: Calls of each arm before the first round.
         progress: Advanced by one after each round.
+        max_rounds: Rounds at most, where `num_rounds` leave it undecided.
+        decided: True when rounds answer what they were timed for.
     """
     num_calls = {name: _calls_in(runtime, inputs, round_ms, num_warmup) for name, runtime in arms.items()}
-    rounds: dict[str, list[list[float]]] = {name: [] for name in arms}
-    with _no_garbage_collection(), progress.task("benchmark", num_rounds) as advance:
-        for index in range(num_rounds):
-            for name in round_order(list(arms), index):
-                arms[name].infer(inputs)
-                rounds[name].append([arms[name].timed_infer(inputs)[1] * 1e3 for _ in range(num_calls[name])])
-            advance(1)
+    rounds: dict[Arm, list[list[float]]] = {name: [] for name in arms}
+
+    def go_on(description: str, first: int, last: int) -> None:
+        with progress.task(description, last - first) as advance:
+            for index in range(first, last):
+                for name in round_order(list(arms), index):
+                    arms[name].infer(inputs)
+                    samples = [arms[name].timed_infer(inputs)[1] * 1e3 for _ in range(num_calls[name])]
+                    rounds[name].append(samples)
+                advance(1)
+
+    with _no_garbage_collection():
+        go_on("benchmark", 0, num_rounds)
+        done = num_rounds
+        while done < (max_rounds or num_rounds) and not decided(rounds):
+            more = min(done + max(num_rounds // 2, 1), max_rounds or num_rounds)
+            go_on("benchmark: undecided, more rounds", done, more)
+            done = more
     return rounds
 
 

@@ -551,6 +551,39 @@ def bench(
 
 
 @verb
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Run folder, or its report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The newer one.")],
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0, max=1, help="Score that may be lost; 0.01 is one point.")
+    ] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--max-slowdown", min=0, max=1, help="How much slower it may be, relative.")
+    ] = 0.02,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Write compare.json, compare.md and junit.xml there."
+        ),
+    ] = None,
+    allow: Allow = None,
+) -> Outcome:
+    """Judge a run by an earlier one. Ends with 1 when its model is slower or less accurate.
+
+    Accuracy is paired by sample. Latency is held against an original that both runs timed, because a machine
+    differs from itself between two sessions by more than most changes do.
+
+    \b
+    lissom compare baselines/digits/report.json runs/digits
+    lissom compare main/report.json runs/digits --max-slowdown 0.05 --out ci
+    """
+    from lissom import verbs
+
+    found = verbs.compare(before, after, max_drop=max_drop, margin=margin, allow=allow or ())
+    return views.compared(found, (str(before), str(after)), out)
+
+
+@verb
 def evaluate(
     artifact: ArtifactPath,
     data: OptionalData = None,

@@ -117,6 +117,13 @@ class BenchmarkConfig(Frozen):
     threads: int | None = Field(None, ge=1, le=1024, description="Threads of a runtime; default: all cores.")
     batch_size: int = Field(1, ge=1, description="Samples in a timed call.")
     num_rounds: int = Field(24, ge=4, le=10_000, description="Interleaved rounds; each times every arm once.")
+    max_rounds: int | None = Field(
+        None,
+        ge=4,
+        le=10_000,
+        description="Rounds at most, while it is not sure which runtime is fastest; default: three times "
+        "num_rounds.",
+    )
     round_ms: float = Field(10.0, gt=0, le=60_000, description="Time for one arm in one round, milliseconds.")
     num_warmup: int = Field(20, ge=1, description="Calls before anything is timed.")
 

@@ -446,7 +446,7 @@ _ENGINES_OF_FORMATS = {
     "onnx": ("onnxruntime", "cpu"),
     "openvino": ("openvino", "cpu"),
     "aotinductor": None,
-    "tensorrt": ("polygraphy", "gpu"),
+    "tensorrt": ("tensorrt", "gpu"),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lissom.artifact import Artifact
+from lissom.bench.percentiles import percentiles
 from lissom.bench.selection import ArmKey, choose, fastest
 from lissom.bench.statistics import (
     Estimate,
@@ -19,20 +20,23 @@ from lissom.bench.statistics import (
     paired_drop,
     percentile,
     ratio,
+    widened,
 )
 from lissom.errors import RequestError
 from lissom.models.data import Data
 from lissom.optional import version
 from lissom.recipe import Recipe
 from lissom.report import gates
-from lissom.report.remarks import find_remarks
+from lissom.report.remarks import control_remark, find_remarks
 from lissom.report.schema import (
     AccuracyFigures,
     Arm,
+    Control,
     Gate,
     Interval,
     LatencyFigures,
     ParityFigures,
+    PercentileFigures,
     Predictions,
     Report,
     SplitRow,
@@ -90,6 +94,15 @@ class Run:
         return {
             arm: figures["rounds_ms"] for arm, figures in self.figures.items() if figures.get("rounds_ms")
         }
+
+    @cached_property
+    def control(self) -> Control | None:
+        """What an arm differs from itself; None in evidence of an older lissom."""
+        found = self.records[self.artifacts[0].name].get("control")
+        if not found or (arm := ArmKey(*found["arm"])) not in self.rounds:
+            return None
+        seen = _interval(ratio(self.rounds[arm], found["rounds_ms"]))
+        return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
 
     @cached_property
     def reference_arms(self) -> list[ArmKey]:
@@ -195,11 +208,15 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         labels=run.artifacts[0].manifest.labels,
         splits=_splits(run),
         verdict=_verdict(run, judged, chosen),
-        remarks=find_remarks(
-            run.artifacts,
-            run.lineage(chosen.artifact) if chosen else (),
-            runtime=chosen.runtime if chosen else None,
-            score_name=run.score_name,
+        control=run.control,
+        remarks=(
+            *find_remarks(
+                run.artifacts,
+                run.lineage(chosen.artifact) if chosen else (),
+                runtime=chosen.runtime if chosen else None,
+                score_name=run.score_name,
+            ),
+            *((control_remark(run.control),) if run.control else ()),
         ),
         gates=tuple(judged),
         stages=tuple(_stage_row(artifact, folder) for artifact in run.artifacts),
@@ -245,7 +262,7 @@ def _gates(run: Run) -> list[Gate]:
                 run.recipe.gates,
                 score_name=run.score_name,
             ),
-            gates.not_slower_gate(_speedup(run, best, chosen), run.recipe.gates, names),
+            gates.not_slower_gate(_beyond_noise(run, best, chosen), run.recipe.gates, names),
         ]
     return [
         gates.reload_gate(lineage, run.records),
@@ -256,6 +273,14 @@ def _gates(run: Run) -> list[Gate]:
         ),
         gates.splits_gate(run.data.overlap()),
     ]
+
+
+def _beyond_noise(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
+    """The speed-up, less sure where the control says that the machine makes differences of its own."""
+    speedup, control = _speedup(run, before, after), run.control
+    if speedup is None or control is None:
+        return speedup
+    return widened(speedup, Estimate(control.ratio.value, control.ratio.low, control.ratio.high))
 
 
 def _speedup(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
@@ -322,6 +347,16 @@ def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
         p90_ms=percentile(samples, 0.9),
         num_samples=len(samples),
         rounds_ms=tuple(tuple(samples) for samples in rounds),
+        percentiles=tuple(
+            PercentileFigures(
+                share=found.share,
+                value_ms=found.value,
+                bound_ms=found.bound,
+                needed=found.needed,
+                clustered=found.clustered,
+            )
+            for found in percentiles(samples)
+        ),
     )
 
 

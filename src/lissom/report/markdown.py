@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from lissom.report.metrics import compared_arms, figure, metric_names
 from lissom.report.reading import (
+    bound_words,
     executed_words,
     is_classification,
     is_reference,
@@ -105,6 +106,7 @@ def _arms(report: Report) -> str:
         "runtime",
         "size",
         "median ms",
+        "p99 ms, at most",
         "speed-up",
         inline(report.score_name),
         "drop, points",
@@ -112,14 +114,14 @@ def _arms(report: Report) -> str:
         "executed",
         "eligible",
     )
-    return _table(header, [_arm(report, arm) for arm in report.arms], numeric=range(2, 8))
+    return _table(header, [_arm(report, arm) for arm in report.arms], numeric=range(2, 9))
 
 
 def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
     role = " (chosen)" if arm.chosen else " (reference)" if is_reference(report, arm) else ""
     name = f"**{inline(arm.artifact)}**{role}" if arm.chosen else f"{inline(arm.artifact)}{role}"
     if arm.error is not None:
-        return (name, inline(arm.runtime), *[ABSENT] * 7, f"not measured: {inline(arm.error)}")
+        return (name, inline(arm.runtime), *[ABSENT] * 8, f"not measured: {inline(arm.error)}")
     row, speedup, latency, found = (
         stage_row(report, arm.artifact),
         arm.speedup_eager,
@@ -131,6 +133,7 @@ def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
         inline(arm.runtime),
         size(row.size_bytes) if row else ABSENT,
         f"{significant(latency.median_ms.value)} ({between(latency.median_ms)})" if latency else ABSENT,
+        bound_words(latency.percentile(0.99)) if latency else ABSENT,
         times(speedup.value) if speedup else ABSENT,
         percent(found.report) if found else ABSENT,
         f"{points(found.drop.value)} ({between(found.drop, points)})" if found else ABSENT,

@@ -20,7 +20,7 @@ import numpy as np
 
 from lissom.artifact import Artifact, content_id
 from lissom.bench.environment import environment
-from lissom.bench.selection import ArmKey
+from lissom.bench.selection import ArmKey, is_decided
 from lissom.bench.timing import time_interleaved
 from lissom.errors import LissomError, RequestError
 from lissom.export.verification import verify
@@ -38,7 +38,9 @@ from lissom.runtime.probe import load_probe, probe_error
 if TYPE_CHECKING:
     from lissom.models.tasks import Task
 
-EVIDENCE_SCHEMA = "lissom.evidence/2"
+EVIDENCE_SCHEMA = "lissom.evidence/3"
+CONTROL = "(control)"
+"""Stands for the artifact of an arm that is timed a second time."""
 NATIVE = {
     "torch": "torch",
     "onnx": "onnxruntime",
@@ -118,18 +120,39 @@ def measure(
         if not opened:
             raise RequestError(f"nothing can be measured: {_reasons(figures)}", hint="lissom doctor")
         inputs = _timed_batch(data, config.batch_size)
-        timing = time_interleaved(
-            {"/".join(arm): runtime for arm, runtime in opened.items()},
-            inputs,
-            num_rounds=config.num_rounds,
-            round_ms=config.round_ms,
-            num_warmup=config.num_warmup,
-            progress=progress,
-        )
+        rounds = _timed(opened, inputs, config, progress)
         for arm in opened:
-            figures[arm]["rounds_ms"] = timing["/".join(arm)]
-    judged_by = {"task": artifacts[0].manifest.task, "score_name": task.score_name} if task else {}
+            figures[arm]["rounds_ms"] = rounds[arm]
+    judged_by: dict[str, Any] = {"control": _control(rounds, opened)}
+    if task:
+        judged_by |= {"task": artifacts[0].manifest.task, "score_name": task.score_name}
     return key, _write(artifacts, config, figures, key=key, started=started, judged_by=judged_by)
+
+
+def _timed(
+    opened: dict[ArmKey, Runtime],
+    inputs: Mapping[str, np.ndarray],
+    config: BenchmarkConfig,
+    progress: Progress,
+) -> dict[ArmKey, list[list[float]]]:
+    """Rounds of every arm, and of the last one, which is usually among the fastest, again as the control."""
+    last = next(reversed(opened))
+    return time_interleaved(
+        {**opened, ArmKey(CONTROL, last.runtime): opened[last]},
+        inputs,
+        num_rounds=config.num_rounds,
+        max_rounds=config.max_rounds or 3 * config.num_rounds,
+        decided=lambda rounds: is_decided({arm: rounds[arm] for arm in opened}),
+        round_ms=config.round_ms,
+        num_warmup=config.num_warmup,
+        progress=progress,
+    )
+
+
+def _control(rounds: Mapping[ArmKey, list[list[float]]], opened: dict[ArmKey, Runtime]) -> dict[str, Any]:
+    """An arm that was timed as if it were two: what differs is the machine."""
+    last = next(reversed(opened))
+    return {"arm": list(last), "rounds_ms": rounds[ArmKey(CONTROL, last.runtime)]}
 
 
 def _open_all(
@@ -277,7 +300,7 @@ def _write(
     *,
     key: str,
     started: str,
-    judged_by: Mapping[str, str],
+    judged_by: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     state = environment()
     finished = _now()

@@ -7,8 +7,16 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lissom.report.schema import AccuracyFigures, Arm, Interval, LatencyFigures, Report, StageRow
-from lissom.report.wording import ABSENT, NO_BREAK
+from lissom.report.schema import (
+    AccuracyFigures,
+    Arm,
+    Interval,
+    LatencyFigures,
+    PercentileFigures,
+    Report,
+    StageRow,
+)
+from lissom.report.wording import ABSENT, NO_BREAK, significant
 
 SHARES = ("classification", "language-modelling")
 """Tasks whose scores are shares, never below 0."""
@@ -126,6 +134,13 @@ def executed_words(arm: Arm) -> str:
         return "unknown"
     ranked = sorted(arm.precision_executed.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{kind}{NO_BREAK}×{number}" for kind, number in ranked) or ABSENT
+
+
+def bound_words(found: PercentileFigures | None) -> str:
+    """The bound of a percentile, or why there is none."""
+    if found is None:
+        return ABSENT
+    return significant(found.bound_ms) if found.bound_ms is not None else f"needs {found.needed:,} calls"
 
 
 def _dominates(one: Point, other: Point) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lissom.artifact import Artifact
-from lissom.report.schema import Interval
+from lissom.report.schema import Control, Interval
 from lissom.report.wording import between, listed, noisy_layers, percent, points, size
 
 _SPARSE_KERNELS: Mapping[str, tuple[str, ...]] = {"tensorrt": ("2:4",), "torch_tensorrt": ("2:4",)}
@@ -40,6 +40,24 @@ def find_remarks(
         if artifact.manifest.stage == "distill" and "gain" in artifact.manifest.notes
     )
     return (*taught, *_quantized_remarks(lineage), *_sparse_remarks(lineage, runtime))
+
+
+def control_remark(control: Control) -> str:
+    """How far an arm differs from itself, which is the floor of every other difference.
+
+    >>> ratio = Interval(value=1.01, low=0.99, high=1.03)
+    >>> control_remark(Control(artifact="a", runtime="torch", ratio=ratio))
+    'Control: a on torch, timed as if it were two, is as fast as itself: 1.010x (95 % 0.990 to 1.030).'
+    """
+    ratio = control.ratio
+    figures = f"{ratio.value:.3f}x (95 % {ratio.low:.3f} to {ratio.high:.3f})"
+    told = f"Control: {control.artifact} on {control.runtime}, timed as if it were two,"
+    if control.is_quiet:
+        return f"{told} is as fast as itself: {figures}."
+    return (
+        f"{told} differs from itself: {figures}. The machine was not quiet: the interval of the gate "
+        "not-slower is widened by that, and smaller differences in this report may be noise."
+    )
 
 
 def taught_remark(name: str, gain: Mapping[str, float], score_name: str) -> str:

@@ -60,6 +60,18 @@ class AccuracyFigures(Frozen):
     )
 
 
+class PercentileFigures(Frozen):
+    """A percentile of all calls, and a bound of the true one."""
+
+    share: float = Field(description="Of the calls that took at most so long.")
+    value_ms: float = Field(description="The call at rank ceil(share * n).")
+    bound_ms: float | None = Field(
+        description="Above the true percentile with 99 % confidence; null where there are too few calls."
+    )
+    needed: int = Field(description="Calls that a bound takes at least.")
+    clustered: bool = Field(description="Slow calls come together, so that fewer than n calls count.")
+
+
 class LatencyFigures(Frozen):
     """Latency of one call of one arm."""
 
@@ -67,6 +79,13 @@ class LatencyFigures(Frozen):
     p90_ms: float
     num_samples: int
     rounds_ms: tuple[tuple[float, ...], ...] = Field(description="Every timed call, by round.")
+    percentiles: tuple[PercentileFigures, ...] = Field(
+        (), description="50, 90, 95, 99 and 99.9 %; absent in reports of lissom before 0.1."
+    )
+
+    def percentile(self, share: float) -> PercentileFigures | None:
+        """The figures of one percentile, where the report has it."""
+        return next((found for found in self.percentiles if found.share == share), None)
 
 
 class ParityFigures(Frozen):
@@ -123,6 +142,19 @@ class Gate(Frozen):
     limit: str
     reason: str = Field(description="One sentence for the reader.")
     allowed: bool = Field(description="A failure that the user overrode with --allow.")
+
+
+class Control(Frozen):
+    """An arm timed as if it were two, in the same rounds: what differs is the machine."""
+
+    artifact: str
+    runtime: str
+    ratio: Interval = Field(description="Latency of the one over that of the other; noise unless it holds 1.")
+
+    @property
+    def is_quiet(self) -> bool:
+        """True when no difference was seen where there is none."""
+        return self.ratio.low <= 1 <= self.ratio.high
 
 
 class Step(Frozen):
@@ -198,6 +230,7 @@ class Report(Frozen):
     labels: tuple[str, ...]
     splits: dict[str, SplitRow]
     verdict: Verdict
+    control: Control | None = Field(None, description="Absent in reports of lissom before 0.1.")
     remarks: tuple[str, ...] = Field((), description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]

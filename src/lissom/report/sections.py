@@ -11,6 +11,7 @@ import yaml
 
 from lissom.report.drawing import Drawing
 from lissom.report.reading import (
+    bound_words,
     chosen_arm,
     executed_words,
     is_classification,
@@ -137,6 +138,7 @@ def arms(report: Report) -> str:
         Column("Runtime"),
         Column("Size", True),
         Column("Latency", True, "median, ms"),
+        Column("p99", True, "at most, ms"),
         Column("Speed-up", True, "over eager"),
         Column(score_title(report), True),
         Column("Drop", True, "points"),
@@ -313,6 +315,7 @@ def _arm_row(report: Report, arm: Arm, num_columns: int) -> list[Cell]:
         *first,
         Cell(size(row.size_bytes), key=row.size_bytes) if row else ABSENT_CELL,
         _latency_cell(arm),
+        _bound_cell(arm),
         Cell(times(speedup.value), between(speedup, times), speedup.value) if speedup else ABSENT_CELL,
         *_accuracy_cells(report, arm),
         text(executed_words(arm), f"asked:{NO_BREAK}{arm.precision_requested}"),
@@ -332,6 +335,14 @@ def _latency_cell(arm: Arm) -> Cell:
         return ABSENT_CELL
     median = arm.latency.median_ms
     return Cell(significant(median.value), between(median), median.value)
+
+
+def _bound_cell(arm: Arm) -> Cell:
+    found = arm.latency.percentile(0.99) if arm.latency else None
+    if found is None or found.bound_ms is None:
+        return Cell(ABSENT, bound_words(found)) if found else ABSENT_CELL
+    below = "slow calls come together" if found.clustered else f"observed {significant(found.value_ms)}"
+    return Cell(significant(found.bound_ms), below, found.bound_ms)
 
 
 def _accuracy_cells(report: Report, arm: Arm) -> tuple[Cell, Cell, Cell]:

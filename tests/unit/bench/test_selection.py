@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from lissom.bench.selection import ORDER, ArmKey, choose, fastest
+from lissom.bench.selection import ORDER, ArmKey, choose, fastest, is_decided
 
 Arms = dict[ArmKey, list[list[float]]]
 
@@ -85,3 +85,14 @@ def test_noise_and_order_do_not_change_the_choice() -> None:
             choose({arm: found[arm] for arm in order}, sizes) for order in itertools.permutations(found)
         }
     assert chosen == {("small", "openvino")}
+
+
+def test_it_is_decided_when_no_other_runtime_of_an_artifact_can_be_much_faster() -> None:
+    assert is_decided(arms(a__torch=3.0, a__openvino=1.0, b__torch=1.001))
+    assert is_decided(arms(a__onnxruntime=1.0, a__openvino=1.01))  # tied, and either will do
+    unsure = {
+        ArmKey("a", "onnxruntime"): rounds(1.0, noise=0.4),
+        ArmKey("a", "openvino"): rounds(1.02, noise=0.4, phase=6),
+    }
+    assert not is_decided(unsure)
+    assert is_decided({**arms(a__onnxruntime=1.0), ArmKey("b", "openvino"): rounds(1.0, noise=0.4)})

@@ -13,7 +13,10 @@ from scipy import optimize, stats
 
 from lissom.bench.statistics import (
     Estimate,
+    change,
+    change_of_ratio,
     drop_upper_bound,
+    flips,
     median_latency,
     paired_drop,
     percentile,
@@ -21,6 +24,7 @@ from lissom.bench.statistics import (
     round_medians,
     samples_to_prove,
     verdict,
+    widened,
 )
 
 
@@ -300,3 +304,37 @@ def test_a_verdict_turns_round_with_the_arms(value: float, spread: float, margin
     back = verdict(Estimate(1 / value, 1 / (value * spread), spread / value), margin)
     assume(abs(value / spread - (1 + margin)) > 1e-9 and abs(value * spread - 1 / (1 + margin)) > 1e-9)
     assert back == {"better": "worse", "worse": "better", "inconclusive": "inconclusive"}[one]
+
+
+def test_a_machine_that_differs_from_itself_makes_the_interval_wider() -> None:
+    found = widened(Estimate(1.1, 1.05, 1.15), Estimate(1.08, 1.05, 1.11))
+    assert found.value == 1.1
+    assert found.low == pytest.approx(1.05 / 1.08)
+    assert found.high == pytest.approx(1.15 * 1.08)
+    assert widened(Estimate(1.1, 1.05, 1.15), Estimate(0.9, 0.85, 0.95)).low == pytest.approx(1.05 * 0.9)
+
+
+def _session(milliseconds: float, seed: int, noise: float = 0.01) -> list[list[float]]:
+    return (milliseconds * np.random.default_rng(seed).lognormal(0, noise, (24, 5))).tolist()
+
+
+def test_a_change_between_sessions_is_held_against_the_control() -> None:
+    before, after = (_session(2.0, 1), _session(1.0, 2)), (_session(3.0, 3), _session(1.5, 4))
+    same = change_of_ratio(before, after)
+    assert same.low < 1 < same.high
+    assert same.value == pytest.approx(1, abs=0.01)
+    raw = change(before[1], after[1])
+    assert raw.value == pytest.approx(1 / 1.5, rel=0.02)
+    slower = change_of_ratio(before, (_session(3.0, 3), _session(1.65, 4)))
+    assert slower.high < 0.93
+    assert change([[1.0]], [[2.0]]).low == 0
+    assert change([[1.0]] * 3, [[2.0]] * 3) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p_value"), [(0, 0, 1.0), (5, 5, 1.0), (8, 0, 0.0078125), (1, 9, 0.021484375)]
+)
+def test_flips_are_judged_by_the_exact_test(lost: int, gained: int, p_value: float) -> None:
+    before = np.array([True] * lost + [False] * gained + [True] * 10)
+    after = np.array([False] * lost + [True] * gained + [True] * 10)
+    assert flips(before, after) == (lost, gained, pytest.approx(p_value))

@@ -147,3 +147,18 @@ def test_progress_moves_by_one_a_round() -> None:
     progress = Counting()
     timed({"one": Clock([], "one", 1.0), "other": Clock([], "other", 1.0)}, num_rounds=5, progress=progress)
     assert (progress.steps, progress.total) == ([1] * 5, 5)
+
+
+def test_rounds_go_on_until_it_is_decided_or_the_most_is_reached() -> None:
+    arms = {"a": Clock([], "a", 1.0)}
+    asked: list[int] = []
+
+    def decided(rounds: Mapping[str, list[list[float]]]) -> bool:
+        asked.append(len(rounds["a"]))
+        return len(rounds["a"]) >= 8
+
+    assert len(timed(arms, num_rounds=4, max_rounds=20, decided=decided)["a"]) == 8
+    assert asked == [4, 6, 8]
+    assert len(timed(arms, num_rounds=4, max_rounds=7, decided=lambda rounds: False)["a"]) == 7
+    assert len(timed(arms, num_rounds=4, decided=lambda rounds: False)["a"]) == 4
+    assert len(timed(arms, num_rounds=4, max_rounds=20)["a"]) == 4

@@ -178,8 +178,8 @@ def test_ranges_come_from_the_calibrate_split_alone(tmp_path: Path, exported: Ar
     louder = images.copy()
     louder[split != "calibrate"] *= 100
     other = Data("mine", Dataset({"image": louder}, labels, DATA.dataset.label_names, split=split))
-    first = quantize(tmp_path / "first", exported, one, ladder=False)
-    second = quantize(tmp_path / "second", exported, other, ladder=False)
+    first = quantize(tmp_path / "first" / "q", exported, one, ladder=False)
+    second = quantize(tmp_path / "second" / "q", exported, other, ladder=False)
     assert first.file(MODEL_FILE).read_bytes() == second.file(MODEL_FILE).read_bytes()
 
 

@@ -16,7 +16,8 @@ from lissom.artifact import Artifact
 from lissom.errors import ArtifactError, MachineError, MissingExtra, ModelError
 from lissom.export import casting
 from lissom.export.casting import cast
-from lissom.export.engine_from_onnx import engine_from_onnx
+from lissom.export.verification import verify
+from lissom.models.data import Data, Dataset
 from lissom.registry import runtimes_for
 from lissom.report.gates import precision_gate
 from lissom.runtime.base import open_runtime
@@ -155,7 +156,6 @@ def test_an_engine_is_built_only_where_a_gpu_is(
     with pytest.raises((MachineError, MissingExtra)) as caught:
         exported(tmp_path, chain("mlp").trained, format="tensorrt")
     assert caught.value.hint
-    assert engine_from_onnx.__doc__
 
 
 @pytest.mark.parametrize("kind", ["openvino", "aotinductor"])
@@ -214,3 +214,33 @@ def test_a_file_that_is_broken_is_an_error_of_the_artifact(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
     with pytest.raises(ArtifactError, match="cannot open"):
         open_runtime(made, HERE[kind], threads=1)
+
+
+def decoder_data() -> Data:
+    generator = np.random.default_rng(3)
+    caches = generator.normal(size=(2, 40, 5, 8)).astype(np.float32)
+    mask = np.ones((40, 6), np.int64)
+    mask[::3, :2] = 0
+    token = generator.integers(0, 16, (40, 1))
+    return Data("steps", Dataset({"token": token, "mask": mask, "keys": caches[0], "values": caches[1]}))
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_a_decoder_with_a_cache_a_mask_and_three_outputs_goes_to_every_format(
+    tmp_path: Path, kind: str
+) -> None:
+    data = decoder_data()
+    parent = toy(tmp_path / "toy", data, "cached_decoder")
+    made = make(tmp_path / "made", data, "export", parents={"input": parent}, format=kind)
+    assert [spec.name for spec in made.manifest.signature.inputs] == ["token", "mask", "keys", "values"]
+    assert [spec.shape[1:] for spec in made.manifest.signature.outputs] == [(1, 16), (6, 8), (6, 8)]
+    with (
+        open_runtime(parent, "torch", threads=1) as eager,
+        open_runtime(made, HERE[kind], threads=1) as engine,
+    ):
+        assert all(parity.passed for parity in verify(eager, engine, data))
+        inputs = {name: array[:3] for name, array in data.tensors("calibrate").items()}
+        wanted, found = eager.infer(inputs), engine.infer(inputs)
+    assert list(found) == list(wanted)
+    for name, array in wanted.items():
+        assert np.allclose(found[name], array, atol=1e-4), name

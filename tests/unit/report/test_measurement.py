@@ -122,3 +122,33 @@ def test_an_arm_whose_answers_have_no_score_is_not_measured(tmp_path: Path) -> N
     assert "answers have no finite score" in found["error"]
     assert "rounds_ms" not in found
     assert records["good"]["runtimes"]["torch"]["rounds_ms"]
+
+
+def test_an_arm_is_timed_as_if_it_were_two_and_the_report_says_how_far_it_differs(tmp_path: Path) -> None:
+    run, report = measured(tmp_path, DATA, "mlp", hidden=[8])
+    assert report.control is not None
+    assert (report.control.artifact, report.control.runtime) == ("export", report.arms[-1].runtime)
+    assert 0.2 < report.control.ratio.value < 5
+    assert report.remarks[-1].startswith("Control: export on ")
+    older = {
+        name: {key: value for key, value in record.items() if key != "control"}
+        for name, record in run.records.items()
+    }
+    without = build_report(
+        Run(run.recipe, run.artifacts, older, run.data, run.measurement),
+        allow=(),
+        command=(),
+        folder=tmp_path,
+    )
+    assert without.control is None
+    assert not without.remarks
+
+
+def test_every_timed_arm_has_percentiles_with_a_bound_or_the_calls_that_one_takes(tmp_path: Path) -> None:
+    _, report = measured(tmp_path, DATA, "mlp", hidden=[8])
+    latency = report.arms[0].latency
+    assert latency is not None
+    assert [found.share for found in latency.percentiles] == [0.5, 0.9, 0.95, 0.99, 0.999]
+    found = latency.percentile(0.99)
+    assert found is not None
+    assert (found.bound_ms is None) == (latency.num_samples < found.needed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lissom.cli.views.measurements import (
     bench_planned,
     benched,
+    compared,
     noise_measured,
     noise_planned,
     sensitivity_measured,
@@ -28,6 +29,7 @@ __all__ = [
     "benched",
     "checked",
     "cleaned",
+    "compared",
     "estimated",
     "evaluated",
     "examined",

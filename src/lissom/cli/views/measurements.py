@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lissom.cli.output import Outcome, table
+from lissom.cli.output import Outcome, table, write_in
 from lissom.cli.views.words import command, duration
 from lissom.report.wording import NO_BREAK, points, shortened
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lissom.errors import LissomError
     from lissom.export.bisection import Divergence
     from lissom.export.verification import Parity
+    from lissom.report.comparison import Comparison
 
 
 def sensitivity_planned(plan: Plan) -> Outcome:
@@ -138,6 +139,41 @@ def verified(
     where = divergence._asdict() if isinstance(divergence, tuple) else None
     extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where}
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Outcome:
+    """Two reports side by side, and the gates; with a folder also for a pull request and for CI."""
+    from lissom.artifact import canonical_json
+    from lissom.report.comparison import junit_of, markdown_of
+
+    lines = [
+        found.verdict,
+        "",
+        *table(["", "before", "after", "change"], [list(line) for line in found.lines]),
+        "",
+        *table(
+            ["gate", "state", "measured", "reason"],
+            [
+                [gate.name, gate.state + " (allowed)" * gate.allowed, gate.measured, gate.reason]
+                for gate in found.gates
+            ],
+        ),
+        *(["", *(f"note: {note}" for note in found.notes)] if found.notes else []),
+    ]
+    told = {
+        "verdict": found.verdict,
+        "speedup": found.speedup._asdict() if found.speedup else None,
+        "flips": found.flips._asdict() if found.flips else None,
+        "lines": [line._asdict() for line in found.lines],
+        "notes": list(found.notes),
+    }
+    if out is not None:
+        gates = [gate.model_dump(mode="json") for gate in found.gates]
+        document = {"schema": "lissom.comparison/1", "ok": found.ok, **told, "gates": gates}
+        write_in(out, "compare.json", canonical_json(document))
+        write_in(out, "compare.md", markdown_of(found, titles).encode())
+        write_in(out, "junit.xml", junit_of(found))
+    return Outcome(lines, found.ok, gates=found.gates, extra=told)
 
 
 def _parting(found: Divergence | LissomError | None) -> list[str]:

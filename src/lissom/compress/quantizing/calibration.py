@@ -69,11 +69,22 @@ class Calibration:
     def __post_init__(self) -> None:
         self._names = float_tensors(self.model)
         self._axes = {layer.data: layer.channel_axis for layer in Graph(self.model).layers}
-        self._session: Any = open_session(_with_outputs(self.model, self._names))
+        self._opened: Any = None
         self._batches = batches_of(dict(self.samples), self._batch_size())
         for outputs in self._runs():
             for name, values in outputs.items():
                 self._note(name, values)
+
+    @property
+    def _session(self) -> Any:
+        """The model with every tensor as an output; opened when it is needed."""
+        if self._opened is None:
+            self._opened = open_session(_with_outputs(self.model, self._names))
+        return self._opened
+
+    def rest(self) -> None:
+        """Free the engine, which holds the weights once more, until tensors are asked for again."""
+        self._opened = None
 
     def ranges(self, observer: str, *, symmetric: bool) -> dict[str, Range]:
         """The range of every tensor, as an observer finds it."""

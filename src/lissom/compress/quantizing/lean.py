@@ -138,16 +138,14 @@ class Race:
     def _timed(
         self, arms: Mapping[ArmKey, Any], inputs: Mapping[str, np.ndarray]
     ) -> dict[ArmKey, list[list[float]]]:
-        named = {f"{arm.artifact} {arm.runtime}": runtime for arm, runtime in arms.items()}
-        found = time_interleaved(
-            named,
+        return time_interleaved(
+            arms,
             inputs,
             num_rounds=_NUM_ROUNDS,
             round_ms=_ROUND_MS,
             num_warmup=_NUM_WARMUP,
             progress=NoProgress(),
         )
-        return {arm: found[f"{arm.artifact} {arm.runtime}"] for arm in arms}
 
     def _written(self, model: Any, folder: Path) -> Artifact:
         with Draft(folder) as draft:

@@ -96,6 +96,7 @@ class StaticQuantizer:
             }
             means = {name: channels.mean for name, channels in calibration.channels.items()}
             model = corrected(model, errors, means)
+        calibration.rest()
         return self._quantized(model, plan, ranges, only)
 
     def calibration(self, plan: Plan) -> Calibration:
@@ -108,7 +109,8 @@ class StaticQuantizer:
                 largest = {name: channels.largest for name, channels in before.channels.items()}
                 model = smoothed(model, largest, alpha=plan.smoothing, everywhere=plan.everywhere)
             progress = NoProgress() if self._calibrations else self.progress  # one bar says how long it takes
-            found = Calibration(inferred(model), self.samples, progress)
+            typed = model if model is self.model else inferred(model)  # one as large, and as good
+            found = Calibration(typed, self.samples, progress)
             kept = list(self._calibrations.items())  # each holds a model and its session: few are kept
             self._calibrations = dict(kept[:1] + kept[1:][-_MAX_CALIBRATIONS:]) | {key: found}
         return self._calibrations[key]
