@@ -35,21 +35,10 @@ TINY: dict[str, dict[str, Any]] = {
 """The same architectures, small enough for one core."""
 
 
-class FirstOutput(nn.Module):
-    """A model of transformers that gives its first tensor alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, samples: Tensor) -> Tensor:
-        found: Tensor = self.model(samples)[0]
-        return found
-
-
 def build(name: str, *, tiny: bool) -> nn.Module:
     """The model on the CPU, in float32, for inference."""
     import transformers
+    from untrained_models import FirstOutput
 
     kwargs = (TINY if tiny else SIZES)[name]
     makers: dict[str, Callable[[], nn.Module]] = {

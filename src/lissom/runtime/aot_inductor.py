@@ -10,6 +10,7 @@ import torch
 
 from lissom.errors import ArtifactError
 from lissom.logs import quiet_libraries
+from lissom.optional import version
 from lissom.runtime.base import Runtime
 from lissom.runtime.machine import isa_flags
 from lissom.runtime.pytorch import call_model
@@ -41,7 +42,7 @@ class AotInductor(Runtime):
                 "which this one has not",
                 hint="export it again on this machine",
             )
-        built, here = self.artifact.manifest.tools.get("torch", ""), torch.__version__
+        built, here = self.artifact.manifest.tools.get("torch", ""), version("torch")
         if built and built != here:
             raise ArtifactError(
                 f"{self.artifact.name!r} was compiled for torch {built}, found {here}",

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lissom.optional import version
-from lissom.runtime.machine import machine
-
-_CUDA_IN_VERSION = re.compile(r"\+cu(?P<major>\d+)\d")
+from lissom.runtime.machine import cuda_version, machine
 
 
 class Conflict(NamedTuple):
@@ -56,17 +54,18 @@ def _other_tensorrt() -> Conflict | None:
 
 def _other_cuda() -> Conflict | None:
     """A CUDA provider that is linked against another CUDA than torch brings."""
-    own, linked = _CUDA_IN_VERSION.search(version("torch")), _linked("cuda", rb"libcudart\.so\.(\d+)")
-    if own is None or linked in (None, own["major"]):
+    own = (cuda_version() or "").partition(".")[0]
+    linked = _linked("cuda", rb"libcudart\.so\.(\d+)")
+    if not own or linked in (None, own):
         return None
     return Conflict(
-        f"torch brings CUDA {own['major']}, and ONNX Runtime's CUDA provider links CUDA {linked}",
-        f"pip install 'onnxruntime-gpu[cuda,cudnn]', or an onnxruntime-gpu for CUDA {own['major']}",
+        f"torch brings CUDA {own}, and ONNX Runtime's CUDA provider links CUDA {linked}",
+        f"pip install 'onnxruntime-gpu[cuda,cudnn]', or an onnxruntime-gpu for CUDA {own}",
     )
 
 
 def _torch_without_cuda() -> Conflict | None:
-    if not machine()["gpus"] or not version("torch").endswith("+cpu"):
+    if not machine()["gpus"] or cuda_version():
         return None
     return Conflict(
         f"there is a GPU, and torch {version('torch')} is built without CUDA",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lissom.optional import version
 from lissom.recipe import default_threads
 
 # Instruction sets that change which kernels an engine picks, and so speed and bits.
@@ -87,12 +88,19 @@ def compiler_version() -> str | None:
 
 
 def cuda_version() -> str | None:
-    """The CUDA that torch is built for, from its version; None for a build for the CPU.
+    """The CUDA that torch is built for; None for a build for the CPU.
 
-    It is written as torch writes it: `cu130` is CUDA 13.0.
+    It stands in a file of torch, which is read, not run: the version of the package need not name it.
     """
-    found = version("torch").partition("+cu")[2]
-    return f"{found[:-1]}.{found[-1]}" if found.isdigit() else None
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^cuda\b[^=\n]*= '([\d.]+)'", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _cpuinfo(key: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,3 +135,32 @@ def test_two_machines_with_more_cores_have_other_names(monkeypatch: pytest.Monke
         monkeypatch.setattr(module, "default_threads", lambda cores=cores: cores)
         names.add(host())
     assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda"),
+    [
+        ("__version__ = '2.13.0+cu130'\ncuda: str | None = '13.0'\nhip = None\n", "13.0"),
+        ("cuda: Optional[str] = '12.8'\n", "12.8"),
+        ("cuda = '12.6'\n", "12.6"),
+        ("cuda: str | None = None\n", None),
+        ("", None),
+    ],
+)
+def test_the_cuda_of_torch_is_read_from_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, cuda: str | None
+) -> None:
+    (tmp_path / "version.py").write_text(text)
+    monkeypatch.setattr(
+        module, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    )
+    assert module.cuda_version() == cuda
+    (tmp_path / "version.py").unlink()
+    assert module.cuda_version() is None
+
+
+def test_a_compiler_says_its_version_and_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "compiler", lambda: None)
+    assert module.compiler_version() is None
+    monkeypatch.setattr(module, "compiler", lambda: "/bin/true")
+    assert module.compiler_version() == "/bin/true, says nothing of its version"

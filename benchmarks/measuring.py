@@ -1,0 +1,255 @@
+"""Whether our own measuring can be believed: false alarms, small slowdowns found, and what it costs.
+
+    python benchmarks/measuring.py [--only aa slowdown timer samples] [--trials N]
+
+    aa         one model against itself: how often a difference is seen where there is none
+    slowdown   a model of 1 ms against itself with 3 % of idle work added: how often it is called worse
+    timer      what reading the clock adds to a call
+    samples    a million samples summarised
+
+Writes benchmarks/results/measuring_<hardware>_<date>.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lissom
+from lissom.artifact import Artifact
+from lissom.bench.environment import environment
+from lissom.bench.percentiles import percentiles
+from lissom.bench.statistics import Estimate, ratio, verdict
+from lissom.bench.timing import time_interleaved
+from lissom.logs import NoProgress
+from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.machine import host
+from lissom.runtime.probe import load_probe
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SLOWDOWN = 0.03
+MARGIN = 0.02
+"""Of the gate not-slower."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--trials", type=int, default=None, help="default: 300 for aa, 60 for slowdown")
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for name in given.only:
+            found[name] = PARTS[name](Path(place), given.trials)
+            print(name, found[name] | {"ratios": "..."}, flush=True)
+    write(found)
+
+
+def model_of(folder: Path, hidden: list[int]) -> Artifact:
+    out = folder / f"mlp-{'-'.join(map(str, hidden))}"
+    if not (out / "artifact").exists():
+        lissom.train("mlp", "digits", kwargs={"hidden": hidden}, epochs=1, out=out, runtimes=["torch"])
+        lissom.export(
+            Artifact.open(out / "artifact"), "digits", out=out / "export", runtimes=["onnxruntime", "torch"]
+        )
+    return Artifact.open(next((out / "export").glob("*-export-*")))
+
+
+class Slowed:
+    """A runtime whose calls take a share longer, by work that does nothing."""
+
+    def __init__(self, runtime: Runtime, seconds: float) -> None:
+        self.runtime, self.seconds = runtime, seconds
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.timed_infer(inputs)[0]
+
+    def timed_infer(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+        started = time.perf_counter()
+        outputs = self.runtime.infer(inputs)
+        until = time.perf_counter() + self.seconds
+        while time.perf_counter() < until:
+            pass
+        return outputs, time.perf_counter() - started
+
+
+def one_of(artifact: Artifact) -> dict[str, np.ndarray]:
+    return {name: array[:1].copy() for name, array in load_probe(artifact)[0].items()}
+
+
+def aa(folder: Path, trials: int | None) -> dict[str, Any]:
+    """The interval of a ratio that is 1 misses 1 in at most 5 of 100 trials."""
+    artifact = model_of(folder, [64])
+    inputs, ratios = one_of(artifact), []
+    with (
+        open_runtime(artifact, "onnxruntime", threads=1) as a,
+        open_runtime(artifact, "onnxruntime", threads=1) as b,
+    ):
+        for _ in range(trials or 300):
+            rounds = time_interleaved(
+                {"a": a, "b": b}, inputs, num_rounds=24, round_ms=5.0, num_warmup=10, progress=NoProgress()
+            )
+            ratios.append(list(ratio(rounds["a"], rounds["b"])))
+    wrong = sum(low > 1 or high < 1 for _, low, high in ratios)
+    return {"trials": len(ratios), "false": wrong, "wilson": wilson(wrong, len(ratios)), "ratios": ratios}
+
+
+def slowdown(folder: Path, trials: int | None) -> dict[str, Any]:
+    """A true slowdown of 3 % is called worse than the margin of 2 % allows."""
+    artifact = model_of(folder, [1400, 1400])
+    inputs, ratios, seconds = one_of(artifact), [], []
+    with open_runtime(artifact, "onnxruntime", threads=1) as runtime:
+        typical = float(np.median([runtime.timed_infer(inputs)[1] for _ in range(300)]))
+        for _ in range(trials or 60):
+            arms: dict[str, Any] = {
+                "before": Slowed(runtime, 0.0),
+                "after": Slowed(runtime, SLOWDOWN * typical),
+            }
+            started = time.perf_counter()
+            rounds = time_interleaved(
+                arms,
+                inputs,
+                num_rounds=100,
+                max_rounds=1600,
+                round_ms=10.0,
+                num_warmup=10,
+                progress=NoProgress(),
+                decided=lambda found: (
+                    verdict(ratio(found["before"], found["after"]), MARGIN) != "inconclusive"
+                ),
+            )
+            seconds.append(time.perf_counter() - started)
+            ratios.append(list(ratio(rounds["before"], rounds["after"])))
+    verdicts = [verdict(Estimate(*found), MARGIN) for found in ratios]
+    return {
+        "trials": len(ratios),
+        "model_ms": typical * 1e3,
+        "worse": verdicts.count("worse"),
+        "inconclusive": verdicts.count("inconclusive"),
+        "better": verdicts.count("better"),
+        "seconds": [float(np.median(seconds)), max(seconds)],
+        "ratios": ratios,
+    }
+
+
+class Nothing:
+    """A runtime that does nothing, so that what is left of a timed call is the timer."""
+
+    _plan: tuple[()] = ()
+
+    def _is_ready(self, inputs: Any) -> bool:
+        return True
+
+    def _infer_impl(self, inputs: Any) -> Any:
+        return inputs
+
+
+def timer(folder: Path, trials: int | None) -> dict[str, Any]:
+    """Microseconds that a timed call takes more than one that is not timed."""
+    del folder, trials
+    nothing: Any = Nothing()
+    differences = []
+    for _ in range(200):
+        times = []
+        for call in (Runtime.infer, Runtime.timed_infer):
+            started = time.perf_counter()
+            for _ in range(2000):
+                call(nothing, {})
+            times.append((time.perf_counter() - started) / 2000)
+        differences.append((times[1] - times[0]) * 1e6)
+    return {"overhead_us": float(np.median(differences)), "most_us": max(differences)}
+
+
+def samples(folder: Path, trials: int | None) -> dict[str, Any]:
+    """A million samples: seconds, and memory beyond what holds them."""
+    del folder, trials
+    taken = np.random.default_rng(0).lognormal(size=1_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    found = percentiles(taken)
+    seconds = time.perf_counter() - started
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return {"seconds": seconds, "bytes": grown, "bounds": [one.bound for one in found]}
+
+
+def wilson(hits: int, number: int, z: float = 1.959963984540054) -> list[float]:
+    share = hits / number
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    return [float(middle - half), float(middle + half)]
+
+
+PARTS: dict[str, Callable[[Path, int | None], dict[str, Any]]] = {
+    "aa": aa,
+    "slowdown": slowdown,
+    "timer": timer,
+    "samples": samples,
+}
+
+
+def write(found: Mapping[str, Any]) -> None:
+    state, today = environment(), datetime.now(UTC).date().isoformat()
+    path = RESULTS / f"measuring_{host().lower()}_{today}"
+    path.with_suffix(".json").write_text(json.dumps({"environment": state, **found}, indent=1) + "\n")
+    lines = [
+        "# Measuring",
+        "",
+        f"{state['cpu']} ({', '.join(state['isa'])}), {state['cores']} cores, {today}.",
+        "",
+    ]
+    lines += ["| what | asked | measured |", "|---|---|---|"]
+    lines += [f"| {' | '.join(ROWS[name](figures))} |" for name, figures in found.items()]
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def aa_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = found["wilson"]
+    return (
+        f"one model against itself, {found['trials']} trials: false alarms",
+        "5 % lies in the Wilson interval, or above it",
+        f"{found['false']}, {found['false'] / found['trials']:.1%} ({low:.1%} to {high:.1%})",
+    )
+
+
+def slowdown_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    others = f"{found['inconclusive']} inconclusive, {found['better']} better"
+    middle, most = found["seconds"]
+    share = found["worse"] / found["trials"]
+    return (
+        f"a model of {found['model_ms']:.2f} ms, slower by {SLOWDOWN:.0%}, {found['trials']} trials: "
+        f"called worse beyond the margin of {MARGIN:.0%}",
+        "90 %, in 60 s each",
+        f"{found['worse']} ({share:.0%}), {others}; {middle:.0f} s, at most {most:.0f}",
+    )
+
+
+def timer_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    return "reading the clock, a call", "at most 1 us", f"{found['overhead_us']:.2f} us"
+
+
+def samples_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    return "a million samples", "5 s, 1 GB", f"{found['seconds']:.1f} s, {found['bytes'] / 1e6:.0f} MB"
+
+
+ROWS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str, str]]] = {
+    "aa": aa_row,
+    "slowdown": slowdown_row,
+    "timer": timer_row,
+    "samples": samples_row,
+}
+
+
+if __name__ == "__main__":
+    main()
