@@ -159,8 +159,16 @@ def test_the_cuda_of_torch_is_read_from_its_files(
     assert module.cuda_version() is None
 
 
-def test_a_compiler_says_its_version_and_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "found"), [("g++ 99.1\nmore", "g++ 99.1"), ("", "says nothing of its version")]
+)
+def test_a_compiler_says_its_version_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, found: str
+) -> None:
+    path = tmp_path / "g++"
+    path.write_text(f"#!/bin/sh\nprintf '{said}'\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(module, "compiler", lambda: str(path))
+    assert module.compiler_version() == f"{path}, {found}"
     monkeypatch.setattr(module, "compiler", lambda: None)
     assert module.compiler_version() is None
-    monkeypatch.setattr(module, "compiler", lambda: "/bin/true")
-    assert module.compiler_version() == "/bin/true, says nothing of its version"
