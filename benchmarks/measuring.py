@@ -1,11 +1,12 @@
 """Whether our own measuring can be believed: false alarms, small slowdowns found, and what it costs.
 
-    python benchmarks/measuring.py [--only aa slowdown timer samples] [--trials N]
+    python benchmarks/measuring.py [--only aa slowdown timer samples server] [--trials N]
 
     aa         one model against itself: how often a difference is seen where there is none
     slowdown   a model of 1 ms against itself with 3 % of idle work added: how often it is called worse
     timer      what reading the clock adds to a call
     samples    a million samples summarised
+    server     p99 of planned queries to a service that stalls, against MLPerf's LoadGen asking the same
 
 Writes benchmarks/results/measuring_<hardware>_<date>.{json,md}.
 """
@@ -13,9 +14,15 @@ Writes benchmarks/results/measuring_<hardware>_<date>.{json,md}.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import queue
+import re
 import resource
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -28,7 +35,8 @@ import lissom
 from lissom.artifact import Artifact
 from lissom.bench.environment import environment
 from lissom.bench.percentiles import percentiles
-from lissom.bench.statistics import Estimate, ratio, verdict
+from lissom.bench.scenarios import answered, arrivals
+from lissom.bench.statistics import Estimate, percentile, ratio, verdict
 from lissom.bench.timing import time_interleaved
 from lissom.logs import NoProgress
 from lissom.runtime.base import Runtime, open_runtime
@@ -184,6 +192,65 @@ def samples(folder: Path, trials: int | None) -> dict[str, Any]:
     return {"seconds": seconds, "bytes": grown, "bounds": [one.bound for one in found]}
 
 
+class Stalling:
+    """A service of 2 ms that stands still for 400 ms of every 2 seconds."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def answer(self, batch: object = None) -> None:
+        phase = (time.perf_counter() - self.started) % 2.0
+        time.sleep(max(0.0, 0.4 - phase) + 0.002)
+
+
+def server(folder: Path, trials: int | None) -> dict[str, Any]:
+    """The p99 of our planned queries, and of LoadGen's."""
+    rate, seconds = 200.0, 20.0
+    ours = []
+    for seed in range(trials or 3):
+        plan = arrivals(rate, seconds, seed)
+        ours.append(percentile(answered(plan, Stalling().answer, itertools.repeat({})) - plan, 0.99))
+    theirs = []
+    for seed in range(trials or 3):
+        out = folder / f"loadgen-{seed}"
+        out.mkdir()
+        words = [sys.executable, __file__, "--loadgen", str(out), str(rate), str(seconds), str(seed)]
+        subprocess.run(words, check=True, capture_output=True)
+        summary = (out / "mlperf_log_summary.txt").read_text()
+        found = re.search(r"99.00 percentile latency \(ns\)\s*: (\d+)", summary)
+        assert found is not None
+        theirs.append(float(found[1]) / 1e9)
+    return {"ours_s": ours, "loadgen_s": theirs, "ratio": float(np.median(ours) / np.median(theirs))}
+
+
+def ask_by_loadgen(out: str, rate: str, seconds: str, seed: str) -> None:
+    """LoadGen's Server scenario on the same service, in this process."""
+    import mlperf_loadgen as loadgen
+
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    service = Stalling()
+
+    def work() -> None:
+        while True:
+            sample = waiting.get()
+            service.answer()
+            loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, 0, 0)])
+
+    threading.Thread(target=work, daemon=True).start()
+    system = loadgen.ConstructSUT(lambda found: [waiting.put(sample) for sample in found], lambda: None)
+    library = loadgen.ConstructQSL(64, 64, lambda found: None, lambda found: None)
+    settings, log = loadgen.TestSettings(), loadgen.LogSettings()
+    settings.scenario, settings.mode = loadgen.TestScenario.Server, loadgen.TestMode.PerformanceOnly
+    settings.server_target_qps, settings.min_duration_ms = float(rate), int(1000 * float(seconds))
+    settings.server_target_latency_ns, settings.min_query_count = 10**9, 100
+    settings.schedule_rng_seed = int(seed) + 1
+    log.log_output.outdir = out
+    service.started = time.perf_counter()
+    loadgen.StartTestWithLogSettings(system, library, settings, log)
+    loadgen.DestroyQSL(library)
+    loadgen.DestroySUT(system)
+
+
 def wilson(hits: int, number: int, z: float = 1.959963984540054) -> list[float]:
     share = hits / number
     middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
@@ -196,6 +263,7 @@ PARTS: dict[str, Callable[[Path, int | None], dict[str, Any]]] = {
     "slowdown": slowdown,
     "timer": timer,
     "samples": samples,
+    "server": server,
 }
 
 
@@ -243,13 +311,28 @@ def samples_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
     return "a million samples", "5 s, 1 GB", f"{found['seconds']:.1f} s, {found['bytes'] / 1e6:.0f} MB"
 
 
+def server_row(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    ours, theirs = (
+        ", ".join(f"{1e3 * value:.0f}" for value in found[key]) for key in ("ours_s", "loadgen_s")
+    )
+    return (
+        "p99 of planned queries to a service that stalls 400 ms, against LoadGen's",
+        "within 5 %",
+        f"{found['ratio']:.3f} of it ({ours} ms; LoadGen {theirs} ms)",
+    )
+
+
 ROWS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str, str]]] = {
     "aa": aa_row,
     "slowdown": slowdown_row,
     "timer": timer_row,
     "samples": samples_row,
+    "server": server_row,
 }
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--loadgen"]:
+        ask_by_loadgen(*sys.argv[2:])
+    else:
+        main()

@@ -37,6 +37,8 @@ from lissom.report.wording import shortened
 if TYPE_CHECKING:
     import numpy as np
 
+    from lissom.bench.scenarios import Asked, Scenario
+    from lissom.bench.selection import ArmKey
     from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoiseStudy
     from lissom.compress.pruning import Preview
     from lissom.compress.quantizing.preview import QuantizePreview
@@ -372,6 +374,75 @@ def bench(
     manifest = opened[0].manifest
     samples = _with_classes(_data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
+
+
+def ask(
+    artifacts: Sequence[str | Path | Artifact],
+    scenario: Scenario,
+    *,
+    seconds: float = 10.0,
+    rate: float | None = None,
+    workers: int = 1,
+    batch_size: int | None = None,
+    data: str | None = None,
+    runtimes: Sequence[str] | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> dict[ArmKey, Asked]:
+    """Ask artifacts as a scenario of MLPerf does, in turns; nothing is added to their evidence.
+
+    Args:
+        artifacts: Artifacts with one signature and different names.
+        scenario: SingleStream, MultiStream, Server or Offline; see `lissom.bench.scenarios`.
+        seconds: For each artifact on each runtime.
+        rate: Server: queries a second, at times that are planned before.
+        workers: Server: queries that are computed at once.
+        batch_size: Samples of a query; default: 1, and 8 in MultiStream, 32 in Offline.
+        data: DATA; default: what the first was made with.
+        runtimes: Where they are asked; default: every one that is installed.
+        threads: Threads of one call; default: all cores.
+        device: cpu or cuda; default: the usual one of each runtime.
+        progress: Shows how far it is.
+
+    Raises:
+        LissomError: an artifact is damaged, they cannot be compared, or a runtime does not open one.
+        RequestError: Server has no rate, or several workers are asked of a runtime that takes one call.
+    """
+    from contextlib import ExitStack
+
+    from lissom.bench.scenarios import ask_in_turn
+    from lissom.report.measurement import planned_arms
+    from lissom.runtime.availability import usable_runtimes
+    from lissom.runtime.base import open_runtime
+
+    opened = [_opened(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    by_name = {artifact.name: artifact for artifact in opened}
+    samples = _data_for(opened[0].manifest, data)
+    split = next(name for name in ("report", "select", "calibrate") if len(samples.indices[name]))
+    with ExitStack() as stack:
+        arms = {
+            arm: stack.enter_context(
+                open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
+            )
+            for arm in planned_arms(opened, usable_runtimes(runtimes))
+        }
+        try:
+            return ask_in_turn(
+                arms,
+                samples.tensors(split),
+                scenario,
+                seconds=seconds,
+                rate=rate,
+                workers=workers,
+                samples_per_query=batch_size,
+                progress=progress or NoProgress(),
+            )
+        except ValueError as exc:
+            raise RequestError(
+                str(exc), hint="lissom bench --help shows an example of each scenario"
+            ) from exc
 
 
 def compare(

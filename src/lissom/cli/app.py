@@ -523,14 +523,25 @@ def bench(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in a timed call.")] = 1,
     num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
     device: Device = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="SingleStream, MultiStream, Server or Offline, as MLPerf asks."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Server: queries a second.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of a scenario, for each arm.")] = 10.0,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Server: queries computed at once.")] = 1,
     dry_run: DryRun = False,
 ) -> Outcome:
     """Time artifacts against each other on every runtime. Interleaved; the figures are kept as evidence.
 
+    With --scenario they are asked as MLPerf asks; latencies of Server count from the planned time of a query.
+
     \b
     lissom bench runs/digits/01-train-* runs/digits/artifact
+    lissom bench runs/digits/artifact --scenario Server --rate 200 --seconds 30
     """
     from lissom import verbs
+    from lissom.bench.scenarios import scenario_called
     from lissom.recipe import BenchmarkConfig
     from lissom.registry import runtime_entry
 
@@ -547,6 +558,21 @@ def bench(
     )
     if dry_run:
         return views.bench_planned(*verbs.plan_bench(artifacts, config))
+    if scenario is not None:
+        asked = verbs.ask(
+            artifacts,
+            scenario_called(scenario),
+            seconds=seconds,
+            rate=rate,
+            workers=workers,
+            batch_size=batch_size if batch_size > 1 else None,
+            data=data,
+            runtimes=runtimes,
+            threads=threads,
+            device=device,
+            progress=TerminalProgress(),
+        )
+        return views.asked(asked)
     return views.benched(verbs.bench(artifacts, data=data, config=config, progress=TerminalProgress()))
 
 

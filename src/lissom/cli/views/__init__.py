@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lissom.cli.views.measurements import (
+    asked,
     bench_planned,
     benched,
     compared,
@@ -25,6 +26,7 @@ from lissom.cli.views.runs import (
 from lissom.cli.views.words import keyword_arguments, kwarg_options
 
 __all__ = [
+    "asked",
     "bench_planned",
     "benched",
     "checked",

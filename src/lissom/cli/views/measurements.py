@@ -11,6 +11,8 @@ from lissom.cli.views.words import command, duration
 from lissom.report.wording import NO_BREAK, points, shortened
 
 if TYPE_CHECKING:
+    from lissom.bench.scenarios import Asked
+    from lissom.bench.selection import ArmKey
     from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoisyLayer
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
     from lissom.errors import LissomError
@@ -139,6 +141,35 @@ def verified(
     where = divergence._asdict() if isinstance(divergence, tuple) else None
     extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where}
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def asked(found: Mapping[ArmKey, Asked]) -> Outcome:
+    """What a scenario measured of every arm; a percentile with too few queries has no bound."""
+    rows, arms = [], []
+    for arm, one in found.items():
+        figures = one.percentiles()
+        told = [f"{1e3 * figure.value:.3f}" for figure in figures]
+        high = figures[-1]
+        bound = f"{1e3 * high.bound:.3f}" if high.bound is not None else f"needs {high.needed:,} queries"
+        state = "" if one.kept_up else "overloaded"
+        rate = f"{one.samples_per_second:.4g}"
+        rows.append([*arm, f"{len(one.latencies):,}", rate, *told, bound, state])
+        arms.append(
+            {
+                "artifact": arm.artifact,
+                "runtime": arm.runtime,
+                "scenario": one.scenario,
+                "samples_per_query": one.samples_per_query,
+                "rate": one.rate,
+                "seconds": one.seconds,
+                "samples_per_second": one.samples_per_second,
+                "kept_up": one.kept_up,
+                "percentiles": [figure._asdict() for figure in figures],
+                "latencies_s": one.latencies.tolist(),
+            }
+        )
+    header = ["artifact", "runtime", "queries", "samples/s", "p50 ms", "p90 ms", "p99 ms", "p99 at most", ""]
+    return Outcome(table(header, rows, right=range(2, 8)), extra={"arms": arms})
 
 
 def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Outcome:
