@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lissom.verbs import (
         bench,
         check,
+        compare,
         distill,
         doctor,
         evaluate,

@@ -1,0 +1,274 @@
+"""Verbs that compare: outputs, times, scores and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lissom.artifact import Artifact
+from lissom.errors import RequestError, near
+from lissom.logs import NoProgress, Progress
+from lissom.recipe import BenchmarkConfig
+from lissom.registry import COMPILING
+from lissom.verbs.shared import data_for, open_artifact, with_classes
+
+if TYPE_CHECKING:
+    from lissom.bench.scenarios import Asked, Scenario
+    from lissom.bench.selection import ArmKey
+    from lissom.export.bisection import Divergence
+    from lissom.export.verification import Parity
+    from lissom.models.evaluation import Evaluation
+    from lissom.report.comparison import Comparison
+
+
+def verify(
+    before: str | Path | Artifact,
+    after: str | Path | Artifact,
+    *,
+    data: str | None = None,
+    runtimes: tuple[str | None, str | None] = (None, None),
+) -> list[Parity]:
+    """Compare what two artifacts compute, output by output.
+
+    Args:
+        before: The artifact that is trusted.
+        after: The artifact that is checked; its precision decides the limits.
+        data: DATA; default: what `after` was made with. Its preprocessing is applied to them.
+        runtimes: Runtime of each; default: the first that works.
+
+    Raises:
+        LissomError: an artifact is damaged, the data do not fit it, or their signatures differ.
+    """
+    from lissom.export.verification import verify as verify_runtimes
+    from lissom.runtime.base import open_runtime
+
+    first, second = open_artifact(before), open_artifact(after)
+    samples = data_for(second.manifest, data)
+    with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
+        return verify_runtimes(one, other, samples)
+
+
+def divergence(
+    before: str | Path | Artifact,
+    after: str | Path | Artifact,
+    *,
+    data: str | None = None,
+    runtimes: tuple[str | None, str | None] = (None, None),
+) -> Divergence | None:
+    """Where two artifacts that `verify` found to differ part; its arguments.
+
+    Returns:
+        The first tensor that differs and its layer; None where nothing can be compared inside.
+
+    Raises:
+        LissomError: as `verify`; or a model cannot be captured, or cut behind a tensor.
+    """
+    from lissom.export.bisection import first_divergence
+    from lissom.export.verification import failing_batch, limit_of
+    from lissom.runtime.base import open_runtime
+
+    first, second = open_artifact(before), open_artifact(after)
+    samples = data_for(second.manifest, data)
+    limit = limit_of(second.manifest.precision, samples)
+    with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
+        return first_divergence(one, other, failing_batch(one, other, samples), limit)
+
+
+def bench(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    data: str | None = None,
+    config: BenchmarkConfig | None = None,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Time artifacts against each other on every runtime, interleaved; adds evidence to each of them.
+
+    Args:
+        artifacts: Artifacts with one signature and different names.
+        data: DATA; default: what the first was made with. Its preprocessing is applied to them.
+        config: Rounds, threads, runtimes.
+        progress: Shows how far the measurement is.
+
+    Returns:
+        One record of evidence for each artifact, by name.
+
+    Raises:
+        LissomError: an artifact is damaged, or they cannot be compared.
+    """
+    from lissom.report.measurement import measure
+
+    opened = [open_artifact(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    manifest = opened[0].manifest
+    samples = with_classes(data_for(manifest, data), manifest.labels)
+    return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
+
+
+def plan_bench(
+    artifacts: Sequence[str | Path | Artifact], config: BenchmarkConfig
+) -> tuple[list[tuple[str, str]], float]:
+    """The arms that `bench` would time, as artifact and runtime, and about how many seconds it would take.
+
+    Raises:
+        LissomError: an artifact is damaged, or they cannot be compared.
+    """
+    from lissom.report.measurement import planned_arms
+    from lissom.runtime.availability import usable_runtimes
+
+    opened = [open_artifact(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    arms = planned_arms(opened, usable_runtimes(config.runtimes))
+    compiled = sum(arm.runtime in COMPILING for arm in arms)
+    seconds = len(arms) * config.num_rounds * config.round_ms / 1e3 + 15.0 * compiled + 3.0
+    return [(arm.artifact, arm.runtime) for arm in arms], seconds
+
+
+def ask(
+    artifacts: Sequence[str | Path | Artifact],
+    scenario: Scenario,
+    *,
+    seconds: float = 10.0,
+    rate: float | None = None,
+    workers: int = 1,
+    batch_size: int | None = None,
+    data: str | None = None,
+    runtimes: Sequence[str] | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> dict[ArmKey, Asked]:
+    """Ask artifacts as a scenario of MLPerf does, in turns; nothing is added to their evidence.
+
+    Args:
+        artifacts: Artifacts with one signature and different names.
+        scenario: SingleStream, MultiStream, Server or Offline; see `lissom.bench.scenarios`.
+        seconds: For each artifact on each runtime.
+        rate: Server: queries a second, at times that are planned before.
+        workers: Server: queries that are computed at once.
+        batch_size: Samples of a query; default: 1, and 8 in MultiStream, 32 in Offline.
+        data: DATA; default: what the first was made with.
+        runtimes: Where they are asked; default: every one that is installed.
+        threads: Threads of one call; default: all cores.
+        device: cpu or cuda; default: the usual one of each runtime.
+        progress: Shows how far it is.
+
+    Raises:
+        LissomError: an artifact is damaged, they cannot be compared, or a runtime does not open one.
+        RequestError: Server has no rate, or several workers are asked of a runtime that takes one call.
+    """
+    from contextlib import ExitStack
+
+    from lissom.bench.scenarios import ask_in_turn
+    from lissom.report.measurement import planned_arms
+    from lissom.runtime.availability import usable_runtimes
+    from lissom.runtime.base import open_runtime
+
+    opened = [open_artifact(artifact) for artifact in artifacts]
+    _check_comparable(opened)
+    by_name = {artifact.name: artifact for artifact in opened}
+    samples = data_for(opened[0].manifest, data)
+    split = next(name for name in ("report", "select", "calibrate") if len(samples.indices[name]))
+    with ExitStack() as stack:
+        arms = {
+            arm: stack.enter_context(
+                open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
+            )
+            for arm in planned_arms(opened, usable_runtimes(runtimes))
+        }
+        try:
+            return ask_in_turn(
+                arms,
+                samples.tensors(split),
+                scenario,
+                seconds=seconds,
+                rate=rate,
+                workers=workers,
+                samples_per_query=batch_size,
+                progress=progress or NoProgress(),
+            )
+        except ValueError as exc:
+            raise RequestError(
+                str(exc), hint="lissom bench --help shows an example of each scenario"
+            ) from exc
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    max_drop: float = 0.01,
+    margin: float = 0.02,
+    allow: Sequence[str] = (),
+) -> Comparison:
+    """Judge the chosen model of one report against that of an earlier one.
+
+    Args:
+        before: Folder of a run, or its report.json.
+        after: The newer one.
+        max_drop: Score that may be lost; 0.01 is one point.
+        margin: How much slower it may become, relative.
+        allow: Gates that may fail.
+
+    Raises:
+        RequestError: a report is not there, damaged or of a newer schema, or they cannot be compared.
+    """
+    from lissom.recipe import GatesConfig, check_allowed
+    from lissom.report.comparison import compare as compare_reports
+    from lissom.report.files import read_report
+
+    check_allowed(allow)
+    limits = GatesConfig.model_validate(
+        {"accuracy": {"max_drop": max_drop}, "not-slower": {"margin": margin}}
+    )
+    found = [read_report(Path(place)) for place in (before, after)]
+    return compare_reports(found[0], found[1], limits, allow=allow)
+
+
+def evaluate(
+    artifact: str | Path | Artifact,
+    *,
+    data: str | Path | None = None,
+    split: str = "report",
+    runtime: str | None = None,
+) -> Evaluation:
+    """Score, metrics and confusion matrix of an artifact on a split of labelled data.
+
+    The artifact's preprocessing is applied. Classes are told apart by name: the data may have fewer of
+    them than the model, or another order.
+
+    Args:
+        artifact: An artifact of any format.
+        data: DATA; default: what the artifact was made with.
+        split: train, calibrate, select or report.
+        runtime: Runtime; default: the first that works.
+
+    Raises:
+        LissomError: the artifact is damaged, or the data do not fit it or have no labels.
+    """
+    from lissom.models.data import SPLITS
+    from lissom.models.evaluation import evaluate as evaluate_split
+    from lissom.models.tasks import task_of
+    from lissom.runtime.base import open_runtime
+
+    if split not in SPLITS:
+        raise RequestError(f"there is no split {split!r}; {near(split, SPLITS)}")
+    opened = open_artifact(artifact)
+    manifest = opened.manifest
+    samples = data_for(manifest, data)
+    samples.labels(split)  # says that there are none, before the task says that they do not fit
+    task = task_of(manifest.task, samples)
+    samples = with_classes(samples, manifest.labels)
+    task.check(manifest.signature.outputs, samples)
+    with open_runtime(opened, runtime) as session:
+        return evaluate_split(session.infer_batch, samples, split, task)
+
+
+def _check_comparable(artifacts: Sequence[Artifact]) -> None:
+    names = [artifact.name for artifact in artifacts]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"two artifacts are called {name!r}; a report could not tell them apart")
+    for artifact in artifacts[1:]:
+        if artifact.manifest.signature != artifacts[0].manifest.signature:
+            raise RequestError(f"{artifact.name!r} and {artifacts[0].name!r} take or give different tensors")

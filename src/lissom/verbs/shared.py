@@ -1,0 +1,66 @@
+"""What several verbs need: an artifact that is opened, and data as a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lissom.artifact import Artifact, Manifest
+from lissom.errors import DataError
+from lissom.report.wording import shortened
+
+if TYPE_CHECKING:
+    from lissom.models.data import Data
+
+Model = str | Path | Artifact | Callable[..., Any]
+
+
+def load_data(source: str | Path) -> Data:
+    """DATA with its four splits.
+
+    Raises:
+        DataError: nothing is there, or it does not hold together.
+    """
+    from lissom.models.data import load_data as load
+
+    return load(str(source))
+
+
+def open_artifact(artifact: str | Path | Artifact) -> Artifact:
+    """An artifact as it is, or the one in a folder."""
+    return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+
+
+def data_for(manifest: Manifest, source: str | Path | None) -> Data:
+    """DATA, or what a model was made with, as the model takes them."""
+    from lissom.models.evaluation import fitted
+    from lissom.models.tasks import fitting
+
+    samples = fitting(load_data(source or manifest.data), manifest.task)
+    return fitted(samples, manifest.signature, manifest.preprocessing)
+
+
+def with_classes(samples: Data, names: Sequence[str]) -> Data:
+    """The data with the classes of a model, which are told apart by name; a model may have none.
+
+    Raises:
+        DataError: the model does not know one of theirs.
+    """
+    import numpy as np
+
+    from lissom.models.data import Data
+
+    theirs, labels = samples.dataset.label_names, samples.dataset.labels
+    if labels is None or samples.kind != "classes" or not names or theirs == tuple(names):
+        return samples
+    if not {*theirs} <= {*names}:
+        raise DataError(
+            f"{samples.source} has the classes {shortened(', '.join(theirs), 300)}; "
+            f"the model knows {shortened(', '.join(names), 300)}",
+            hint="classes are told apart by name: name them as the model does",
+        )
+    places = [names.index(name) for name in theirs]
+    dataset = replace(samples.dataset, labels=np.asarray(places)[labels], label_names=tuple(names))
+    return Data(samples.source, dataset)

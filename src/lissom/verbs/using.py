@@ -1,0 +1,146 @@
+"""Verbs that look at what was made, ask it, and serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lissom.artifact import Artifact
+from lissom.errors import RequestError
+from lissom.logs import NoProgress, Progress
+from lissom.verbs.shared import open_artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lissom.models.catalogue import Entry
+    from lissom.report.schema import Report
+    from lissom.runtime.base import Layer
+    from lissom.runtime.doctor import Examined
+
+
+def predict(
+    artifact: str | Path | Artifact, inputs: Mapping[str, np.ndarray], *, runtime: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Label and scores of raw samples.
+
+    Args:
+        artifact: An artifact.
+        inputs: Raw arrays of shape [samples, ...] by input name; the artifact's preprocessing is applied.
+        runtime: Runtime; default: the first that works.
+
+    Returns:
+        The label of each sample, and the scores of shape [samples, classes]; where the model does not
+        classify each sample, no labels, and its first output.
+
+    Raises:
+        LissomError: the artifact is damaged, or the inputs do not fit.
+    """
+    from lissom.models.evaluation import predict as predict_batches
+    from lissom.runtime.base import open_runtime
+    from lissom.runtime.preprocess import preprocess, softmax
+
+    opened = open_artifact(artifact)
+    manifest = opened.manifest
+    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
+    if inputs.keys() != dtypes.keys():
+        raise RequestError(f"the model takes {', '.join(dtypes)}; found {', '.join(inputs) or 'nothing'}")
+    with open_runtime(opened, runtime) as session:
+        outputs = predict_batches(session.infer_batch, preprocess(inputs, manifest.preprocessing, dtypes))
+    if manifest.task != "classification" or outputs.ndim != 2:
+        return [], outputs
+    names = manifest.labels or [str(index) for index in range(outputs.shape[-1])]
+    return [names[index] for index in outputs.argmax(axis=-1)], softmax(outputs)
+
+
+def inspect(artifact: str | Path) -> Artifact:
+    """An artifact after every file was compared with its hash; its `manifest` holds what is known about it.
+
+    Raises:
+        ArtifactError: nothing is there, or it is damaged.
+    """
+    return Artifact.open(artifact)
+
+
+def layers(
+    artifact: str | Path | Artifact, *, runtime: str | None = None, device: str | None = None
+) -> list[Layer] | None:
+    """Every operator of an artifact as a runtime executes it; None when the engine cannot tell.
+
+    Args:
+        artifact: An artifact.
+        runtime: Where it is opened; default: the first that works.
+        device: cpu or cuda; default: the usual one of the runtime.
+
+    Raises:
+        LissomError: the artifact is damaged, or the runtime does not open it.
+    """
+    from lissom.runtime.base import open_runtime
+
+    with open_runtime(open_artifact(artifact), runtime, device=device) as engine:
+        return engine.layers()
+
+
+def report(folder: str | Path, *, progress: Progress | None = None) -> Report:
+    """Draw the pages of a run again from its report.json, and give that report.
+
+    Args:
+        folder: Folder of a run, or its report.json.
+        progress: Shows how far the drawing is.
+
+    Raises:
+        RequestError: no report is there, or it is damaged.
+    """
+    from lissom.report.files import draw_pages, read_report
+
+    place = Path(folder)
+    found = read_report(place)
+    draw_pages(found, place if place.is_dir() else place.parent, progress=progress or NoProgress())
+    return found
+
+
+def serve(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    runtime: str | None = None,
+    threads: int | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    on_log: Callable[[str], None] | None = None,
+) -> int:
+    """Serve artifacts over HTTP until a signal ends it; gives the exit code.
+
+    Args:
+        artifacts: Artifacts with different names of their recipes.
+        host: Name or address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        runtime: Runtime of every model; default: the fastest by measurement.
+        threads: Threads of one call; default: all cores.
+        on_ready: Called once with the URL, when every model is warm.
+        on_log: Called, from a thread, with every line that the server writes.
+
+    Raises:
+        LissomError: an artifact, the runtime, the host or the port cannot be used, or the server ended.
+    """
+    from lissom.serve.launch import serve as serve_folders
+
+    folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
+    return serve_folders(
+        folders, host=host, port=port, runtime=runtime, threads=threads, on_ready=on_ready, on_log=on_log
+    )
+
+
+def doctor(*, progress: Progress | None = None) -> list[Examined]:
+    """Every runtime: whether it works here, proved by running a tiny model, and what to install if not."""
+    from lissom.runtime.doctor import examine
+
+    return examine(progress=progress)
+
+
+def models() -> list[Entry]:
+    """Every built-in model: its size and work, its arguments, and the size of its paper."""
+    from lissom.models.catalogue import catalogue
+
+    return catalogue()
