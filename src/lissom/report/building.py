@@ -98,11 +98,11 @@ class Run:
     @cached_property
     def control(self) -> Control | None:
         """What an arm differs from itself; None in evidence of an older lissom."""
-        found = self.records[self.artifacts[0].name].get("control")
-        if not found or (arm := ArmKey(*found["arm"])) not in self.rounds:
-            return None
-        seen = _interval(ratio(self.rounds[arm], found["rounds_ms"]))
-        return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
+        for arm, rounds in self.rounds.items():
+            if again := self.figures[arm].get("control_ms"):
+                seen = _interval(ratio(rounds, again))
+                return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
+        return None
 
     @cached_property
     def reference_arms(self) -> list[ArmKey]:

@@ -123,9 +123,9 @@ def measure(
         rounds = _timed(opened, inputs, config, progress)
         for arm in opened:
             figures[arm]["rounds_ms"] = rounds[arm]
-    judged_by: dict[str, Any] = {"control": _control(rounds, opened)}
-    if task:
-        judged_by |= {"task": artifacts[0].manifest.task, "score_name": task.score_name}
+        last = next(reversed(opened))
+        figures[last]["control_ms"] = rounds[ArmKey(CONTROL, last.runtime)]
+    judged_by = {"task": artifacts[0].manifest.task, "score_name": task.score_name} if task else {}
     return key, _write(artifacts, config, figures, key=key, started=started, judged_by=judged_by)
 
 
@@ -147,12 +147,6 @@ def _timed(
         num_warmup=config.num_warmup,
         progress=progress,
     )
-
-
-def _control(rounds: Mapping[ArmKey, list[list[float]]], opened: dict[ArmKey, Runtime]) -> dict[str, Any]:
-    """An arm that was timed as if it were two: what differs is the machine."""
-    last = next(reversed(opened))
-    return {"arm": list(last), "rounds_ms": rounds[ArmKey(CONTROL, last.runtime)]}
 
 
 def _open_all(
@@ -300,7 +294,7 @@ def _write(
     *,
     key: str,
     started: str,
-    judged_by: Mapping[str, Any],
+    judged_by: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     state = environment()
     finished = _now()
