@@ -1,4 +1,4 @@
-"""What is measured: models, engines and artifacts by name. Nothing is imported, so that a list costs nothing."""
+"""What is measured: models, engines and artifacts by name; nothing is imported, so a list costs nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Engine(NamedTuple):
 
 _ONNX = ("onnx", "onnxscript")
 _ORT = (*_ONNX, "onnxruntime")
-_TENSORRT = (*_ONNX, "polygraphy", "tensorrt")
+_TENSORRT = ("polygraphy", "tensorrt", *_ONNX)
 _CAST = ("pydantic", "onnxruntime")
 """What lissom.export needs to make an ONNX file float16."""
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
+from gpu.catalog import reason_of
+from gpu.engines import allow_tf32
 from gpu.timing import seconds_of
-
-BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8": 1}
-"""Of one weight."""
 
 
 def ceilings(device: str, *, tiny: bool) -> dict[str, Any]:
@@ -27,11 +26,12 @@ def ceilings(device: str, *, tiny: bool) -> dict[str, Any]:
             found["flops"][name] = 2 * size**3 / seconds
         except Exception as exc:  # a card without the type says so in its own way
             found["flops"][name] = None
-            found.setdefault("refused", {})[name] = str(exc).splitlines()[0][:200]
+            found.setdefault("refused", {})[name] = reason_of(exc)
     return found
 
 
 def _copy(device: str, *, tiny: bool) -> float:
+    """Bytes read and written; 1 GiB does not fit into any cache."""
     source = torch.empty((1 << 20) if tiny else (1 << 28), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     seconds = min(seconds_of(lambda: target.copy_(source), device, 5) for _ in range(3))
@@ -50,9 +50,9 @@ def _tf32(size: int, device: str) -> Callable[[], Any]:
     multiply = _plain(torch.float32)(size, device)
 
     def call() -> None:
-        torch.backends.cuda.matmul.allow_tf32 = True
+        allow_tf32(True)
         multiply()
-        torch.backends.cuda.matmul.allow_tf32 = False
+        allow_tf32(False)
 
     return call
 

@@ -95,11 +95,14 @@ def _compiled_call(model: nn.Module, given: Tensor, **options: Any) -> Call:
 def _torchao(model: nn.Module, batch: Tensor, precision: str, config: str) -> Call:
     library: Any = importlib.import_module("torchao.quantization")
     found, given = _placed(model, batch, "bfloat16")
-    linear = [name for name, module in found.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError("torchao quantizes Linear layers, and this model has none")
-    library.quantize_(found, getattr(library, config)())
+    if not any(map(_takes_eight_bits, found.modules())):
+        raise ValueError("no Linear layer has sizes that are multiples of 16")
+    library.quantize_(found, getattr(library, config)(), lambda module, _: _takes_eight_bits(module))
     return _compiled_call(found, given)
+
+
+def _takes_eight_bits(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and not any(size % 16 for size in module.weight.shape)
 
 
 def _two_of_four(model: nn.Module, batch: Tensor, precision: str) -> Call:
@@ -181,9 +184,7 @@ def _bound(session: Any, batch: Tensor) -> Call:
     given, binding = batch.contiguous(), session.io_binding()
     device = given.device.type
     kind = {torch.float32: numpy.float32, torch.int64: numpy.int64}[given.dtype]
-    binding.bind_input(
-        session.get_inputs()[0].name, device, 0, kind, tuple(given.shape), given.data_ptr()
-    )
+    binding.bind_input(session.get_inputs()[0].name, device, 0, kind, tuple(given.shape), given.data_ptr())
     name = session.get_outputs()[0].name
     binding.bind_output(name, device, 0)
     if device == "cuda":

@@ -55,7 +55,21 @@ def build(name: str, *, tiny: bool) -> nn.Module:
         "gpt-2-small": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**kwargs)),
     }
     torch.manual_seed(0)
-    return FirstOutput(makers[name]()).eval().requires_grad_(False)
+    return _with_linear_layers(FirstOutput(makers[name]()).eval().requires_grad_(False))
+
+
+def _with_linear_layers(model: nn.Module) -> nn.Module:
+    """The same model with Linear in place of GPT-2's Conv1D, whose weights no library compresses."""
+    from transformers.pytorch_utils import Conv1D
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Conv1D):
+                layer = nn.Linear(*child.weight.shape).requires_grad_(False)
+                layer.weight.copy_(child.weight.T)
+                layer.bias.copy_(child.bias)
+                setattr(module, name, layer)
+    return model.eval()
 
 
 def inputs_of(name: str, batch: int, *, tiny: bool) -> Tensor:
