@@ -235,17 +235,10 @@ def _lissom_engine(path: Path, model: nn.Module, batch: Tensor) -> bytes:
         kind = str(tensor.dtype).removeprefix("torch.")
         return TensorSpec(name=name, dtype=kind, shape=("batch", *tensor.shape[1:]))
 
-    class Probe:
-        """All that is asked of a stage's context: one batch of inputs."""
-
-        def probe_inputs(self) -> dict[str, Any]:
-            return {"samples": batch.cpu().numpy()}
-
     with torch.no_grad():
         answer = model(batch[:1].cpu())
     signature = Signature(inputs=(spec("samples", batch),), outputs=(spec("answer", answer),))
-    context: Any = Probe()
-    files, _ = engine_from_onnx(onnx.load(path), signature, context)
+    files, _ = engine_from_onnx(onnx.load(path), signature, {"samples": batch.cpu().numpy()})
     return bytes(files[ENGINE_FILE])
 
 

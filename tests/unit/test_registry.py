@@ -59,6 +59,8 @@ def test_every_runtime_is_a_class_of_its_name(name: str) -> None:
 
 def test_the_order_between_equals_is_one_and_the_same() -> None:
     assert tuple(RUNTIMES) == ORDER
+    assert ORDER.index("openvino") < ORDER.index("onnxruntime") < ORDER.index("aotinductor")
+    assert ORDER.index("aotinductor") < ORDER.index("inductor") < ORDER.index("torch")
     assert set(RUNTIMES) == set(get_args(RuntimeName))
     assert runtimes_for("onnx") == ["openvino", "onnxruntime"]
     assert runtimes_for("torch") == ["torch_tensorrt", "inductor", "torch"]

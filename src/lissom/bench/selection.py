@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lissom.bench.statistics import ratio
+from lissom.registry import RUNTIMES
 
 TIE = 1.05
-ORDER = ("openvino", "onnxruntime", "tensorrt", "torch_tensorrt", "aotinductor", "inductor", "torch")
+ORDER = tuple(RUNTIMES)
 
 Rounds = Sequence[Sequence[float]]
 

@@ -14,18 +14,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lissom.artifact import Signature
 from lissom.errors import MachineError, ModelError
 from lissom.export.onnx_file import name_axes, strip
-from lissom.models.stages import Context
 from lissom.optional import require
 from lissom.runtime.tensor_rt import BATCHES, ENGINE_FILE, built_here
 
 
 def engine_from_onnx(
-    model: Any, signature: Signature, context: Context
+    model: Any, signature: Signature, samples: Mapping[str, np.ndarray]
 ) -> tuple[Mapping[str, bytes], dict[str, str]]:
     """The engine as a file, and what it is bound to.
+
+    Args:
+        model: ONNX ModelProto; it is stripped.
+        signature: Its inputs and outputs.
+        samples: Inputs by name, whose sizes beside the batch are the largest of the profile.
 
     Raises:
         MachineError: there is no GPU.
@@ -42,7 +48,7 @@ def engine_from_onnx(
     strip(model)
     name_axes(model, signature)
     profile = backend.Profile()
-    for name, shapes in profile_shapes(signature, context).items():
+    for name, shapes in profile_shapes(signature, samples).items():
         profile.add(name, *shapes)
     cache = str(_timing_cache())
     with tempfile.TemporaryDirectory() as place:
@@ -62,14 +68,15 @@ def engine_from_onnx(
     return {ENGINE_FILE: bytes(engine)}, built_on
 
 
-def profile_shapes(signature: Signature, context: Context) -> dict[str, list[tuple[int, ...]]]:
+def profile_shapes(
+    signature: Signature, samples: Mapping[str, np.ndarray]
+) -> dict[str, list[tuple[int, ...]]]:
     """Smallest, typical and largest shape of every input; axes beside the batch are 1 to what the data have.
 
     >>> from lissom.artifact import TensorSpec
     >>> _shapes(TensorSpec(name="x", dtype="float32", shape=("batch", 3, "length")), (8, 3, 64))
     [(1, 3, 1), (8, 3, 64), (256, 3, 64)]
     """
-    samples = context.probe_inputs()
     return {spec.name: _shapes(spec, samples[spec.name].shape) for spec in signature.inputs}
 
 

@@ -83,7 +83,7 @@ def _aotinductor(parent: Artifact, config: ExportConfig, context: Context, preci
 
 def _tensorrt(parent: Artifact, config: ExportConfig, context: Context, precision: str) -> Artifact:
     model = _onnx_model(parent, config, context, precision)
-    files, built_on = engine_from_onnx(model, parent.manifest.signature, context)
+    files, built_on = engine_from_onnx(model, parent.manifest.signature, context.probe_inputs())
     fields = _fields(parent, context, config, precision, len(model.graph.node))
     fields["notes"] |= {"built_on": built_on}
     return _written(files, context, fields)

@@ -1,9 +1,9 @@
 """Two reports against each other: did a change make the model slower, less accurate or larger?
 
 Latency is compared between two sessions, and a machine differs from itself by more than most changes. Where
-both reports timed the same original, each model is held against that in its own session, and the ratios are
-compared; otherwise times are compared as they are, and the gate says that nothing controls for the machine.
-Accuracy is paired by sample, by the hashes that both reports hold.
+both reports timed the same model, such as the original, each is held against it in its own session, and
+the ratios are compared; otherwise times are compared as they are, and a pass is not claimed. Accuracy is
+paired by sample, by the hashes that both reports hold.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _speedup(before: Report, after: Report, one: Arm, other: Arm) -> tuple[Estim
         return None, ["one of the models was not timed"]
     controls = _controls(before, after)
     if controls is None:
-        note = "the reports timed no original in common: what the machine did between them is in the latency"
+        note = "the reports timed no model in common: what the machine did between them is in the latency"
         return change(one.latency.rounds_ms, other.latency.rounds_ms), [note]
     pairs = zip(controls, (one.latency.rounds_ms, other.latency.rounds_ms), strict=True)
     first, second = pairs
@@ -139,7 +139,7 @@ def _speedup(before: Report, after: Report, one: Arm, other: Arm) -> tuple[Estim
 
 
 def _controls(before: Report, after: Report) -> tuple[Sequence[Sequence[float]], ...] | None:
-    """Rounds of the same original on the same runtime in both sessions, on the same kind of machine."""
+    """Rounds of the same model on the same runtime in both sessions, on the same kind of machine."""
     if any(before.environment.get(key) != after.environment.get(key) for key in _MACHINE):
         return None
     ours = {row.digest: row.name for row in before.stages}
@@ -159,7 +159,7 @@ def _speed_gate(
     gate = not_slower_gate(speedup, limits, names)
     if speedup is None:
         return gate
-    held = "each against the same original in its own session" if controlled else "times of two sessions"
+    held = "each against the model that both sessions timed" if controlled else "times of two sessions"
     reason = f"{names[1]} against {names[0]}, {held}"
     state = "inconclusive" if not controlled and gate.state == "pass" else gate.state
     return gate.model_copy(update={"reason": reason, "state": state})

@@ -80,7 +80,7 @@ class LatencyFigures(Frozen):
     num_samples: int
     rounds_ms: tuple[tuple[float, ...], ...] = Field(description="Every timed call, by round.")
     percentiles: tuple[PercentileFigures, ...] = Field(
-        (), description="50, 90, 95, 99 and 99.9 %; absent in reports of lissom before 0.1."
+        (), description="50, 90, 95, 99 and 99.9 %; absent in older reports."
     )
 
     def percentile(self, share: float) -> PercentileFigures | None:
@@ -230,7 +230,7 @@ class Report(Frozen):
     labels: tuple[str, ...]
     splits: dict[str, SplitRow]
     verdict: Verdict
-    control: Control | None = Field(None, description="Absent in reports of lissom before 0.1.")
+    control: Control | None = Field(None, description="Absent in older reports.")
     remarks: tuple[str, ...] = Field((), description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]

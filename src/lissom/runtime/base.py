@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -122,7 +123,7 @@ class Runtime(ABC):
 
     def layers(self) -> list[Layer] | None:
         """Every operator as the engine executes it, in its order; None when the engine cannot tell."""
-        return None
+        return self._layers
 
     def executed(self) -> dict[str, int] | None:
         """Convolutions, matrix products and recurrent layers by the type they compute in; see `layers`."""
@@ -148,6 +149,14 @@ class Runtime(ABC):
 
     @abstractmethod
     def _open_impl(self) -> None: ...
+
+    @cached_property
+    def _layers(self) -> list[Layer] | None:
+        """Asked for once, because it may take a second session."""
+        return self._layers_impl()
+
+    def _layers_impl(self) -> list[Layer] | None:
+        return None
 
     @abstractmethod
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...

@@ -67,7 +67,7 @@ class OnnxRuntime(Runtime):
             raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
         return dict(zip(self._names, outputs, strict=True))
 
-    def layers(self) -> list[Layer]:
+    def _layers_impl(self) -> list[Layer]:
         """The optimised graph, each node with the execution provider that it was given to."""
         onnx = require("onnx", extra="cpu")
         with tempfile.TemporaryDirectory() as folder:
@@ -86,15 +86,13 @@ class OnnxRuntime(Runtime):
         # A fused node has a name of its own; what was fused was given to the provider that was asked for.
         return [
             Layer(node.name, node.op_type, kind or "", places.get(node.name, self.provider), bool(kind))
-            for node in graph.node
-            for kind in (_executed_type(node),)
+            for node, kind in zip(graph.node, _executed_types(graph), strict=True)
         ]
 
     def elsewhere(self) -> list[str]:
         """Convolutions and products that were left to the CPU; shapes are computed there on purpose."""
-        if self.device == "cpu":
-            return []
-        return [layer.name for layer in self.layers() if layer.computes and layer.place != self.provider]
+        layers = (self.layers() or ()) if self.device != "cpu" else ()
+        return [layer.name for layer in layers if layer.computes and layer.place != self.provider]
 
 
 def _cause(exc: Exception) -> str:
@@ -108,7 +106,27 @@ _INTEGER = (
 )
 
 
-def _executed_type(node: Any) -> str | None:
+_FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+"""Floating types by their number in ONNX."""
+
+
+def _executed_types(graph: Any) -> list[str | None]:
+    """The type in which each node multiplies, in order; None for one that does not.
+
+    Types are known of inputs, weights and casts; every other operator gives what it reads.
+    """
+    known = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    known |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    found = []
+    for node in graph.node:
+        read = next((known[name] for name in node.input if known.get(name) in _FLOATS), 1)
+        made = next((item.i for item in node.attribute if item.name == "to"), read)
+        known |= dict.fromkeys(node.output, made if node.op_type == "Cast" else read)
+        found.append(_executed_type(node, _FLOATS[read]))
+    return found
+
+
+def _executed_type(node: Any, floating: str) -> str | None:
     kind: str = node.op_type
     if kind in _INTEGER:
         return "int8"
@@ -116,5 +134,5 @@ def _executed_type(node: Any) -> str | None:
         bits = next((item.i for item in node.attribute if item.name == "bits"), 4)
         return f"weight-int{bits}"
     if kind.removeprefix("Fused") in ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"):
-        return "float32"
+        return floating
     return None

@@ -51,7 +51,7 @@ class OpenVino(Runtime):
         tensor = self._request.get_output_tensor
         return {name: tensor(place).data.copy() for name, place in self._places}
 
-    def layers(self) -> list[Layer]:
+    def _layers_impl(self) -> list[Layer]:
         """The compiled graph by the kernels that were chosen; constants, inputs and outputs left out."""
         found = []
         for node in self.compiled.get_runtime_model().get_ops():

@@ -63,7 +63,7 @@ class TorchEager(Runtime):
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return call_model(self.model, self.signature, inputs, device=self.device)
 
-    def layers(self) -> list[Layer]:
+    def _layers_impl(self) -> list[Layer]:
         """Modules with weights: eager computes in the type of those."""
         found = (
             (name, module, module._parameters.get("weight")) for name, module in self.model.named_modules()

@@ -303,3 +303,18 @@ def test_a_factory_whose_model_does_not_take_the_data_is_a_model_error(
     with pytest.raises(ModelError):
         load(tmp_path / "load", DATA, source, **kwargs)
     assert not (tmp_path / "load").exists()
+
+
+def test_weights_that_end_before_their_shape_does_are_refused(tmp_path: Path) -> None:
+    """The length of the tensor is optional in the file; the shape is not."""
+    path = in_two_files(tmp_path)
+    graph = onnx.load(path, load_external_data=False)
+    entries = graph.graph.initializer[0].external_data
+    kept = [(entry.key, entry.value) for entry in entries if entry.key != "length"]
+    del entries[:]
+    for key, value_ in kept:
+        entries.add(key=key, value=value_)
+    path.write_bytes(graph.SerializeToString())
+    (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:100])
+    with pytest.raises(ModelError):
+        loaded(tmp_path, str(path))

@@ -86,7 +86,7 @@ def test_without_a_common_original_a_pass_is_not_claimed() -> None:
     stages = tuple(row.model_copy(update={"digest": f"other-{row.name}"}) for row in other.stages)
     found = compare(report(), other.model_copy(update={"stages": stages}), LIMITS)
     assert {gate.name: gate.state for gate in found.gates}["not-slower"] == "inconclusive"
-    assert "no original in common" in found.notes[0]
+    assert "no model in common" in found.notes[0]
 
 
 def test_another_machine_is_no_control() -> None:

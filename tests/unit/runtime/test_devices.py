@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 from tests.unit.small import DATA, Chain
 
 from lissom.errors import MachineError, RequestError
 from lissom.report.gates import precision_gate
 from lissom.runtime.base import Layer, Runtime, open_runtime
-from lissom.runtime.onnx_runtime import OnnxRuntime
+from lissom.runtime.onnx_runtime import OnnxRuntime, _executed_types
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 IMAGES = {"image": DATA.tensors("report")["image"]}
@@ -54,7 +55,7 @@ def test_operators_that_were_left_to_the_cpu_fail_the_gate(
 
     with open_runtime(chain("mlp").exported, "onnxruntime", threads=1) as runtime:
         assert runtime.elsewhere() == []
-        monkeypatch.setattr(OnnxRuntime, "layers", layers)
+        monkeypatch.setattr(OnnxRuntime, "_layers_impl", layers)
         monkeypatch.setattr(runtime, "device", "cuda")
         assert runtime.elsewhere() == ["fc"]
         gate = precision_gate(runtime.artifact, runtime.executed(), runtime.elsewhere())
@@ -75,6 +76,36 @@ def test_every_layer_is_told_with_its_type_and_place(
     assert {layer.place for layer in layers} == {place}
     assert sum(layer.computes for layer in layers) == 3
     assert {layer.precision for layer in layers if layer.computes} == {"float32"}
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_the_type_of_a_product_is_that_of_what_it_reads(kind: int) -> None:
+    """As ONNX Runtime writes a graph of 16 bits: all in 16 bits, or cast up where the CPU has no kernel."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT16, [1], [1.0])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x16"], to=kind),
+        helper.make_node("Relu", ["x16"], ["active"]),
+        helper.make_node("MatMul", ["active", "w"], ["y16"]),
+        helper.make_node("ConvInteger", ["active", "w"], ["z"]),
+        helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Gemm", ["y", "w"], ["out"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])]
+    graph = helper.make_graph(nodes, "halves", inputs, [], [weight])
+    named = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}[kind]
+    assert _executed_types(graph) == [None, None, named, "int8", None, "float32"]
+
+
+def test_an_engine_is_asked_for_its_layers_once(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    layers = OnnxRuntime._layers_impl
+    monkeypatch.setattr(OnnxRuntime, "_layers_impl", lambda self: asked.append("once") or layers(self))
+    with open_runtime(chain("mlp").exported, "onnxruntime", threads=1) as runtime:
+        assert runtime.executed() == {"float32": 3}
+        assert runtime.layers() == runtime.layers()
+    assert asked == ["once"]
 
 
 def test_more_samples_than_an_engine_takes_go_in_parts(
