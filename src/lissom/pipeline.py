@@ -483,8 +483,9 @@ def _report(
     from lissom.report.measurement import measure
 
     key, records = measure(artifacts, recipe.benchmark, data, progress=progress)
-    from lissom.report.building import Run, build_report
+    from lissom.report.building import build_report
     from lissom.report.files import write_report
+    from lissom.report.measured_run import Run
 
     report = build_report(
         Run(recipe, artifacts, records, data, key), allow=allow, command=command, folder=folder

@@ -106,9 +106,17 @@ def bench(
 
 
 def plan_bench(
-    artifacts: Sequence[str | Path | Artifact], config: BenchmarkConfig
+    artifacts: Sequence[str | Path | Artifact],
+    config: BenchmarkConfig,
+    *,
+    scenario_seconds: float | None = None,
 ) -> tuple[list[tuple[str, str]], float]:
     """The arms that `bench` would time, as artifact and runtime, and about how many seconds it would take.
+
+    Args:
+        artifacts: As `bench` takes them.
+        config: Rounds, threads, runtimes.
+        scenario_seconds: Of each arm, where `ask` would be called instead.
 
     Raises:
         LissomError: an artifact is damaged, or they cannot be compared.
@@ -120,7 +128,9 @@ def plan_bench(
     _check_comparable(opened)
     arms = planned_arms(opened, usable_runtimes(config.runtimes))
     compiled = sum(arm.runtime in COMPILING for arm in arms)
-    seconds = len(arms) * config.num_rounds * config.round_ms / 1e3 + 15.0 * compiled + 3.0
+    rounds = (len(arms) + 1) * config.num_rounds * config.round_ms / 1e3  # one arm is timed twice
+    timed = rounds if scenario_seconds is None else len(arms) * scenario_seconds
+    seconds = timed + 15.0 * compiled + 3.0
     return [(arm.artifact, arm.runtime) for arm in arms], seconds
 
 

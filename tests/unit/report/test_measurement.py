@@ -15,7 +15,8 @@ from lissom.artifact import Artifact, canonical_json
 from lissom.logs import NoProgress
 from lissom.models.data import Data, Dataset
 from lissom.recipe import BenchmarkConfig, Recipe
-from lissom.report.building import Run, build_report
+from lissom.report.building import build_report
+from lissom.report.measured_run import Run
 from lissom.report.measurement import measure
 from lissom.report.pages import html_from_report, markdown_from_report
 from lissom.report.schema import Report

@@ -1,0 +1,252 @@
+"""The verbs that measure and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lissom.cli import views
+from lissom.cli.options import (
+    Allow,
+    ArtifactPath,
+    Data,
+    Device,
+    DryRun,
+    Kwargs,
+    Model,
+    OptionalData,
+    Out,
+    RuntimeChoice,
+    Runtimes,
+    Seed,
+    TaskName,
+    Threads,
+    Weights,
+)
+from lissom.cli.output import Outcome
+from lissom.cli.progress import TerminalProgress
+from lissom.cli.registration import verb
+
+if TYPE_CHECKING:
+    from lissom.export.bisection import Divergence
+
+
+@verb
+def sensitivity(
+    model: Model,
+    data: Data,
+    runtime: RuntimeChoice = None,
+    shares: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="Share that a group loses, 0 to 1; may be repeated. [0.25 0.5 0.75]"),
+    ] = None,
+    importance: Annotated[
+        str | None, typer.Option("--importance", help="l1, l2, batch-norm, lamp, taylor or activation. [l2]")
+    ] = None,
+    round_to: Annotated[
+        int | None, typer.Option("--round-to", help="Kept channels are a multiple of this. [8]")
+    ] = None,
+    quantization: Annotated[
+        bool, typer.Option("--quantization", help="Measure each layer in int8 instead, the others float32.")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", help="Module that is kept, or ONNX node with --quantization; may be repeated."
+        ),
+    ] = None,
+    kwargs: Kwargs = None,
+    weights: Weights = None,
+    task: TaskName = None,
+    seed: Seed = 0,
+    out: Out = None,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Measure what each group of layers costs and saves. Each alone loses a share of its units.
+
+    Score on the select split, without training, and latency on one runtime, against the whole model. With
+    --quantization each layer alone computes in int8: its noise on the outputs, answers that change, score.
+    Every measurement is kept: a run that was stopped goes on where it was.
+
+    \b
+    lissom sensitivity runs/digits/01-train-* --data digits --dry-run
+    lissom sensitivity runs/digits/01-train-* --data digits --runtime openvino --share 0.25 --share 0.5
+    lissom sensitivity runs/digits/01-train-* --data digits --quantization
+    """
+    from lissom import verbs
+
+    ranking = {"importance": importance, "round_to": round_to}
+    request: dict[str, Any] = {
+        **{name: value for name, value in ranking.items() if value is not None},
+        "quantization": quantization,
+        "shares": shares,
+        "runtime": runtime,
+        "exclude": tuple(exclude or ()),
+        "kwargs": views.keyword_arguments(kwargs or ()),
+        "weights": weights,
+        "task": task,
+        "seed": seed,
+        "out": out,
+    }
+    if dry_run:
+        planned = verbs.plan_sensitivity(model, data, **request)
+        return views.noise_planned(planned) if quantization else views.sensitivity_planned(planned)
+    found = verbs.sensitivity(model, data, progress=TerminalProgress(), **request)
+    folder = verbs.sensitivity_folder(out, quantization=quantization)
+    if not quantization:
+        return views.sensitivity_measured(found, folder)
+    built = [("--kwarg", kwargs), ("--weights", weights and [weights]), ("--task", task and [task])]
+    built.append(("--exclude", exclude))
+    given = [word for option, values in built for value in values or () for word in (option, value)]
+    return views.noise_measured(found, folder, [model, "--data", data, *given])
+
+
+@verb
+def verify(
+    before: Annotated[Path, typer.Argument(metavar="A", help="Artifact that is trusted.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Artifact that is checked.")],
+    data: OptionalData = None,
+    runtime_a: Annotated[str | None, typer.Option("--runtime-a", help="Runtime of A.")] = None,
+    runtime_b: Annotated[str | None, typer.Option("--runtime-b", help="Runtime of B.")] = None,
+    allow: Allow = None,
+) -> Outcome:
+    """Compare what two artifacts compute, output by output. Ends with 1 when they differ too much.
+
+    \b
+    lissom verify runs/digits/05-export-* runs/digits/artifact --runtime-b openvino
+    """
+    from lissom import verbs
+    from lissom.errors import LissomError
+
+    runtimes = (runtime_a, runtime_b)
+    parities = verbs.verify(before, after, data=data, runtimes=runtimes)
+    found: Divergence | LissomError | None = None
+    if not all(parity.passed for parity in parities):
+        try:
+            found = verbs.divergence(before, after, data=data, runtimes=runtimes)
+        except LissomError as exc:  # the gate has failed, whatever keeps us from looking inside
+            found = exc
+    return views.verified(parities, allow or (), found)
+
+
+@verb
+def bench(
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts with different names.")
+    ],
+    data: OptionalData = None,
+    runtimes: Runtimes = None,
+    threads: Threads = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in a timed call.")] = 1,
+    num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
+    device: Device = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="SingleStream, MultiStream, Server or Offline, as MLPerf asks."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Server: queries a second.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of a scenario, for each arm.")] = 10.0,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Server: queries computed at once.")] = 1,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Time artifacts against each other on every runtime. Interleaved; the figures are kept as evidence.
+
+    With --scenario they are asked as MLPerf asks; latencies of Server count from the planned time of a query.
+
+    \b
+    lissom bench runs/digits/01-train-* runs/digits/artifact
+    lissom bench runs/digits/artifact --scenario Server --rate 200 --seconds 30
+    """
+    from lissom import verbs
+    from lissom.bench.scenarios import scenario_called
+    from lissom.recipe import BenchmarkConfig
+    from lissom.registry import runtime_entry
+
+    for name in runtimes or ():
+        runtime_entry(name)
+    asked_as = scenario_called(scenario) if scenario is not None else None
+    config = BenchmarkConfig.model_validate(
+        {
+            "runtimes": runtimes,
+            "threads": threads,
+            "batch_size": batch_size,
+            "num_rounds": num_rounds,
+            "device": device,
+        }
+    )
+    if dry_run:
+        of_scenario = seconds if asked_as else None
+        return views.bench_planned(*verbs.plan_bench(artifacts, config, scenario_seconds=of_scenario))
+    if asked_as is not None:
+        asked = verbs.ask(
+            artifacts,
+            asked_as,
+            seconds=seconds,
+            rate=rate,
+            workers=workers,
+            batch_size=batch_size if batch_size > 1 else None,
+            data=data,
+            runtimes=runtimes,
+            threads=threads,
+            device=device,
+            progress=TerminalProgress(),
+        )
+        return views.asked(asked)
+    return views.benched(verbs.bench(artifacts, data=data, config=config, progress=TerminalProgress()))
+
+
+@verb
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Run folder, or its report.json.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The newer one.")],
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0, max=1, help="Score that may be lost; 0.01 is one point.")
+    ] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--max-slowdown", min=0, max=1, help="How much slower it may be, relative.")
+    ] = 0.02,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Write compare.json, compare.md and junit.xml there."
+        ),
+    ] = None,
+    allow: Allow = None,
+) -> Outcome:
+    """Judge a run by an earlier one. Ends with 1 when its model is slower or less accurate.
+
+    Accuracy is paired by sample. Latency is held against an original that both runs timed, because a machine
+    differs from itself between two sessions by more than most changes do.
+
+    \b
+    lissom compare baselines/digits/report.json runs/digits
+    lissom compare main/report.json runs/digits --max-slowdown 0.05 --out ci
+    """
+    from lissom import verbs
+
+    found = verbs.compare(before, after, max_drop=max_drop, margin=margin, allow=allow or ())
+    return views.compared(found, (str(before), str(after)), out)
+
+
+@verb
+def evaluate(
+    artifact: ArtifactPath,
+    data: OptionalData = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT", help="train, calibrate, select or report.")
+    ] = "report",
+    runtime: RuntimeChoice = None,
+) -> Outcome:
+    """Measure how well an artifact does on labelled data. Its score, every metric, what it confuses.
+
+    Any format on any runtime is measured by the same code, so an int8 ONNX model can be compared with the
+    torch model that it was made from.
+
+    \b
+    lissom evaluate runs/digits/artifact
+    lissom evaluate runs/digits/artifact --runtime onnxruntime --split select
+    lissom evaluate runs/digits/artifact --data fresh.npz --json
+    """
+    return views.evaluated(artifact, data, split, runtime)

@@ -1,0 +1,127 @@
+"""The verbs that look at what was made, and use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lissom.cli import views
+from lissom.cli.options import (
+    ArtifactPath,
+    Device,
+    DryRun,
+    OptionalData,
+    RuntimeChoice,
+    Threads,
+)
+from lissom.cli.output import Outcome
+from lissom.cli.progress import TerminalProgress
+from lissom.cli.registration import verb
+
+if TYPE_CHECKING:
+    pass
+
+
+@verb
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, such as runs/digits.")],
+) -> Outcome:
+    """Draw the pages of a run again from its report.json. Says the verdict, too.
+
+    \b
+    lissom report runs/digits
+    """
+    from lissom import verbs
+
+    found = verbs.report(folder, progress=TerminalProgress())
+    return views.reported(found, folder if folder.is_dir() else folder.parent)
+
+
+@verb
+def inspect_(artifact: ArtifactPath, runtime: RuntimeChoice = None, device: Device = None) -> Outcome:
+    """Show what is known about an artifact. Every hash is checked first.
+
+    With --runtime also every operator as that engine executes it: its type, and where.
+
+    \b
+    lissom inspect runs/digits/artifact
+    lissom inspect runs/digits/artifact --runtime openvino
+    """
+    from lissom import verbs
+
+    found = verbs.inspect(artifact)
+    if runtime is None and device is None:
+        return views.inspected(found)
+    return views.executed(found, verbs.layers(found, runtime=runtime, device=device), runtime)
+
+
+@verb
+def predict(
+    artifact: ArtifactPath,
+    data: OptionalData = None,
+    runtime: RuntimeChoice = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write predictions.csv there.")
+    ] = None,
+) -> Outcome:
+    """Predict the samples of data. The report split of labelled data, every sample of unlabelled data.
+
+    \b
+    lissom predict runs/digits/artifact
+    lissom predict runs/digits/artifact --data samples.npz --out predictions
+    """
+    return views.predicted(artifact, data, runtime, out)
+
+
+@verb
+def serve(
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts to serve.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
+    runtime: RuntimeChoice = None,
+    threads: Threads = None,
+) -> Outcome:
+    """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
+
+    \b
+    lissom serve runs/digits/artifact
+    curl -s localhost:3000/v2/models/digits
+    """
+    return views.served(artifacts, host=host, port=port, runtime=runtime, threads=threads)
+
+
+@verb
+def clean(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Remove what a run's report does not refer to. Artifacts of earlier recipes, half-written files.
+
+    \b
+    lissom clean runs/digits --dry-run
+    """
+    from lissom.pipeline import clean as clean_folder
+
+    return views.cleaned(clean_folder(folder, dry_run=dry_run), folder, dry_run=dry_run)
+
+
+@verb
+def doctor() -> Outcome:
+    """Say which runtimes work here, and what to install. Proved by running a tiny model on each.
+
+    \b
+    lissom doctor
+    """
+    return views.examined()
+
+
+@verb
+def models() -> Outcome:
+    """List the built-in models and data sets.
+
+    \b
+    lissom models
+    """
+    return views.listed()
