@@ -2,8 +2,8 @@
 
 Latency: rounds are the unit, because calls within a round depend on each other. The interval of a
 median latency, and of the ratio of two arms, is a t interval on the logarithms of the round medians;
-pairing by round removes what the machine did to both arms (43 % false alarms when arms are timed one
-after the other, 5 % when interleaved).
+pairing by round removes what the machine did to both arms (19 % false alarms when arms are timed one
+after the other, 4 % when interleaved: benchmarks/measuring.py).
 
 Accuracy: both models see the same samples, so only the samples on which they disagree count. With b
 lost and c gained of n, the drop is (b - c) / n and its interval is Tango's score interval for paired

@@ -90,6 +90,10 @@ class Parity(NamedTuple):
     """Mean absolute error over the mean absolute value of the parent's output."""
 
 
+_MOST_AT_ONCE = 64
+"""Samples that are compared in one call, where the engines take as many."""
+
+
 def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
     """Compare two opened artifacts, output by output.
 
@@ -292,15 +296,15 @@ def _answers(
     parent: Runtime, child: Runtime, data: Data, *, fuzz: bool
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Inputs batch by batch, and what the parent and the child answer."""
-    any_size = parent.max_batch is None and child.max_batch is None
+    size = min(parent.max_batch or _MOST_AT_ONCE, child.max_batch or _MOST_AT_ONCE, _MOST_AT_ONCE)
     tensors = data.tensors("select" if len(data.indices["select"]) else "calibrate")
     num_samples = len(next(iter(tensors.values())))
-    size = 64 if any_size else 1
     for start in range(0, num_samples, size):
         batch = {name: array[start : start + size] for name, array in tensors.items()}
         yield batch, parent.infer(batch), child.infer(batch)
     if fuzz:
-        for batch in fuzz_inputs(parent.signature, tensors, sizes=(1, 3) if any_size else (1,)):
+        sizes = [number for number in (1, 3) if number <= size]
+        for batch in fuzz_inputs(parent.signature, tensors, sizes=sizes):
             if (wanted := _defined(parent, batch)) is not None:
                 yield batch, wanted, child.infer(batch)
 

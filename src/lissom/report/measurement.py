@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 EVIDENCE_SCHEMA = "lissom.evidence/3"
 CONTROL = "(control)"
-"""Stands for the artifact of an arm that is timed a second time."""
+"""Stands for the artifact of the last arm, usually among the fastest, which is opened and timed once more."""
 NATIVE = {
     "torch": "torch",
     "onnx": "onnxruntime",
@@ -120,29 +120,32 @@ def measure(
         if not opened:
             raise RequestError(f"nothing can be measured: {_reasons(figures)}", hint="lissom doctor")
         inputs = _timed_batch(data, config.batch_size)
-        rounds = _timed(opened, inputs, config, progress)
-        for arm in opened:
-            figures[arm]["rounds_ms"] = rounds[arm]
-        last = next(reversed(opened))
-        figures[last]["control_ms"] = rounds[ArmKey(CONTROL, last.runtime)]
+        last, runtime = next(reversed(opened.items()))
+        control = ArmKey(CONTROL, last.runtime)
+        again = open_runtime(runtime.artifact, last.runtime, threads=config.threads, device=config.device)
+        rounds = _timed({**opened, control: stack.enter_context(again)}, inputs, config, progress)
+        figures[last]["control_ms"] = rounds.pop(control)
+        for arm, own in rounds.items():
+            figures[arm]["rounds_ms"] = own
     judged_by = {"task": artifacts[0].manifest.task, "score_name": task.score_name} if task else {}
     return key, _write(artifacts, config, figures, key=key, started=started, judged_by=judged_by)
 
 
 def _timed(
-    opened: dict[ArmKey, Runtime],
+    arms: Mapping[ArmKey, Runtime],
     inputs: Mapping[str, np.ndarray],
     config: BenchmarkConfig,
     progress: Progress,
 ) -> dict[ArmKey, list[list[float]]]:
-    """Rounds of every arm, and of the last one, which is usually among the fastest, again as the control."""
-    last = next(reversed(opened))
+    """Rounds of every arm, until it is sure which runtime of each artifact is fastest."""
     return time_interleaved(
-        {**opened, ArmKey(CONTROL, last.runtime): opened[last]},
+        arms,
         inputs,
         num_rounds=config.num_rounds,
         max_rounds=config.max_rounds or 3 * config.num_rounds,
-        decided=lambda rounds: is_decided({arm: rounds[arm] for arm in opened}),
+        decided=lambda rounds: is_decided(
+            {arm: own for arm, own in rounds.items() if arm.artifact != CONTROL}
+        ),
         round_ms=config.round_ms,
         num_warmup=config.num_warmup,
         progress=progress,

@@ -47,16 +47,16 @@ def control_remark(control: Control) -> str:
 
     >>> ratio = Interval(value=1.01, low=0.99, high=1.03)
     >>> control_remark(Control(artifact="a", runtime="torch", ratio=ratio))
-    'Control: a on torch, timed as if it were two, is as fast as itself: 1.010x (95 % 0.990 to 1.030).'
+    'Control: a on torch, opened and timed twice, is as fast as itself: 1.010x (95 % 0.990 to 1.030).'
     """
     ratio = control.ratio
     figures = f"{ratio.value:.3f}x (95 % {ratio.low:.3f} to {ratio.high:.3f})"
-    told = f"Control: {control.artifact} on {control.runtime}, timed as if it were two,"
+    told = f"Control: {control.artifact} on {control.runtime}, opened and timed twice,"
     if control.is_quiet:
         return f"{told} is as fast as itself: {figures}."
     return (
-        f"{told} differs from itself: {figures}. The machine was not quiet: the interval of the gate "
-        "not-slower is widened by that, and smaller differences in this report may be noise."
+        f"{told} differs from itself: {figures}. That comes of the machine, as of where a model lies in its "
+        "memory: smaller differences here are no evidence, and the gate not-slower allows for it."
     )
 
 

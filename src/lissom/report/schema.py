@@ -145,7 +145,7 @@ class Gate(Frozen):
 
 
 class Control(Frozen):
-    """An arm timed as if it were two, in the same rounds: what differs is the machine."""
+    """An arm opened twice and timed as if it were two, in the same rounds: what differs is not the model."""
 
     artifact: str
     runtime: str
