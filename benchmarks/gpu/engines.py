@@ -70,6 +70,8 @@ def _cuda_graph(model: nn.Module, batch: Tensor, precision: str) -> Call:
         answer: Tensor = found(given)
 
     def call() -> Tensor:
+        assert found is not None  # and given: the graph holds their addresses, not them
+        assert given is not None
         graph.replay()
         return answer
 
