@@ -491,6 +491,8 @@ def _report(
         Run(recipe, artifacts, records, data, key), allow=allow, command=command, folder=folder
     )
     write_report(report, folder, progress=progress)
+    if not report.complete:
+        raise KeyboardInterrupt
     return report
 
 

@@ -125,7 +125,15 @@ class BenchmarkConfig(Frozen):
         "num_rounds.",
     )
     round_ms: float = Field(10.0, gt=0, le=60_000, description="Time for one arm in one round, milliseconds.")
-    num_warmup: int = Field(20, ge=1, description="Calls before anything is timed.")
+    num_warmup: int = Field(
+        20, ge=1, description="Calls before anything is timed; more follow until they get no faster."
+    )
+    energy_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="How long energy is counted for each arm where a counter can be read; 0 for never.",
+    )
 
 
 class Recipe(Frozen):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lissom.artifact import Artifact
+from lissom.bench.energy import Energy
 from lissom.bench.percentiles import percentiles
 from lissom.bench.selection import ArmKey, fastest
 from lissom.bench.statistics import (
@@ -22,10 +24,11 @@ from lissom.bench.statistics import (
 from lissom.optional import version
 from lissom.report import gates
 from lissom.report.measured_run import Run, interval
-from lissom.report.remarks import control_remark, find_remarks
+from lissom.report.remarks import control_remark, find_remarks, machine_remarks
 from lissom.report.schema import (
     AccuracyFigures,
     Arm,
+    EnergyFigures,
     Gate,
     LatencyFigures,
     ParityFigures,
@@ -48,7 +51,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
     return Report(
         name=run.recipe.name,
         created=str(record["finished"]),
-        complete=True,
+        complete=all(one["complete"] for one in run.records.values()),
         lissom=version("lissom"),
         command=tuple(command),
         out=str(folder),
@@ -62,6 +65,8 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         splits=_splits(run),
         verdict=_verdict(run, judged, chosen),
         control=run.control,
+        unfit=tuple(run.unfit),
+        readings=tuple(run.readings),
         remarks=(
             *find_remarks(
                 run.artifacts,
@@ -70,6 +75,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
                 score_name=run.score_name,
             ),
             *((control_remark(run.control),) if run.control else ()),
+            *machine_remarks(run.unfit, run.readings),
         ),
         gates=tuple(judged),
         stages=tuple(_stage_row(artifact, folder) for artifact in run.artifacts),
@@ -97,7 +103,7 @@ def _gates(run: Run) -> list[Gate]:
                 run.recipe.gates,
                 score_name=run.score_name,
             ),
-            gates.not_slower_gate(_beyond_noise(run, best, chosen), run.recipe.gates, names),
+            gates.not_slower_gate(_beyond_noise(run, best, chosen), run.recipe.gates, names, unfit=run.unfit),
         ]
     return [
         gates.reload_gate(lineage, run.records),
@@ -136,6 +142,9 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         precision_executed=figures.get("executed"),
         open_ms=figures.get("open_ms"),
         first_ms=figures.get("first_ms"),
+        warmup=figures.get("warmup"),
+        memory=figures.get("memory"),
+        energy=tuple(_energy(figures.get("energy"))),
         accuracy=_accuracy(run, arm),
         metrics=figures.get("metrics", {}),
         latency=_latency(run.rounds.get(arm)),
@@ -145,6 +154,20 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         reason=reason,
         chosen=arm == run.chosen,
     )
+
+
+def _energy(found: Mapping[str, Any] | None) -> Iterator[EnergyFigures]:
+    if found is None:
+        return
+    counted = Energy(**found)
+    for counter, (joules, above_idle) in counted.of_a_call().items():
+        yield EnergyFigures(
+            counter=counter,
+            joules=joules,
+            above_idle_joules=above_idle,
+            num_calls=counted.num_calls,
+            seconds=counted.seconds,
+        )
 
 
 def _accuracy(run: Run, arm: ArmKey) -> AccuracyFigures | None:
@@ -245,6 +268,7 @@ def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: flo
     allowed = [gate.name for gate in judged if gate.state == "fail" and gate.allowed]
     open_ = [gate.name for gate in judged if gate.state == "inconclusive"]
     end = f"FAILED: {', '.join(failed)}" if failed else "gates passed"
+    end = end if all(one["complete"] for one in run.records.values()) else f"INTERRUPTED, few rounds; {end}"
     end += f", {', '.join(open_)} inconclusive" if open_ else ""
     end += f", {', '.join(allowed)} failed but allowed" if allowed else ""
     return f"{parts[0]}: {'; '.join([*parts[1:], end])}."

@@ -15,9 +15,9 @@ from lissom.artifact import Artifact
 from lissom.bench.statistics import Estimate, drop_upper_bound, paired_drop, samples_to_prove, verdict
 from lissom.export.verification import WEIGHT_ONLY
 from lissom.recipe import GatesConfig
-from lissom.report.measurement import NATIVE
+from lissom.report.opening import NATIVE
 from lissom.report.schema import Gate
-from lissom.report.wording import noisy_layers
+from lissom.report.wording import listed, noisy_layers
 
 _COMPUTED_IN = {"float32", "float16", "bfloat16", "int8", "uint8"}
 
@@ -101,8 +101,17 @@ def accuracy_gate(
     return _gate("accuracy", "pass" if within else "fail", measured, limit, reason)
 
 
-def not_slower_gate(speedup: Estimate | None, config: GatesConfig, arms: tuple[str, str]) -> Gate:
-    """The chosen arm is not surely slower than the reference on its fastest runtime."""
+def not_slower_gate(
+    speedup: Estimate | None, config: GatesConfig, arms: tuple[str, str], *, unfit: Sequence[str] = ()
+) -> Gate:
+    """The chosen arm is not surely slower than the reference on its fastest runtime.
+
+    Args:
+        speedup: How many times as fast it is; None where one was not timed.
+        config: Limits.
+        arms: Names of the reference and the chosen arm.
+        unfit: Why the machine was unfit; the verdict is withheld then.
+    """
     margin = config.not_slower.margin
     limit = f"not slower by more than {margin:.0%}"
     if speedup is None:
@@ -114,6 +123,9 @@ def not_slower_gate(speedup: Estimate | None, config: GatesConfig, arms: tuple[s
         "inconclusive": "pass" if speedup.low >= 1 / (1 + margin) else "inconclusive",
     }
     measured = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
+    if unfit:
+        reason = f"withheld: {listed(unfit)}; measure again when the machine is quiet"
+        return _gate("not-slower", "inconclusive", measured, limit, reason)
     return _gate(
         "not-slower", state[found], measured, limit, f"{arms[1]} against {arms[0]}, interleaved: {found}"
     )

@@ -12,6 +12,7 @@ import numpy as np
 from lissom.artifact import Artifact
 from lissom.bench.selection import ArmKey, choose, fastest
 from lissom.bench.statistics import Estimate, ratio
+from lissom.bench.watch import unfit
 from lissom.errors import RequestError
 from lissom.models.data import Data
 from lissom.recipe import Recipe
@@ -70,11 +71,17 @@ class Run:
     @cached_property
     def control(self) -> Control | None:
         """What an arm differs from itself; None in evidence of an older lissom."""
-        for arm, rounds in self.rounds.items():
-            if again := self.figures[arm].get("control_ms"):
-                seen = interval(ratio(rounds, again))
-                return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
-        return None
+        return control_of(self.figures)
+
+    @cached_property
+    def readings(self) -> list[dict[str, Any]]:
+        """The machine between rounds."""
+        return list(self.records[self.artifacts[0].name].get("readings", ()))
+
+    @cached_property
+    def unfit(self) -> list[str]:
+        """Why the times are no evidence; empty when nothing speaks against them."""
+        return reasons_against(self.readings, self.control, self.recipe.gates.not_slower.margin)
 
     @cached_property
     def reference_arms(self) -> list[ArmKey]:
@@ -174,6 +181,23 @@ def _eligibility(run: Run, arm: ArmKey) -> tuple[bool, str]:
         within,
         f"loses {drop * 100:.2f} points on the select split, {relation} the budget of {budget * 100:g}",
     )
+
+
+def control_of(figures: Mapping[ArmKey, Mapping[str, Any]]) -> Control | None:
+    """The arm that was timed twice; None where none was."""
+    for arm, found in figures.items():
+        if found.get("rounds_ms") and (again := found.get("control_ms")):
+            seen = interval(ratio(found["rounds_ms"], again))
+            return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
+    return None
+
+
+def reasons_against(readings: Sequence[dict[str, Any]], control: Control | None, margin: float) -> list[str]:
+    """Why times are no evidence: what the machine did, or a model that differs from itself."""
+    found = unfit(readings)
+    if control and not (control.ratio.low <= 1 + margin and control.ratio.high >= 1 / (1 + margin)):
+        found.append(f"a model opened and timed twice differed from itself by more than {margin:.0%}")
+    return found
 
 
 def interval(estimate: Estimate) -> Interval:

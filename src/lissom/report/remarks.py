@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lissom.artifact import Artifact
+from lissom.bench.watch import notices
 from lissom.report.schema import Control, Interval
 from lissom.report.wording import between, listed, noisy_layers, percent, points, size
 
@@ -58,6 +59,18 @@ def control_remark(control: Control) -> str:
         f"{told} differs from itself: {figures}. That comes of the machine, as of where a model lies in its "
         "memory: smaller differences here are no evidence, and the gate not-slower allows for it."
     )
+
+
+def machine_remarks(unfit: Sequence[str], readings: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the machine did while it was measured.
+
+    >>> list(machine_remarks(["cores were slowed down for heat 5 times"], ()))
+    ['Unfit to measure on: cores were slowed down for heat 5 times. No verdict on speed is given.']
+    """
+    if unfit:
+        yield f"Unfit to measure on: {listed(unfit)}. No verdict on speed is given."
+    for notice in notices(readings):
+        yield f"While it was measured, {notice}; rounds are interleaved, so that met all models alike."
 
 
 def taught_remark(name: str, gain: Mapping[str, float], score_name: str) -> str:

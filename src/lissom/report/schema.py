@@ -110,6 +110,32 @@ class ParityFigures(Frozen):
     )
 
 
+class MemoryFigures(Frozen):
+    """What opening a model and its first inference took; null where the system does not say."""
+
+    held_bytes: int | None = Field(description="Of the process, and still held afterwards.")
+    peak_bytes: int | None = Field(description="Of the process, at the most.")
+    device_bytes: int | None = Field(description="Of the card, and still held afterwards.")
+
+
+class EnergyFigures(Frozen):
+    """What one call took by one counter, over many calls in a row."""
+
+    counter: str
+    joules: float = Field(description="Of one call, with what the machine takes anyway.")
+    above_idle_joules: float = Field(description="Of one call, without what the idle machine takes.")
+    num_calls: int
+    seconds: float
+
+
+class WarmUpFigures(Frozen):
+    """Calls before the first round."""
+
+    num_calls: int
+    seconds: float
+    stationary: bool = Field(description="They got no faster in the end; else the time for it was up.")
+
+
 class Arm(Frozen):
     """One artifact on one runtime."""
 
@@ -123,6 +149,9 @@ class Arm(Frozen):
     )
     open_ms: float | None = Field(description="Load and compile, until the first inference can start.")
     first_ms: float | None = Field(description="The first inference.")
+    warmup: WarmUpFigures | None = Field(None, description="Absent in older reports.")
+    memory: MemoryFigures | None = Field(None, description="Absent in older reports.")
+    energy: tuple[EnergyFigures, ...] = Field((), description="Empty where no counter can be read.")
     accuracy: AccuracyFigures | None
     metrics: dict[str, float] = Field({}, description="Further figures of the report split, by name.")
     latency: LatencyFigures | None
@@ -231,6 +260,12 @@ class Report(Frozen):
     splits: dict[str, SplitRow]
     verdict: Verdict
     control: Control | None = Field(None, description="Absent in older reports.")
+    unfit: tuple[str, ...] = Field(
+        (), description="Why times of this machine are no evidence; the gate not-slower is withheld then."
+    )
+    readings: tuple[dict[str, Any], ...] = Field(
+        (), description="The machine between rounds: clocks, heat, throttling, other processes, the card."
+    )
     remarks: tuple[str, ...] = Field((), description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]

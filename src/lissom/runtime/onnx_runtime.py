@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ class OnnxRuntime(Runtime):
 
     def _open_impl(self) -> None:
         self._library: Any = require("onnxruntime", extra="cpu")
+        if self.device == "cuda":
+            _load_cuda(self._library)
         self.session: Any = self._session(self._options())
         if self.provider not in self.session.get_providers():
             raise MachineError(
@@ -93,6 +97,12 @@ class OnnxRuntime(Runtime):
         """Convolutions and products that were left to the CPU; shapes are computed there on purpose."""
         layers = (self.layers() or ()) if self.device != "cpu" else ()
         return [layer.name for layer in layers if layer.computes and layer.place != self.provider]
+
+
+def _load_cuda(library: Any) -> None:
+    """Load CUDA and cuDNN where pip has put them; what is missing shows when the session is opened."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        library.preload_dlls()
 
 
 def _cause(exc: Exception) -> str:

@@ -121,7 +121,7 @@ def plan_bench(
     Raises:
         LissomError: an artifact is damaged, or they cannot be compared.
     """
-    from lissom.report.measurement import planned_arms
+    from lissom.report.opening import planned_arms
     from lissom.runtime.availability import usable_runtimes
 
     opened = [open_artifact(artifact) for artifact in artifacts]
@@ -170,7 +170,7 @@ def ask(
     from contextlib import ExitStack
 
     from lissom.bench.scenarios import ask_in_turn
-    from lissom.report.measurement import planned_arms
+    from lissom.report.opening import planned_arms
     from lissom.runtime.availability import usable_runtimes
     from lissom.runtime.base import open_runtime
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lissom.bench.timing import round_order, time_interleaved
+from lissom.bench.timing import Session, round_order, time_interleaved, time_rounds
 from lissom.logs import Advance, NoProgress
 
 INPUTS = {"x": np.zeros((1, 2), dtype=np.float32)}
@@ -162,3 +162,60 @@ def test_rounds_go_on_until_it_is_decided_or_the_most_is_reached() -> None:
     assert len(timed(arms, num_rounds=4, max_rounds=7, decided=lambda rounds: False)["a"]) == 7
     assert len(timed(arms, num_rounds=4, decided=lambda rounds: False)["a"]) == 4
     assert len(timed(arms, num_rounds=4, max_rounds=20)["a"]) == 4
+
+
+def test_an_arm_that_raises_is_timed_no_more_and_the_others_go_on() -> None:
+    class Breaking(Clock):
+        def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if sum(not timed for _, timed in self.log) > 2:
+                raise ZeroDivisionError("broken")
+            return super().infer(inputs)
+
+    arms: dict[str, Any] = {"good": Clock([], "good", 1.0), "bad": Breaking([], "bad", 1.0)}
+    session = Session(arms, INPUTS, round_ms=5.0)
+    session.warm_up(2)
+    time_rounds(session, num_rounds=6, progress=NoProgress())
+    assert session.rounds.keys() == {"good"}
+    assert len(session.rounds["good"]) == 6
+    assert isinstance(session.failed["bad"], ZeroDivisionError)
+
+
+def test_when_every_arm_has_failed_no_more_rounds_are_asked_for() -> None:
+    session = Session({"bad": Failing([], "bad", 1.0)}, INPUTS, round_ms=5.0)  # type: ignore[dict-item]
+    session.warm_up(2)
+    asked: list[int] = []
+
+    def decided(rounds: Mapping[str, Any]) -> bool:
+        asked.append(1)
+        return False
+
+    time_rounds(session, num_rounds=4, max_rounds=20, decided=decided, progress=NoProgress())
+    assert session.rounds == {}
+    assert asked == []
+
+
+def test_an_arm_is_called_until_it_gets_no_faster() -> None:
+    class Warming(Clock):
+        def timed_infer(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+            self.seconds = max(0.001, 0.02 * 0.95 ** len(self.log))
+            return super().timed_infer(inputs)
+
+    arm = Warming([], "one", 1.0)
+    session = Session({"one": arm}, INPUTS, round_ms=10.0)  # type: ignore[dict-item]
+    session.warm_up(5)
+    found = session.warmups["one"]
+    assert found.stationary
+    assert found.num_calls >= 59 + 20
+    session.add_round(0)
+    assert len(session.rounds["one"][0]) == 10
+
+
+def test_an_arm_that_never_becomes_steady_is_said_to_be_so() -> None:
+    class Restless(Clock):
+        def timed_infer(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+            self.seconds = 0.001 * 1.5 ** (len(self.log) // 20 % 2)
+            return super().timed_infer(inputs)
+
+    session = Session({"one": Restless([], "one", 1.0)}, INPUTS, round_ms=10.0)  # type: ignore[dict-item]
+    session.warm_up(5)
+    assert session.warmups["one"].num_calls <= 300

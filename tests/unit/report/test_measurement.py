@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,9 @@ from lissom.artifact import Artifact, canonical_json
 from lissom.logs import NoProgress
 from lissom.models.data import Data, Dataset
 from lissom.recipe import BenchmarkConfig, Recipe
+from lissom.registry import resolve, runtime_entry
 from lissom.report.building import build_report
+from lissom.report.evidence import find_evidence
 from lissom.report.measured_run import Run
 from lissom.report.measurement import measure
 from lissom.report.pages import html_from_report, markdown_from_report
@@ -160,3 +163,132 @@ def test_every_timed_arm_has_percentiles_with_a_bound_or_the_calls_that_one_take
     found = latency.percentile(0.99)
     assert found is not None
     assert (found.bound_ms is None) == (latency.num_samples < found.needed)
+
+
+class Broken:
+    """Makes one runtime do wrong from some call on."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, after: int, act: Callable[[Any], Any]
+    ) -> None:
+        kind: Any = resolve(runtime_entry(name).reference, known={})
+        inner, calls = kind._infer_impl, [0]
+
+        def infer(runtime: Any, inputs: Mapping[str, np.ndarray]) -> Any:
+            calls[0] += 1
+            answer = inner(runtime, inputs)
+            return act(answer) if calls[0] > after else answer
+
+        monkeypatch.setattr(kind, "_infer_impl", infer)
+
+
+def crash(answer: Any) -> Any:
+    raise ZeroDivisionError("the engine broke")
+
+
+def lost(answer: Any) -> Any:
+    return {name: np.full_like(array, np.nan) for name, array in answer.items()}
+
+
+def interrupt(answer: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+UNIQUE = itertools.count(1)
+
+
+def quick(**changes: Any) -> BenchmarkConfig:
+    """Settings under which nothing was measured before."""
+    return QUICK.model_copy(update={"round_ms": 1 + next(UNIQUE) / 1e6, **changes})
+
+
+def two(chain: Callable[[str], Chain]) -> list[Artifact]:
+    trained, exported, _ = chain("mlp")
+    return [trained, exported]
+
+
+@pytest.mark.parametrize(
+    ("after", "act", "words"),
+    [
+        (0, crash, "ZeroDivisionError: the engine broke"),
+        (0, lost, "output 'logits' is not finite: 4 of 4 values"),
+        (60, crash, "the engine broke"),
+    ],
+    ids=["crash-at-first", "nan", "crash-in-a-round"],
+)
+def test_a_runtime_that_does_wrong_is_reported_beside_the_others(
+    tmp_path: Path,
+    chain: Callable[[str], Chain],
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    act: Callable[[Any], Any],
+    words: str,
+) -> None:
+    Broken(monkeypatch, "onnxruntime", after, act)
+    config = quick(num_rounds=6, num_warmup=2)
+    _, records = measure(two(chain), config, DATA, progress=NoProgress())
+    figures = {name: one for record in records.values() for name, one in record["runtimes"].items()}
+    assert words in figures["onnxruntime"]["error"]
+    assert "rounds_ms" not in figures["onnxruntime"]
+    assert figures["torch"]["error"] is None
+    assert len(figures["torch"]["rounds_ms"]) >= 6
+    assert all(record["complete"] for record in records.values())
+
+
+def test_what_was_measured_when_it_was_interrupted_is_kept_and_not_used_again(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = two(chain)
+    data = DATA
+    config = quick(num_rounds=4000, num_warmup=2, runtimes=("onnxruntime",))
+    with monkeypatch.context() as patch:
+        Broken(patch, "onnxruntime", 4000, interrupt)
+        key, records = measure(artifacts, config, data, progress=NoProgress())
+    assert not any(record["complete"] for record in records.values())
+    rounds = records["export"]["runtimes"]["onnxruntime"]["rounds_ms"]
+    assert 4 <= len(rounds) < 4000
+    kept = [record for artifact in artifacts for record in artifact.evidence()]
+    assert [record["complete"] for record in kept if record["measurement"] == key] == [False, False]
+    assert find_evidence(artifacts, key) is None
+
+
+def test_an_interruption_before_there_is_anything_is_passed_on(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Broken(monkeypatch, "onnxruntime", 4, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measure(two(chain), quick(), DATA, progress=NoProgress())
+
+
+def test_opening_memory_warm_up_and_the_machine_are_kept(chain: Callable[[str], Chain]) -> None:
+    _, records = measure(two(chain), quick(), DATA, progress=NoProgress())
+    record = records["export"]
+    figures = record["runtimes"]["onnxruntime"]
+    assert figures["open_ms"] > 0
+    assert figures["first_ms"] > 0
+    assert figures["warmup"]["num_calls"] >= 1
+    assert figures["memory"].keys() == {"held_bytes", "peak_bytes", "device_bytes"}
+    assert len(record["readings"]) >= QUICK.num_rounds
+    assert record["environment"]["host_index"] > 0
+
+
+def test_an_interrupted_report_says_so(tmp_path: Path, chain: Callable[[str], Chain]) -> None:
+    run, _ = run_of(tmp_path, two(chain), DATA)
+    records = {name: {**record, "complete": False} for name, record in run.records.items()}
+    cut = Run(run.recipe, run.artifacts, records, run.data, run.measurement)
+    report = build_report(cut, allow=(), command=("lissom",), folder=tmp_path)
+    assert not report.complete
+    assert "INTERRUPTED" in report.verdict.sentence
+
+
+def test_no_verdict_on_speed_is_given_on_an_unfit_machine(
+    tmp_path: Path, chain: Callable[[str], Chain]
+) -> None:
+    run, _ = run_of(tmp_path, two(chain), DATA)
+    hot = [{"seconds": 0.0, "throttled": 0, "gpu": None}, {"seconds": 1.0, "throttled": 5, "gpu": None}]
+    records = {name: {**record, "readings": hot} for name, record in run.records.items()}
+    unfit = Run(run.recipe, run.artifacts, records, run.data, run.measurement)
+    report = build_report(unfit, allow=(), command=("lissom",), folder=tmp_path)
+    gate = next(gate for gate in report.gates if gate.name == "not-slower")
+    assert gate.state in ("inconclusive", "skipped")
+    assert any("slowed down for heat 5 times" in remark for remark in report.remarks)
