@@ -15,6 +15,7 @@ from lissom.cli.options import (
     Device,
     DryRun,
     Kwargs,
+    MaxDrop,
     Model,
     OptionalData,
     Out,
@@ -22,7 +23,6 @@ from lissom.cli.options import (
     Runtimes,
     Seed,
     TaskName,
-    Threads,
     Weights,
 )
 from lissom.cli.output import Outcome
@@ -133,15 +133,36 @@ def verify(
 
 @verb
 def bench(
-    artifacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts with different names.")
-    ],
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="What is timed.")],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="BASE", help="Artifact that the others are held against, with verdicts."
+        ),
+    ] = None,
     data: OptionalData = None,
     runtimes: Runtimes = None,
-    threads: Threads = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in a timed call.")] = 1,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option("--threads", min=1, help="Threads of a call; several sweep. [all cores]"),
+    ] = None,
+    batch_sizes: Annotated[
+        list[int] | None,
+        typer.Option("--batch-size", min=1, help="Samples of a call; several sweep. [1]"),
+    ] = None,
     num_rounds: Annotated[int, typer.Option("--rounds", min=4, help="Interleaved rounds.")] = 24,
     device: Device = None,
+    energy_seconds: Annotated[
+        float,
+        typer.Option(
+            "--energy-seconds", min=0, help="Count energy for so long, where a counter can be read."
+        ),
+    ] = 5.0,
+    max_drop: MaxDrop = 0.01,
+    margin: Annotated[
+        float,
+        typer.Option("--max-slowdown", min=0, max=1, help="How much slower than BASE it may be, relative."),
+    ] = 0.02,
     scenario: Annotated[
         str | None,
         typer.Option("--scenario", help="SingleStream, MultiStream, Server or Offline, as MLPerf asks."),
@@ -150,13 +171,17 @@ def bench(
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of a scenario, for each arm.")] = 10.0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Server: queries computed at once.")] = 1,
     dry_run: DryRun = False,
+    allow: Allow = None,
 ) -> Outcome:
     """Time artifacts against each other on every runtime. Interleaved; the figures are kept as evidence.
 
-    With --scenario they are asked as MLPerf asks; latencies of Server count from the planned time of a query.
+    With --against it ends with 1 when one is surely slower or less accurate than BASE. Several batch sizes
+    or numbers of threads are swept: latency and throughput of each. With --scenario they are asked as MLPerf
+    asks; latencies of Server count from the planned time of a query. Ctrl-C keeps what was measured.
 
     \b
-    lissom bench runs/digits/01-train-* runs/digits/artifact
+    lissom bench runs/digits/artifact --against runs/digits/01-train-*
+    lissom bench runs/digits/artifact --batch-size 1 --batch-size 8 --batch-size 32 --threads 1 --threads 2
     lissom bench runs/digits/artifact --scenario Server --rate 200 --seconds 30
     """
     from lissom import verbs
@@ -167,34 +192,66 @@ def bench(
     for name in runtimes or ():
         runtime_entry(name)
     asked_as = scenario_called(scenario) if scenario is not None else None
+    sizes, numbers = batch_sizes or [1], [*(threads or (None,))]
+    sweeps = len(sizes) * len(numbers) > 1
+    _check_together(sweeps=sweeps, scenario=asked_as is not None, against=against is not None)
     config = BenchmarkConfig.model_validate(
         {
             "runtimes": runtimes,
-            "threads": threads,
-            "batch_size": batch_size,
+            "threads": numbers[0],
+            "batch_size": sizes[0],
             "num_rounds": num_rounds,
             "device": device,
+            "energy_seconds": energy_seconds,
         }
     )
+    timed = [*([against] if against else []), *artifacts]
     if dry_run:
         of_scenario = seconds if asked_as else None
-        return views.bench_planned(*verbs.plan_bench(artifacts, config, scenario_seconds=of_scenario))
+        count = len(sizes) * len(numbers)
+        planned = verbs.plan_bench(timed, config, scenario_seconds=of_scenario, num_settings=count)
+        return views.bench_planned(*planned)
     if asked_as is not None:
         asked = verbs.ask(
-            artifacts,
+            timed,
             asked_as,
             seconds=seconds,
             rate=rate,
             workers=workers,
-            batch_size=batch_size if batch_size > 1 else None,
+            batch_size=sizes[0] if sizes[0] > 1 else None,
             data=data,
             runtimes=runtimes,
-            threads=threads,
+            threads=numbers[0],
             device=device,
             progress=TerminalProgress(),
         )
         return views.asked(asked)
-    return views.benched(verbs.bench(artifacts, data=data, config=config, progress=TerminalProgress()))
+    if sweeps:
+        swept = verbs.sweep(
+            timed, batch_sizes=sizes, threads=numbers, data=data, config=config, progress=TerminalProgress()
+        )
+        return views.swept(swept)
+    records = verbs.bench(timed, data=data, config=config, progress=TerminalProgress())
+    base = next(iter(records)) if against else None
+    return views.benched(
+        verbs.judge(records, against=base, max_drop=max_drop, margin=margin, allow=allow or ())
+    )
+
+
+def _check_together(*, sweeps: bool, scenario: bool, against: bool) -> None:
+    """Refuse options that ask for two things at once."""
+    from lissom.errors import RequestError
+
+    if sweeps and (scenario or against):
+        other = "--scenario" if scenario else "--against"
+        raise RequestError(
+            f"several --batch-size or --threads sweep, which {other} does not take",
+            hint=f"name one batch size and one number of threads with {other}",
+        )
+    if scenario and against:
+        raise RequestError(
+            "--scenario gives no verdict, which --against asks for", hint="leave one of them out"
+        )
 
 
 @verb

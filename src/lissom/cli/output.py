@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lissom.errors import LissomError, RequestError
+from lissom.errors import Interrupted, LissomError, RequestError
 
 if TYPE_CHECKING:
     from lissom.artifact import Artifact
@@ -30,6 +30,7 @@ class Outcome:
         artifact: Artifact that was made or read.
         gates: Gates that were judged.
         extra: Further keys of the JSON document.
+        interrupted: True when Ctrl-C ended it with something to show.
     """
 
     lines: Sequence[str] = ()
@@ -38,10 +39,13 @@ class Outcome:
     artifact: Artifact | None = None
     gates: Sequence[Gate] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 when it is ok, 1 when a gate failed."""
+        """0 when it is ok, 1 when a gate failed, 130 when it was interrupted."""
+        if self.interrupted:
+            return Interrupted.exit_code
         return 0 if self.ok else 1
 
 

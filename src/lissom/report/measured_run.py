@@ -81,7 +81,7 @@ class Run:
     @cached_property
     def unfit(self) -> list[str]:
         """Why the times are no evidence; empty when nothing speaks against them."""
-        return reasons_against(self.readings, self.control, self.recipe.gates.not_slower.margin)
+        return unfit(self.readings)
 
     @cached_property
     def reference_arms(self) -> list[ArmKey]:
@@ -190,14 +190,6 @@ def control_of(figures: Mapping[ArmKey, Mapping[str, Any]]) -> Control | None:
             seen = interval(ratio(found["rounds_ms"], again))
             return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
     return None
-
-
-def reasons_against(readings: Sequence[dict[str, Any]], control: Control | None, margin: float) -> list[str]:
-    """Why times are no evidence: what the machine did, or a model that differs from itself."""
-    found = unfit(readings)
-    if control and not (control.ratio.low <= 1 + margin and control.ratio.high >= 1 / (1 + margin)):
-        found.append(f"a model opened and timed twice differed from itself by more than {margin:.0%}")
-    return found
 
 
 def interval(estimate: Estimate) -> Interval:

@@ -234,11 +234,10 @@ def _parity_parent(arm: ArmKey, artifact: Artifact, opened: Mapping[ArmKey, Runt
     parent = next((parent for parent in artifact.manifest.parents if parent.role == "input"), None)
     if parent is None:
         return None
-    return next(
-        (
-            opened[ArmKey(parent.name, name)]
-            for name in NATIVE.values()
-            if ArmKey(parent.name, name) in opened
-        ),
-        None,
+    native = (
+        runtime
+        for name in NATIVE.values()
+        for runtime in opened.values()
+        if runtime.name == name and runtime.artifact.digest == parent.digest
     )
+    return next(native, None)

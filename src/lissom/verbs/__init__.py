@@ -19,7 +19,7 @@ from lissom.verbs.making import (
     recipe_of,
     train,
 )
-from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, plan_bench, verify
+from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
 from lissom.verbs.shared import load_data
 from lissom.verbs.studying import plan_sensitivity, sensitivity, sensitivity_folder
 from lissom.verbs.using import doctor, inspect, layers, models, predict, report, serve
@@ -35,6 +35,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "judge",
     "layers",
     "load_data",
     "models",
@@ -50,6 +51,7 @@ __all__ = [
     "sensitivity",
     "sensitivity_folder",
     "serve",
+    "sweep",
     "train",
     "verify",
 ]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lissom.artifact import Artifact
 from lissom.errors import RequestError, near
 from lissom.logs import NoProgress, Progress
-from lissom.recipe import BenchmarkConfig
+from lissom.recipe import BenchmarkConfig, GatesConfig
 from lissom.registry import COMPILING
 from lissom.verbs.shared import data_for, open_artifact, with_classes
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    import numpy as np
+
     from lissom.bench.scenarios import Asked, Scenario
     from lissom.bench.selection import ArmKey
+    from lissom.bench.sweeps import Point, Setting
     from lissom.export.bisection import Divergence
     from lissom.export.verification import Parity
     from lissom.models.evaluation import Evaluation
     from lissom.report.comparison import Comparison
+    from lissom.report.judging import Judgement
+    from lissom.runtime.base import Runtime
 
 
 def verify(
@@ -85,24 +92,53 @@ def bench(
     """Time artifacts against each other on every runtime, interleaved; adds evidence to each of them.
 
     Args:
-        artifacts: Artifacts with one signature and different names.
+        artifacts: Artifacts with one signature, task and classes.
         data: DATA; default: what the first was made with. Its preprocessing is applied to them.
         config: Rounds, threads, runtimes.
         progress: Shows how far the measurement is.
 
     Returns:
-        One record of evidence for each artifact, by name.
+        One record of evidence for each artifact, by name; those with one name are told apart by their ids.
+        `lissom.report.judging.judge` holds them against one of them.
 
     Raises:
         LissomError: an artifact is damaged, or they cannot be compared.
     """
     from lissom.report.measurement import measure
 
-    opened = [open_artifact(artifact) for artifact in artifacts]
-    _check_comparable(opened)
+    opened = _comparable(artifacts)
     manifest = opened[0].manifest
     samples = with_classes(data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
+
+
+def judge(
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    against: str | None = None,
+    max_drop: float = 0.01,
+    margin: float = 0.02,
+    allow: Sequence[str] = (),
+) -> Judgement:
+    """Hold what `bench` measured against one of the artifacts.
+
+    Args:
+        records: What `bench` gave.
+        against: Name of the artifact that is the base, on its fastest runtime; default: the first arm, and no
+            gates are judged.
+        max_drop: Score that may be lost; 0.01 is one point.
+        margin: How much slower an artifact may be, relative.
+        allow: Gates that may fail.
+    """
+    from lissom.recipe import check_allowed
+    from lissom.report.judging import judge as judge_records
+
+    check_allowed(allow)
+    return judge_records(records, _limits(max_drop, margin), against=against, allow=allow)
+
+
+def _limits(max_drop: float, margin: float) -> GatesConfig:
+    return GatesConfig.model_validate({"accuracy": {"max_drop": max_drop}, "not-slower": {"margin": margin}})
 
 
 def plan_bench(
@@ -110,6 +146,7 @@ def plan_bench(
     config: BenchmarkConfig,
     *,
     scenario_seconds: float | None = None,
+    num_settings: int = 1,
 ) -> tuple[list[tuple[str, str]], float]:
     """The arms that `bench` would time, as artifact and runtime, and about how many seconds it would take.
 
@@ -117,6 +154,7 @@ def plan_bench(
         artifacts: As `bench` takes them.
         config: Rounds, threads, runtimes.
         scenario_seconds: Of each arm, where `ask` would be called instead.
+        num_settings: Batch sizes times numbers of threads, where `sweep` would be called instead.
 
     Raises:
         LissomError: an artifact is damaged, or they cannot be compared.
@@ -124,11 +162,11 @@ def plan_bench(
     from lissom.report.opening import planned_arms
     from lissom.runtime.availability import usable_runtimes
 
-    opened = [open_artifact(artifact) for artifact in artifacts]
-    _check_comparable(opened)
+    opened = _comparable(artifacts)
     arms = planned_arms(opened, usable_runtimes(config.runtimes))
     compiled = sum(arm.runtime in COMPILING for arm in arms)
     rounds = (len(arms) + 1) * config.num_rounds * config.round_ms / 1e3  # one arm is timed twice
+    rounds *= num_settings
     timed = rounds if scenario_seconds is None else len(arms) * scenario_seconds
     seconds = timed + 15.0 * compiled + 3.0
     return [(arm.artifact, arm.runtime) for arm in arms], seconds
@@ -151,7 +189,7 @@ def ask(
     """Ask artifacts as a scenario of MLPerf does, in turns; nothing is added to their evidence.
 
     Args:
-        artifacts: Artifacts with one signature and different names.
+        artifacts: Artifacts with one signature, task and classes.
         scenario: SingleStream, MultiStream, Server or Offline; see `lissom.bench.scenarios`.
         seconds: For each artifact on each runtime.
         rate: Server: queries a second, at times that are planned before.
@@ -170,26 +208,14 @@ def ask(
     from contextlib import ExitStack
 
     from lissom.bench.scenarios import ask_in_turn
-    from lissom.report.opening import planned_arms
-    from lissom.runtime.availability import usable_runtimes
-    from lissom.runtime.base import open_runtime
 
-    opened = [open_artifact(artifact) for artifact in artifacts]
-    _check_comparable(opened)
-    by_name = {artifact.name: artifact for artifact in opened}
-    samples = data_for(opened[0].manifest, data)
-    split = next(name for name in ("report", "select", "calibrate") if len(samples.indices[name]))
+    opened = _comparable(artifacts)
     with ExitStack() as stack:
-        arms = {
-            arm: stack.enter_context(
-                open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
-            )
-            for arm in planned_arms(opened, usable_runtimes(runtimes))
-        }
+        arms = _opened(opened, runtimes, device, stack, threads)
         try:
             return ask_in_turn(
                 arms,
-                samples.tensors(split),
+                _tensors(opened[0], data),
                 scenario,
                 seconds=seconds,
                 rate=rate,
@@ -201,6 +227,72 @@ def ask(
             raise RequestError(
                 str(exc), hint="lissom bench --help shows an example of each scenario"
             ) from exc
+
+
+def sweep(
+    artifacts: Sequence[str | Path | Artifact],
+    *,
+    batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    threads: Sequence[int | None] = (None,),
+    data: str | None = None,
+    config: BenchmarkConfig | None = None,
+    progress: Progress | None = None,
+) -> dict[Setting, Point]:
+    """Latency and throughput of artifacts by batch size and threads; nothing is added to their evidence.
+
+    Args:
+        artifacts: Artifacts with one signature, task and classes.
+        batch_sizes: Samples of a call.
+        threads: Threads of a call; None for all cores.
+        data: DATA; default: what the first was made with.
+        config: Rounds and runtimes; its own batch size and threads are not used.
+        progress: Shows how far it is.
+
+    Raises:
+        LissomError: an artifact is damaged, they cannot be compared, or a runtime does not open one.
+    """
+    from lissom.bench import sweeps
+
+    settings = config or BenchmarkConfig()
+    opened = _comparable(artifacts)
+    return sweeps.sweep(
+        lambda stack, number: _opened(opened, settings.runtimes, settings.device, stack, number),
+        _tensors(opened[0], data),
+        batch_sizes=batch_sizes,
+        threads=threads,
+        num_rounds=settings.num_rounds,
+        round_ms=settings.round_ms,
+        num_warmup=settings.num_warmup,
+        progress=progress or NoProgress(),
+    )
+
+
+def _opened(
+    artifacts: Sequence[Artifact],
+    runtimes: Sequence[str] | None,
+    device: str | None,
+    stack: ExitStack,
+    threads: int | None,
+) -> dict[ArmKey, Runtime]:
+    """Every artifact on every runtime, to be closed by the stack."""
+    from lissom.report.opening import planned_arms
+    from lissom.runtime.availability import usable_runtimes
+    from lissom.runtime.base import open_runtime
+
+    by_name = {artifact.name: artifact for artifact in artifacts}
+    return {
+        arm: stack.enter_context(
+            open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
+        )
+        for arm in planned_arms(artifacts, usable_runtimes(runtimes))
+    }
+
+
+def _tensors(artifact: Artifact, data: str | None) -> dict[str, np.ndarray]:
+    """Samples for calls, from the first split that has some."""
+    samples = data_for(artifact.manifest, data)
+    split = next(name for name in ("report", "select", "calibrate") if len(samples.indices[name]))
+    return samples.tensors(split)
 
 
 def compare(
@@ -223,14 +315,12 @@ def compare(
     Raises:
         RequestError: a report is not there, damaged or of a newer schema, or they cannot be compared.
     """
-    from lissom.recipe import GatesConfig, check_allowed
+    from lissom.recipe import check_allowed
     from lissom.report.comparison import compare as compare_reports
     from lissom.report.files import read_report
 
     check_allowed(allow)
-    limits = GatesConfig.model_validate(
-        {"accuracy": {"max_drop": max_drop}, "not-slower": {"margin": margin}}
-    )
+    limits = _limits(max_drop, margin)
     found = [read_report(Path(place)) for place in (before, after)]
     return compare_reports(found[0], found[1], limits, allow=allow)
 
@@ -274,11 +364,36 @@ def evaluate(
         return evaluate_split(session.infer_batch, samples, split, task)
 
 
-def _check_comparable(artifacts: Sequence[Artifact]) -> None:
-    names = [artifact.name for artifact in artifacts]
-    for name in names:
-        if names.count(name) > 1:
-            raise RequestError(f"two artifacts are called {name!r}; a report could not tell them apart")
-    for artifact in artifacts[1:]:
-        if artifact.manifest.signature != artifacts[0].manifest.signature:
-            raise RequestError(f"{artifact.name!r} and {artifacts[0].name!r} take or give different tensors")
+def _comparable(artifacts: Sequence[str | Path | Artifact]) -> list[Artifact]:
+    """Opened artifacts that answer the same question; those with one name are told apart by their ids.
+
+    Raises:
+        RequestError: one is there twice, or they take or give different tensors, or know other classes.
+    """
+    opened = [open_artifact(artifact) for artifact in artifacts]
+    first, seen = opened[0], set()
+    for artifact in opened:
+        if artifact.digest in seen:
+            raise RequestError(f"{artifact.path} is named twice; a report could not tell it from itself")
+        seen.add(artifact.digest)
+        for what in ("signature", "task", "labels"):
+            if getattr(artifact.manifest, what) != getattr(first.manifest, what):
+                raise RequestError(
+                    f"{artifact.name!r} and {first.name!r} cannot be compared: {_DIFFERENT[what]}",
+                    hint="lissom inspect ARTIFACT shows them",
+                )
+    names = [artifact.name for artifact in opened]
+    return [_renamed(artifact) if names.count(artifact.name) > 1 else artifact for artifact in opened]
+
+
+_DIFFERENT = {
+    "signature": "they take or give different tensors",
+    "task": "they were made for different tasks",
+    "labels": "they know different classes",
+}
+
+
+def _renamed(artifact: Artifact) -> Artifact:
+    """The same artifact under its name and the beginning of its id."""
+    name = f"{artifact.name}@{artifact.id[:6]}"
+    return Artifact(artifact.path, artifact.manifest.model_copy(update={"name": name}), artifact.digest)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from lissom.cli.views.benchmarks import asked, bench_planned, benched, compared, swept
 from lissom.cli.views.measurements import (
-    asked,
-    bench_planned,
-    benched,
-    compared,
     noise_measured,
     noise_planned,
     sensitivity_measured,
@@ -50,5 +47,6 @@ __all__ = [
     "sensitivity_measured",
     "sensitivity_planned",
     "served",
+    "swept",
     "verified",
 ]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lissom.cli.output import Outcome, table, write_in
+from lissom.cli.output import Outcome, table
 from lissom.cli.views.words import command, duration
 from lissom.report.wording import NO_BREAK, points, shortened
 
 if TYPE_CHECKING:
-    from lissom.bench.scenarios import Asked
-    from lissom.bench.selection import ArmKey
     from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoisyLayer
     from lissom.compress.sensitivity import GroupTrials, Plan, Sensitivity
     from lissom.errors import LissomError
     from lissom.export.bisection import Divergence
     from lissom.export.verification import Parity
-    from lissom.report.comparison import Comparison
 
 
 def sensitivity_planned(plan: Plan) -> Outcome:
@@ -143,70 +140,6 @@ def verified(
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
 
 
-def asked(found: Mapping[ArmKey, Asked]) -> Outcome:
-    """What a scenario measured of every arm; a percentile with too few queries has no bound."""
-    rows, arms = [], []
-    for arm, one in found.items():
-        figures = one.percentiles()
-        told = [f"{1e3 * figure.value:.3f}" for figure in figures]
-        high = figures[-1]
-        bound = f"{1e3 * high.bound:.3f}" if high.bound is not None else f"needs {high.needed:,} queries"
-        state = "" if one.kept_up else "overloaded"
-        rate = f"{one.samples_per_second:.4g}"
-        rows.append([*arm, f"{len(one.latencies):,}", rate, *told, bound, state])
-        arms.append(
-            {
-                "artifact": arm.artifact,
-                "runtime": arm.runtime,
-                "scenario": one.scenario,
-                "samples_per_query": one.samples_per_query,
-                "rate": one.rate,
-                "seconds": one.seconds,
-                "samples_per_second": one.samples_per_second,
-                "kept_up": one.kept_up,
-                "percentiles": [figure._asdict() for figure in figures],
-                "latencies_s": one.latencies.tolist(),
-            }
-        )
-    header = ["artifact", "runtime", "queries", "samples/s", "p50 ms", "p90 ms", "p99 ms", "p99 at most", ""]
-    return Outcome(table(header, rows, right=range(2, 8)), extra={"arms": arms})
-
-
-def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Outcome:
-    """Two reports side by side, and the gates; with a folder also for a pull request and for CI."""
-    from lissom.artifact import canonical_json
-    from lissom.report.comparison import junit_of, markdown_of
-
-    lines = [
-        found.verdict,
-        "",
-        *table(["", "before", "after", "change"], [list(line) for line in found.lines]),
-        "",
-        *table(
-            ["gate", "state", "measured", "reason"],
-            [
-                [gate.name, gate.state + " (allowed)" * gate.allowed, gate.measured, gate.reason]
-                for gate in found.gates
-            ],
-        ),
-        *(["", *(f"note: {note}" for note in found.notes)] if found.notes else []),
-    ]
-    told = {
-        "verdict": found.verdict,
-        "speedup": found.speedup._asdict() if found.speedup else None,
-        "flips": found.flips._asdict() if found.flips else None,
-        "lines": [line._asdict() for line in found.lines],
-        "notes": list(found.notes),
-    }
-    if out is not None:
-        gates = [gate.model_dump(mode="json") for gate in found.gates]
-        document = {"schema": "lissom.comparison/1", "ok": found.ok, **told, "gates": gates}
-        write_in(out, "compare.json", canonical_json(document))
-        write_in(out, "compare.md", markdown_of(found, titles).encode())
-        write_in(out, "junit.xml", junit_of(found))
-    return Outcome(lines, found.ok, gates=found.gates, extra=told)
-
-
 def _parting(found: Divergence | LissomError | None) -> list[str]:
     if found is None:
         return ["first divergence: not found; no tensor inside can be compared, or none alone is beyond it"]
@@ -218,41 +151,6 @@ def _parting(found: Divergence | LissomError | None) -> list[str]:
     noise = "" if found.sqnr_db is None else f"SQNR {_decibel(found.sqnr_db)}, "
     error = f"{noise}max error {_figure(found.max_abs_error, '.3g')}"
     return [f"first divergence: {where}", f"  {error}; {before}; {found.checked} tensors compared"]
-
-
-def bench_planned(arms: Sequence[tuple[str, str]], seconds: float) -> Outcome:
-    """The arms that a benchmark would time."""
-    lines = [*table(["artifact", "runtime"], [list(arm) for arm in arms]), "", f"about {duration(seconds)}"]
-    return Outcome(lines, extra={"arms": [list(arm) for arm in arms], "seconds": seconds})
-
-
-def benched(records: Mapping[str, Mapping[str, Any]]) -> Outcome:
-    """Latencies of every arm, with their intervals, against the first."""
-    from lissom.bench.statistics import median_latency, ratio
-
-    arms = {
-        (name, runtime): figures
-        for name, record in records.items()
-        for runtime, figures in record["runtimes"].items()
-    }
-    timed = {arm: figures["rounds_ms"] for arm, figures in arms.items() if figures.get("rounds_ms")}
-    first = next(iter(timed.values()), None)
-    rows = []
-    for (name, runtime), figures in arms.items():
-        if (rounds := timed.get((name, runtime))) is None or first is None:
-            rows.append([name, runtime, figures["error"] or "", "", ""])
-            continue
-        latency, speedup = median_latency(rounds), ratio(first, rounds)
-        interval = f"{latency.low:.4f} to {latency.high:.4f}"
-        rows.append([name, runtime, f"{latency.value:.4f}", interval, f"{speedup.value:.2f}x"])
-    lines = table(
-        ["artifact", "runtime", "median ms", "95 % interval", "against first"], rows, right=[2, 3, 4]
-    )
-    summary = [
-        dict(zip(("artifact", "runtime", "median_ms", "interval", "against_first"), row, strict=True))
-        for row in rows
-    ]
-    return Outcome(lines, extra={"arms": summary})
 
 
 def _noise_row(layer: NoisyLayer) -> list[str]:
