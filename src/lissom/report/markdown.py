@@ -15,6 +15,7 @@ from lissom.report.reading import (
     serve_command,
     stage_row,
 )
+from lissom.report.resources_section import resource_rows
 from lissom.report.rungs import (
     best_row,
     best_word,
@@ -59,6 +60,7 @@ def markdown_from_report(report: Report) -> str:
         _section("Gates", _gates(report), "No gate was evaluated."),
         _section("Remarks", _remarks(report), "") if report.remarks else "",
         _section("Arms", _arms(report), "Nothing was measured."),
+        _section("To begin", _resources(report), "Nothing was measured."),
         _section("Metrics on the report split", _metrics(report), "Nothing was measured."),
         _section("What each stage did", _waterfall(report), "No stage was finished."),
         *(
@@ -141,6 +143,11 @@ def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
         inline(executed_words(arm)),
         "yes" if arm.eligible else f"no: {inline(arm.reason)}",
     )
+
+
+def _resources(report: Report) -> str:
+    header, rows = resource_rows(report)
+    return _table(header, [tuple(map(inline, row)) for row in rows], range(2, len(header))) if rows else ""
 
 
 def _waterfall(report: Report) -> str:

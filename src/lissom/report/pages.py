@@ -22,6 +22,7 @@ from lissom.report.reading import (
     reference_arm,
     score_title,
 )
+from lissom.report.resources_section import resources
 from lissom.report.schema import Report
 from lissom.report.waterfall import draw_accuracy_steps, draw_latency_steps, draw_size_steps
 from lissom.report.wording import moment, percent
@@ -48,6 +49,7 @@ def _body(report: Report) -> str:
         pareto=_pareto(report),
         waterfall=_waterfall(report),
         arms=sections.arms(report),
+        resources=resources(report),
         metrics=_metrics(report),
         score=escape(report.score_name),
         score_title=escape(score_title(report)),

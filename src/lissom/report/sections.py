@@ -144,7 +144,6 @@ def arms(report: Report) -> str:
         Column("Flips" if is_classification(report) else "Changed", True),
         Column("Executed", False, "operators"),
         Column("Parity", False),
-        Column("Start", True, "open, ms"),
         Column("Eligible"),
     ]
     rows = [_arm_row(report, arm, len(columns)) for arm in report.arms]
@@ -320,7 +319,6 @@ def _arm_row(report: Report, arm: Arm, num_columns: int) -> list[Cell]:
         *_accuracy_cells(report, arm),
         text(executed_words(arm), f"asked:{NO_BREAK}{arm.precision_requested}"),
         _parity_cell(arm.parity),
-        Cell(significant(arm.open_ms), key=arm.open_ms) if arm.open_ms is not None else ABSENT_CELL,
         _eligible_cell(arm),
     ]
 

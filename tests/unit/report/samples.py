@@ -12,6 +12,7 @@ from lissom.report.schema import (
     Gate,
     Interval,
     LatencyFigures,
+    MemoryFigures,
     ParityFigures,
     Predictions,
     Report,
@@ -19,6 +20,7 @@ from lissom.report.schema import (
     StageRow,
     Step,
     Verdict,
+    WarmUpFigures,
 )
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -439,6 +441,8 @@ def _arm(
         precision_executed={"int8": 12, "float32": 3} if parity == "int8" else {"float32": 15},
         open_ms=2140.0 if runtime == "inductor" else 38.4,
         first_ms=median_ms * 11,
+        warmup=WarmUpFigures(num_calls=44, seconds=0.02, stationary=runtime != "inductor"),
+        memory=MemoryFigures(held_bytes=1_000_000, peak_bytes=26_200_000, device_bytes=None),
         accuracy=_accuracy(num_lost, num_gained),
         latency=_latency(median_ms),
         speedup_eager=Interval(value=0.402 / median_ms, low=0.39 / median_ms, high=0.41 / median_ms),
