@@ -256,14 +256,23 @@ def _check_together(*, sweeps: bool, scenario: bool, against: bool) -> None:
 
 @verb
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Run folder, or its report.json.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The newer one.")],
+    before: Annotated[
+        str, typer.Argument(metavar="BEFORE", help="Run folder, its report.json, or a saved baseline.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Run folder, or its report.json.")],
     max_drop: Annotated[
         float, typer.Option("--max-drop", min=0, max=1, help="Score that may be lost; 0.01 is one point.")
     ] = 0.01,
     margin: Annotated[
         float, typer.Option("--max-slowdown", min=0, max=1, help="How much slower it may be, relative.")
     ] = 0.02,
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Keep AFTER as the baseline BEFORE, unless a gate failed."),
+    ] = False,
+    baselines: Annotated[
+        Path, typer.Option("--baselines", metavar="DIR", help="Folder of saved baselines.")
+    ] = Path("baselines"),
     out: Annotated[
         Path | None,
         typer.Option(
@@ -275,16 +284,27 @@ def compare(
     """Judge a run by an earlier one. Ends with 1 when its model is slower or less accurate.
 
     Accuracy is paired by sample. Latency is held against an original that both runs timed, because a machine
-    differs from itself between two sessions by more than most changes do.
+    differs from itself between two sessions by more than most changes do. A baseline is a report that is kept
+    under a name, to be committed; --update makes it, and replaces it by a run that no gate speaks against.
 
     \b
-    lissom compare baselines/digits/report.json runs/digits
-    lissom compare main/report.json runs/digits --max-slowdown 0.05 --out ci
+    lissom compare main runs/digits --update
+    lissom compare main runs/digits --max-slowdown 0.05 --out ci
+    lissom compare runs/before/report.json runs/digits
     """
     from lissom import verbs
+    from lissom.report.baselines import is_saved
 
-    found = verbs.compare(before, after, max_drop=max_drop, margin=margin, allow=allow or ())
-    return views.compared(found, (str(before), str(after)), out)
+    if update and not Path(before).exists() and not is_saved(before, baselines):
+        return views.kept(before, verbs.keep(after, before, baselines=baselines))
+    found = verbs.compare(
+        before, after, max_drop=max_drop, margin=margin, allow=allow or (), baselines=baselines
+    )
+    outcome = views.compared(found, (before, str(after)), out)
+    if not update:
+        return outcome
+    saved = verbs.keep(after, before, baselines=baselines) if outcome.ok else None
+    return views.updated(outcome, before, saved)
 
 
 @verb

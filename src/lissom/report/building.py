@@ -67,6 +67,8 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         control=run.control,
         unfit=tuple(run.unfit),
         readings=tuple(run.readings),
+        ceilings=None,
+        layers=(),
         remarks=(
             *find_remarks(
                 run.artifacts,
@@ -205,16 +207,21 @@ def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
         p90_ms=percentile(samples, 0.9),
         num_samples=len(samples),
         rounds_ms=tuple(tuple(samples) for samples in rounds),
-        percentiles=tuple(
-            PercentileFigures(
-                share=found.share,
-                value_ms=found.value,
-                bound_ms=found.bound,
-                needed=found.needed,
-                clustered=found.clustered,
-            )
-            for found in percentiles(samples)
-        ),
+        percentiles=percentile_figures(samples),
+    )
+
+
+def percentile_figures(samples: np.ndarray) -> tuple[PercentileFigures, ...]:
+    """Percentiles of milliseconds in the order in which they were measured, with their bounds."""
+    return tuple(
+        PercentileFigures(
+            share=found.share,
+            value_ms=found.value,
+            bound_ms=found.bound,
+            needed=found.needed,
+            clustered=found.clustered,
+        )
+        for found in percentiles(samples)
     )
 
 
@@ -331,6 +338,8 @@ def _stage_row(artifact: Artifact, folder: Path) -> StageRow:
         precision=manifest.precision,
         size_bytes=artifact.size_bytes,
         num_parameters=manifest.num_parameters,
+        flops=None,
+        moved_bytes=None,
         notes=manifest.notes,
     )
 
@@ -344,7 +353,7 @@ def _splits(run: Run) -> dict[str, SplitRow]:
 
 def _all_predictions(run: Run) -> Predictions:
     if run.data.dataset.labels is None:
-        return Predictions(samples=(), labels=(), arms={})
+        return Predictions(samples=(), labels=(), arms={}, scores={})
     labels = run.data.labels("report")
     return Predictions(
         samples=tuple(run.data.sample_hashes[index][:16] for index in run.data.indices["report"]),

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from lissom.artifact import canonical_json, write_atomic
 from lissom.errors import RequestError
 from lissom.logs import Progress
-from lissom.report.schema import REPORT_SCHEMA, Report
+from lissom.report.migrations import migrated
+from lissom.report.schema import Report
 
 REPORT_FILE, HTML_FILE, MARKDOWN_FILE = "report.json", "report.html", "report.md"
 
@@ -41,18 +42,18 @@ def read_report(folder: Path) -> Report:
     """The report in a run's folder, or the JSON file itself.
 
     Raises:
-        RequestError: none is there, it is damaged, or of another schema.
+        RequestError: none is there, it is damaged, or of a newer schema.
     """
     path = folder if folder.suffix == ".json" else folder / REPORT_FILE
     try:
-        document = json.loads(path.read_bytes())
-        schema = document.get("schema")
+        raw = json.loads(path.read_bytes())
     except FileNotFoundError as exc:
         raise RequestError(f"no report at {path}", hint="lissom run RECIPE makes one") from exc
-    except (ValueError, AttributeError) as exc:
-        raise RequestError(f"{path} is not a report: {exc}", hint="run the recipe again") from exc
-    if schema != REPORT_SCHEMA:
-        raise RequestError(f"{path} has schema {schema!r}; this lissom reads {REPORT_SCHEMA!r}")
+    except ValueError as exc:
+        raise RequestError(
+            f"{path} is damaged, or only a part of it is there: {exc}", hint="run the recipe again"
+        ) from exc
+    document = migrated(raw, path)
     try:
         return Report.model_validate(document)
     except ValidationError as exc:

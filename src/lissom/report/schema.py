@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lissom.artifact import Frozen
 
-REPORT_SCHEMA = "lissom.report/1"
+REPORT_SCHEMA = "lissom.report/2"
 
 
 class Interval(Frozen):
@@ -36,6 +36,10 @@ class StageRow(Frozen):
     precision: str
     size_bytes: int
     num_parameters: int | None
+    flops: int | None = Field(description="Of one sample, 2 a multiply-add, those of zeros included.")
+    moved_bytes: int | None = Field(
+        description="Weights, inputs and outputs of one sample: the fewest bytes a call can move."
+    )
     notes: dict[str, Any]
 
 
@@ -79,9 +83,7 @@ class LatencyFigures(Frozen):
     p90_ms: float
     num_samples: int
     rounds_ms: tuple[tuple[float, ...], ...] = Field(description="Every timed call, by round.")
-    percentiles: tuple[PercentileFigures, ...] = Field(
-        (), description="50, 90, 95, 99 and 99.9 %; absent in older reports."
-    )
+    percentiles: tuple[PercentileFigures, ...] = Field(description="50, 90, 95, 99 and 99.9 %.")
 
     def percentile(self, share: float) -> PercentileFigures | None:
         """The figures of one percentile, where the report has it."""
@@ -103,10 +105,10 @@ class ParityFigures(Frozen):
     passed: bool
     limit: str
     max_relative_error: float | None = Field(
-        None, description="Largest error over the largest absolute value of the parent's output."
+        description="Largest error over the largest absolute value of the parent's output."
     )
     mean_relative_error: float | None = Field(
-        None, description="Mean error over the mean absolute value of the parent's output."
+        description="Mean error over the mean absolute value of the parent's output."
     )
 
 
@@ -149,11 +151,11 @@ class Arm(Frozen):
     )
     open_ms: float | None = Field(description="Load and compile, until the first inference can start.")
     first_ms: float | None = Field(description="The first inference.")
-    warmup: WarmUpFigures | None = Field(None, description="Absent in older reports.")
-    memory: MemoryFigures | None = Field(None, description="Absent in older reports.")
-    energy: tuple[EnergyFigures, ...] = Field((), description="Empty where no counter can be read.")
+    warmup: WarmUpFigures | None
+    memory: MemoryFigures | None
+    energy: tuple[EnergyFigures, ...] = Field(description="Empty where no counter can be read.")
     accuracy: AccuracyFigures | None
-    metrics: dict[str, float] = Field({}, description="Further figures of the report split, by name.")
+    metrics: dict[str, float] = Field(description="Further figures of the report split, by name.")
     latency: LatencyFigures | None
     speedup_eager: Interval | None = Field(description="Against the reference on torch eager.")
     parity: ParityFigures | None = Field(description="Absent for an artifact that was not converted.")
@@ -184,6 +186,27 @@ class Control(Frozen):
     def is_quiet(self) -> bool:
         """True when no difference was seen where there is none."""
         return self.ratio.low <= 1 <= self.ratio.high
+
+
+class Ceilings(Frozen):
+    """What the machine can do at most, measured: large matrix products and a large copy."""
+
+    device: str
+    threads: int
+    flops_per_s: dict[str, float] = Field(description="By type.")
+    bytes_per_s: float = Field(description="Read and written.")
+
+
+class LayerChange(Frozen):
+    """Layers of the reference and of the chosen model that compute the same tensor."""
+
+    name: str = Field(description="Of the tensor where they end.")
+    before: str = Field(description="Operators of the reference.")
+    after: str = Field(description="Operators of the chosen model.")
+    precision_before: str
+    precision_after: str
+    ms_before: float
+    ms_after: float
 
 
 class Step(Frozen):
@@ -234,14 +257,14 @@ class Predictions(Frozen):
         description="`artifact/runtime` to predicted classes or values, where each is one number."
     )
     scores: dict[str, tuple[int | float, ...]] = Field(
-        {}, description="`artifact/runtime` to the score of each sample, unless the answers are classes."
+        description="`artifact/runtime` to the score of each sample, unless the answers are classes."
     )
 
 
 class Report(Frozen):
     """One run, measured."""
 
-    schema_: Literal["lissom.report/1"] = Field("lissom.report/1", alias="schema")
+    schema_: Literal["lissom.report/2"] = Field("lissom.report/2", alias="schema")
     name: str
     created: str = Field(description="UTC, ISO 8601.")
     complete: bool
@@ -252,21 +275,23 @@ class Report(Frozen):
     measurement: str = Field(description="Key that ties this report to the evidence it was built from.")
     environment: dict[str, Any]
     data: str
-    task: str = Field("classification", description="As the manifests name it.")
-    score_name: str = Field(
-        "accuracy", description="What the mean score is called, in every place that says accuracy."
-    )
+    task: str = Field(description="As the manifests name it.")
+    score_name: str = Field(description="What the mean score is called, in every place that says accuracy.")
     labels: tuple[str, ...]
     splits: dict[str, SplitRow]
     verdict: Verdict
-    control: Control | None = Field(None, description="Absent in older reports.")
+    control: Control | None
     unfit: tuple[str, ...] = Field(
-        (), description="Why times of this machine are no evidence; the gate not-slower is withheld then."
+        description="Why times of this machine are no evidence; the gate not-slower is withheld then."
     )
     readings: tuple[dict[str, Any], ...] = Field(
-        (), description="The machine between rounds: clocks, heat, throttling, other processes, the card."
+        description="The machine between rounds: clocks, heat, throttling, other processes, the card."
     )
-    remarks: tuple[str, ...] = Field((), description="What a reader should know beside the gates.")
+    ceilings: Ceilings | None = Field(description="What the machine can do at most; null: not measured.")
+    layers: tuple[LayerChange, ...] = Field(
+        description="Time of every layer of the reference and the chosen model on one runtime."
+    )
+    remarks: tuple[str, ...] = Field(description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]
     arms: tuple[Arm, ...]

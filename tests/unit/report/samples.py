@@ -14,6 +14,7 @@ from lissom.report.schema import (
     LatencyFigures,
     MemoryFigures,
     ParityFigures,
+    PercentileFigures,
     Predictions,
     Report,
     SplitRow,
@@ -71,7 +72,17 @@ def typical(**changes: Any) -> Report:
             Step(stage="export", runtime="openvino", size_bytes=43_101, latency_ms=0.0342, accuracy=0.9741),
             Step(stage="quantize", runtime="openvino", size_bytes=21_655, latency_ms=0.0221, accuracy=0.9704),
         ),
-        "predictions": Predictions(samples=("0123456789abcdef",), labels=(3,), arms={"train/torch": (3,)}),
+        "predictions": Predictions(
+            samples=("0123456789abcdef",), labels=(3,), arms={"train/torch": (3,)}, scores={}
+        ),
+        "task": "classification",
+        "score_name": "accuracy",
+        "remarks": (),
+        "control": None,
+        "unfit": (),
+        "readings": (),
+        "ceilings": None,
+        "layers": (),
     }
     return Report(**{**fields, **changes})
 
@@ -173,6 +184,7 @@ def with_metrics(num_classes: int = 10) -> Report:
         samples=tuple(f"{index:016x}" for index in range(NUM_SAMPLES)),
         labels=labels,
         arms={"train/torch": answers(0.05), "quantize/openvino": answers(0.1)},
+        scores={},
     )
     metrics = {
         "accuracy": 0.97186,
@@ -414,6 +426,8 @@ def _stages() -> tuple[StageRow, ...]:
             precision=precision,
             size_bytes=size_bytes,
             num_parameters=num_parameters,
+            flops=2 * num_parameters if num_parameters else None,
+            moved_bytes=size_bytes + 1024,
             notes=notes,
         )
         for index, (name, stage, parents, kind, precision, size_bytes, num_parameters, notes) in enumerate(
@@ -443,6 +457,8 @@ def _arm(
         first_ms=median_ms * 11,
         warmup=WarmUpFigures(num_calls=44, seconds=0.02, stationary=runtime != "inductor"),
         memory=MemoryFigures(held_bytes=1_000_000, peak_bytes=26_200_000, device_bytes=None),
+        energy=(),
+        metrics={},
         accuracy=_accuracy(num_lost, num_gained),
         latency=_latency(median_ms),
         speedup_eager=Interval(value=0.402 / median_ms, low=0.39 / median_ms, high=0.41 / median_ms),
@@ -481,6 +497,11 @@ def _latency(median_ms: float) -> LatencyFigures:
         p90_ms=median_ms * 1.07,
         num_samples=600,
         rounds_ms=rounds,
+        percentiles=(
+            PercentileFigures(
+                share=0.99, value_ms=1.2 * median_ms, bound_ms=None, needed=662, clustered=False
+            ),
+        ),
     )
 
 
@@ -495,6 +516,8 @@ def _parity(precision: str) -> ParityFigures:
         sqnr_db=118.2 if exact else 27.6,
         top1_agreement=1.0 if exact else 0.9926,
         passed=True,
+        max_relative_error=None,
+        mean_relative_error=None,
         limit="max abs error 1e-4" if exact else "top-1 agreement at least 98 %",
     )
 
@@ -509,6 +532,10 @@ def _empty_arm(artifact: str, runtime: str, error: str) -> Arm:
         precision_executed=None,
         open_ms=None,
         first_ms=None,
+        warmup=None,
+        memory=None,
+        energy=(),
+        metrics={},
         accuracy=None,
         latency=None,
         speedup_eager=None,

@@ -48,6 +48,7 @@ def report(
         samples=tuple(f"{index:016x}" for index in range(NUM_SAMPLES)),
         labels=tuple(labels.tolist()),
         arms={CHOSEN: tuple(answers.tolist())},
+        scores={},
     )
     return found.model_copy(update={"arms": tuple(arms), "predictions": predictions})
 
@@ -176,10 +177,11 @@ def test_the_verb_ends_with_the_exit_code_of_the_gates(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a report"),
-        (b'{"schema": "lissom.report/1"', "is not a report"),
+        (b"", "is damaged, or only a part of it is there"),
+        (b'{"schema": "lissom.report/1"', "is damaged, or only a part of it is there"),
         (b"[]", "is not a report"),
-        (b'{"schema": "lissom.report/99"}', "has schema 'lissom.report/99'"),
+        (b'{"schema": "lissom.plan/1"}', "its schema is 'lissom.plan/1'"),
+        (b'{"schema": "lissom.report/99", "lissom": "9.9"}', "written by lissom 9.9 in the schema"),
     ],
 )
 def test_a_damaged_or_newer_report_is_refused(

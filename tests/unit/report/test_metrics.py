@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.report import samples
 
 from lissom.report.confusion import MAX_CLASSES, arm_confusion, draw_confusion
 from lissom.report.metrics import change, compared_arms, figure
+from lissom.report.migrations import migrated
 from lissom.report.pages import html_from_report, markdown_from_report
 from lissom.report.reading import accuracy_interval, chosen_arm
 from lissom.report.schema import Report
@@ -153,6 +155,7 @@ def test_a_report_of_before_there_were_tasks_can_still_be_read() -> None:
     for arm in document["arms"]:
         del arm["metrics"]
     del document["predictions"]["scores"]
-    found = Report.model_validate(document)
+    document["schema"] = "lissom.report/1"
+    found = Report.model_validate(migrated(document, Path("report.json")))
     assert found == samples.typical()
     assert "Accuracy against latency" in html_from_report(found)

@@ -14,7 +14,6 @@ from lissom.cli.views import finished, reported
 from lissom.pipeline import Result
 from lissom.report.pages import html_from_report, markdown_from_report
 from lissom.report.remarks import find_remarks, sparse_remark, taught_remark, unvalidated_remark
-from lissom.report.schema import Report
 
 SPARSITY = {"pattern": "unstructured", "share": 0.5, "raw_bytes": 1_200_000, "compressed_bytes": 700_000}
 SENTENCES = ("distill: the teacher helped.", "A <b>second</b> one | with *stars*.")
@@ -114,11 +113,9 @@ def test_remarks_are_in_every_view_of_a_report_and_cannot_break_a_page(
     assert all(outcome.extra["remarks"] == list(SENTENCES) for outcome in outcomes)
 
 
-def test_a_report_without_remarks_has_no_section_and_an_old_one_still_reads() -> None:
-    document = samples.typical().model_dump(mode="json", by_alias=True)
-    assert document.pop("remarks") == []
-    report = Report.model_validate(document)
-    assert report == samples.typical()
+def test_a_report_without_remarks_has_no_section() -> None:
+    report = samples.typical()
+    assert report.remarks == ()
     assert "Remarks" not in html_from_report(report)
     assert "Remarks" not in markdown_from_report(report)
 

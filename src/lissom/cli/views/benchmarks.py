@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,24 @@ def swept(points: Mapping[Setting, Point]) -> Outcome:
         )
     header = ["artifact", "runtime", "threads", "batch", "median ms", "95 %", "samples/s", ""]
     return Outcome(table(header, rows, right=[2, 3, 4, 6]), extra={"points": told})
+
+
+def kept(name: str, path: Path) -> Outcome:
+    """The first baseline of a name, which was compared with nothing."""
+    return Outcome(
+        [f"there was no baseline {name!r}; it is now {path}", f"next  git add {path}"],
+        extra={"baseline": str(path)},
+    )
+
+
+def updated(outcome: Outcome, name: str, path: Path | None) -> Outcome:
+    """A comparison, and whether the baseline was replaced by what was compared with it."""
+    told = f"baseline {name!r} is now {path}" if path else f"baseline {name!r} stays as it was: a gate failed"
+    return replace(
+        outcome,
+        lines=[*outcome.lines, "", told],
+        extra=outcome.extra | {"baseline": str(path) if path else None},
+    )
 
 
 def _gate_lines(gates: Sequence[Gate]) -> list[str]:

@@ -1,0 +1,98 @@
+"""Old reports stay readable: real files of every schema, and the steps between them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lissom.errors import RequestError
+from lissom.recipe import GatesConfig
+from lissom.report.comparison import compare
+from lissom.report.files import read_report
+from lissom.report.migrations import migrated
+from lissom.report.pages import html_from_report, markdown_from_report
+from lissom.report.schema import REPORT_SCHEMA
+
+STORED = sorted((Path(__file__).parents[2] / "golden" / "reports").glob("*.json"))
+HERE = Path("report.json")
+
+
+def test_a_file_of_every_older_schema_is_stored() -> None:
+    found = {json.loads(path.read_bytes())["schema"] for path in STORED}
+    newest = int(REPORT_SCHEMA.rpartition("/")[2])
+    assert found >= {f"lissom.report/{number}" for number in range(1, newest)}
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_report_is_read_drawn_and_compared(path: Path) -> None:
+    report = read_report(path)
+    assert report.schema_ == REPORT_SCHEMA
+    found = compare(report, report, GatesConfig())
+    assert {gate.name: gate.state for gate in found.gates}["accuracy"] == "pass"
+    assert report.name in html_from_report(report)
+    assert report.verdict.sentence in markdown_from_report(report).replace("\\", "")
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_no_figure_of_a_stored_report_is_changed(path: Path) -> None:
+    before = json.loads(path.read_bytes())
+    after = migrated(copy.deepcopy(before), path)
+
+    def kept(old: Any, new: Any, where: str) -> None:
+        if isinstance(old, dict):
+            for key, value in old.items():
+                if key != "schema" or where:
+                    kept(value, new[key], f"{where}.{key}")
+        elif isinstance(old, list):
+            assert len(old) == len(new), where
+            for index, value in enumerate(old):
+                kept(value, new[index], f"{where}[{index}]")
+        else:
+            assert old == new, where
+
+    kept(before, after, "")
+
+
+def test_percentiles_of_an_old_report_are_found_from_its_calls() -> None:
+    first = next(path for path in STORED if path.stem == "report-1-first")
+    for arm in read_report(first).arms:
+        assert arm.latency is not None
+        samples = sorted(sample for own in arm.latency.rounds_ms for sample in own)
+        p50 = arm.latency.percentile(0.5)
+        assert p50 is not None
+        assert p50.value_ms in samples
+
+
+def test_steps_are_taken_one_after_the_other_and_leave_what_was_given() -> None:
+    document = {"schema": "lissom.report/1", "a": 1}
+    steps = {1: lambda old: {**old, "b": old["a"] + 1}, 2: lambda old: {**old, "c": old["b"] + 1}}
+    assert migrated(document, HERE, steps=steps) == {"schema": "lissom.report/3", "a": 1, "b": 2, "c": 3}
+    assert document == {"schema": "lissom.report/1", "a": 1}
+    assert migrated({"schema": "lissom.report/3"}, HERE, steps=steps) == {"schema": "lissom.report/3"}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "not a report"),
+        ({}, "its schema is None"),
+        ({"schema": 2}, "its schema is 2"),
+        ({"schema": "lissom.result/1"}, "its schema is 'lissom.result/1'"),
+        ({"schema": "lissom.report/0"}, "is unknown"),
+        ({"schema": "lissom.report/4", "lissom": "0.9"}, "written by lissom 0.9"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(document: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        migrated(document, HERE, steps={1: dict, 2: dict})
+    assert caught.value.hint
+
+
+def test_a_newer_report_says_to_upgrade() -> None:
+    with pytest.raises(RequestError) as caught:
+        migrated({"schema": "lissom.report/99", "lissom": "3.0"}, HERE)
+    assert caught.value.hint == "pip install -U lissom"
