@@ -293,18 +293,17 @@ def compare(
     lissom compare runs/before/report.json runs/digits
     """
     from lissom import verbs
-    from lissom.report.baselines import is_saved
 
-    if update and not Path(before).exists() and not is_saved(before, baselines):
-        return views.kept(before, verbs.keep(after, before, baselines=baselines))
     found = verbs.compare(
-        before, after, max_drop=max_drop, margin=margin, allow=allow or (), baselines=baselines
+        before,
+        after,
+        max_drop=max_drop,
+        margin=margin,
+        allow=allow or (),
+        baselines=baselines,
+        update=update,
     )
-    outcome = views.compared(found, (before, str(after)), out)
-    if not update:
-        return outcome
-    saved = verbs.keep(after, before, baselines=baselines) if outcome.ok else None
-    return views.updated(outcome, before, saved)
+    return views.compared(found, (before, str(after)), out)
 
 
 @verb

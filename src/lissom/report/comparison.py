@@ -9,6 +9,7 @@ paired by sample, by the hashes that both reports hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -51,6 +52,7 @@ class Comparison(NamedTuple):
         notes: What a reader should know beside them.
         speedup: How much faster it became; None where it was not timed in both.
         flips: Samples that became wrong and right; None without labels that both have.
+        baseline: The file that the newer report was kept as; None where it was not.
     """
 
     names: tuple[str, str]
@@ -59,6 +61,7 @@ class Comparison(NamedTuple):
     notes: tuple[str, ...]
     speedup: Estimate | None
     flips: Flips | None
+    baseline: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -77,12 +80,13 @@ def compare(before: Report, after: Report, limits: GatesConfig, *, allow: Sequen
     """Compare the chosen arms of two reports.
 
     Raises:
-        RequestError: they are of other tasks or classes, or one has no chosen arm.
+        RequestError: they are of other tasks or classes, have no sample in common, or one has no chosen arm.
+            Where `accuracy` is allowed to fail, reports without a common sample are compared by the rest.
     """
     one, other = _chosen(before), _chosen(after)
     _check_comparable(before, after)
     speedup, notes = _speedup(before, after, one, other)
-    scores = _paired(before, after, one, other)
+    scores = _paired(before, after, one, other, strict="accuracy" not in allow)
     reference, candidate = scores or (None, None)
     names = (arm_name(one), arm_name(other))
     judged = (
@@ -99,6 +103,19 @@ def compare(before: Report, after: Report, limits: GatesConfig, *, allow: Sequen
     lines = _lines(before, after, (one, other), speedup, changed)
     notes += [] if scores else ["no sample with a label is in both reports, so accuracy was not compared"]
     return Comparison(names, gates, tuple(lines), (*notes, *_surroundings(before, after)), speedup, changed)
+
+
+def alone(report: Report, *, allow: Sequence[str] = ()) -> Comparison:
+    """A report that nothing earlier is held against: its own gates, and figures of its chosen arm.
+
+    Raises:
+        RequestError: it has no chosen arm.
+    """
+    arm = _chosen(report)
+    gates = tuple(gate.model_copy(update={"allowed": gate.name in allow}) for gate in report.gates)
+    lines = _lines(report, report, (arm, arm), None, None)
+    shown = tuple(line._replace(before="", change="") for line in lines)
+    return Comparison((arm_name(arm), arm_name(arm)), gates, shown, (), None, None)
 
 
 def _chosen(report: Report) -> Arm:
@@ -165,13 +182,20 @@ def _speed_gate(
     return gate.model_copy(update={"reason": reason, "state": state})
 
 
-def _paired(before: Report, after: Report, one: Arm, other: Arm) -> tuple[np.ndarray, np.ndarray] | None:
+def _paired(
+    before: Report, after: Report, one: Arm, other: Arm, *, strict: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Scores of the samples that both reports hold, in one order; None where there are none."""
     found = [_scores(report, arm) for report, arm in ((before, one), (after, other))]
     if found[0] is None or found[1] is None:
         return None
     places = [{name: place for place, name in enumerate(r.predictions.samples)} for r in (before, after)]
     common = [name for name in places[0] if name in places[1]]
+    if not common and strict:
+        raise RequestError(
+            "the reports have no sample in common, so accuracy cannot be compared",
+            hint="run both on the same data; --allow accuracy compares what else they hold",
+        )
     if not common:
         return None
     first, second = (

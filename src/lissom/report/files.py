@@ -44,18 +44,56 @@ def read_report(folder: Path) -> Report:
     Raises:
         RequestError: none is there, it is damaged, or of a newer schema.
     """
-    path = folder if folder.suffix == ".json" else folder / REPORT_FILE
+    path = report_path(folder)
+    return report_from_json(report_bytes(path), path)
+
+
+def report_path(folder: Path) -> Path:
+    """The file of a report, which a folder holds, or which was named itself."""
+    named = folder.is_file() or (folder.suffix == ".json" and not folder.is_dir())
+    return folder if named else folder / REPORT_FILE
+
+
+def report_bytes(path: Path) -> bytes:
+    """The file as it is.
+
+    Raises:
+        RequestError: none is there, or it cannot be read.
+    """
     try:
-        raw = json.loads(path.read_bytes())
-    except FileNotFoundError as exc:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise RequestError(f"no report at {path}", hint="lissom run RECIPE makes one") from exc
-    except ValueError as exc:
+    except OSError as exc:
         raise RequestError(
-            f"{path} is damaged, or only a part of it is there: {exc}", hint="run the recipe again"
+            f"{path} cannot be read: {exc.strerror}", hint="name the folder of a run, or its report.json"
+        ) from exc
+
+
+def report_from_json(content: bytes, path: Path) -> Report:
+    """A report of any schema so far.
+
+    Args:
+        content: The file.
+        path: Where it was read, for the messages.
+
+    Raises:
+        RequestError: it is damaged, or of a newer schema.
+    """
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise RequestError(
+            f"{path} is damaged, or only a part of it is there: {exc}",
+            hint="run the recipe again, or restore the file from a copy",
         ) from exc
     document = migrated(raw, path)
     try:
         return Report.model_validate(document)
     except ValidationError as exc:
         first = exc.errors()[0]
-        raise RequestError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc
+        where = ".".join(str(part) for part in first["loc"])
+        raise RequestError(
+            f"{path} is damaged: {where}: {first['msg']}",
+            hint="run the recipe again, or restore the file from a copy",
+        ) from exc

@@ -16,7 +16,7 @@ from lissom.report.schema import REPORT_SCHEMA
 
 Document = dict[str, Any]
 Step = Callable[[Document], Document]
-_SCHEMA = re.compile(r"lissom\.report/([0-9]+)")
+_SCHEMA = re.compile(r"lissom\.report/(0|[1-9][0-9]{0,8})")
 
 
 def migrated(document: object, path: Path, *, steps: Mapping[int, Step] | None = None) -> Document:
@@ -28,7 +28,7 @@ def migrated(document: object, path: Path, *, steps: Mapping[int, Step] | None =
         steps: What makes the next version of each; default: those of this lissom.
 
     Raises:
-        RequestError: it is no report, or of a newer schema.
+        RequestError: it is no report, damaged, or of a newer schema.
     """
     schema = document.get("schema") if isinstance(document, dict) else None
     found = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
@@ -50,7 +50,14 @@ def migrated(document: object, path: Path, *, steps: Mapping[int, Step] | None =
     for number in range(version, wanted):
         if number not in known:
             raise RequestError(f"{path}: the schema {schema} is unknown", hint="run the recipe again")
-        document = {**known[number](document), "schema": f"lissom.report/{number + 1}"}
+        try:
+            document = {**known[number](document), "schema": f"lissom.report/{number + 1}"}
+        except (LookupError, TypeError, AttributeError, ValueError) as exc:
+            raise RequestError(
+                f"{path} is damaged: a part that every report of {schema} has is missing or of another kind "
+                f"({type(exc).__name__}: {exc})",
+                hint="run the recipe again, or restore the file from a copy",
+            ) from exc
     return document
 
 

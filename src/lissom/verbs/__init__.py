@@ -19,18 +19,7 @@ from lissom.verbs.making import (
     recipe_of,
     train,
 )
-from lissom.verbs.measuring import (
-    ask,
-    bench,
-    compare,
-    divergence,
-    evaluate,
-    judge,
-    keep,
-    plan_bench,
-    sweep,
-    verify,
-)
+from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
 from lissom.verbs.shared import load_data
 from lissom.verbs.studying import plan_sensitivity, sensitivity, sensitivity_folder
 from lissom.verbs.using import doctor, inspect, layers, models, predict, report, serve
@@ -47,7 +36,6 @@ __all__ = [
     "export",
     "inspect",
     "judge",
-    "keep",
     "layers",
     "load_data",
     "models",

@@ -302,48 +302,29 @@ def compare(
     max_drop: float = 0.01,
     margin: float = 0.02,
     allow: Sequence[str] = (),
-    baselines: Path = Path("baselines"),
+    baselines: str | Path = "baselines",
+    update: bool = False,
 ) -> Comparison:
     """Judge the chosen model of one report against that of an earlier one.
 
     Args:
         before: Folder of a run, its report.json, or the name of a saved baseline.
-        after: The newer one; a folder or a report.json.
+        after: Folder of the newer run, or its report.json.
         max_drop: Score that may be lost; 0.01 is one point.
         margin: How much slower it may become, relative.
         allow: Gates that may fail.
-        baselines: Folder of saved baselines; `keep` saves one.
+        baselines: Folder of saved baselines.
+        update: Keep `after` as the baseline `before`, unless a gate failed; the first one is judged alone.
 
     Raises:
         RequestError: a report is not there, damaged or of a newer schema, or they cannot be compared.
     """
     from lissom.recipe import check_allowed
-    from lissom.report.baselines import located
-    from lissom.report.comparison import compare as compare_reports
-    from lissom.report.files import read_report
+    from lissom.report.baselines import compare_with
 
     check_allowed(allow)
-    limits = _limits(max_drop, margin)
-    found = [read_report(place) for place in (located(before, baselines), Path(after))]
-    return compare_reports(found[0], found[1], limits, allow=allow)
-
-
-def keep(after: str | Path, name: str, *, baselines: Path = Path("baselines")) -> Path:
-    """Save the report of a run as a baseline; gives its file.
-
-    Args:
-        after: Folder of the run, or its report.json.
-        name: Letters, digits, `.`, `_` and `-`; an older baseline of that name is replaced.
-        baselines: Folder of saved baselines.
-
-    Raises:
-        RequestError: there is no report that can be read, or the name cannot be used.
-    """
-    from lissom.report.baselines import save
-    from lissom.report.files import read_report
-
-    read_report(Path(after))
-    return save(name, Path(after), baselines)
+    limits, folder = _limits(max_drop, margin), Path(baselines)
+    return compare_with(before, Path(after), limits, folder=folder, update=update, allow=allow)
 
 
 def evaluate(

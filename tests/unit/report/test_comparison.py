@@ -107,13 +107,24 @@ def test_lost_answers_are_counted_by_sample() -> None:
     assert any("14 lost, 0 gained" in line.change for line in found.lines)
 
 
-def test_reports_without_common_samples_skip_accuracy() -> None:
+def test_reports_without_common_samples_are_refused_unless_accuracy_may_fail() -> None:
     other = report(seed=1)
     renamed = tuple(f"f{name[1:]}" for name in other.predictions.samples)
     predictions = other.predictions.model_copy(update={"samples": renamed})
-    found = compare(report(), other.model_copy(update={"predictions": predictions}), LIMITS)
+    other = other.model_copy(update={"predictions": predictions})
+    with pytest.raises(RequestError, match="no sample in common") as caught:
+        compare(report(), other, LIMITS)
+    assert "--allow accuracy" in caught.value.hint
+    found = compare(report(), other, LIMITS, allow=["accuracy"])
     assert {gate.name: gate.state for gate in found.gates}["accuracy"] == "skipped"
     assert "no sample with a label" in found.notes[-1]
+
+
+def test_reports_without_labels_skip_accuracy() -> None:
+    predictions = Predictions(samples=("0123456789abcdef",), labels=(), arms={}, scores={})
+    unlabelled = report().model_copy(update={"predictions": predictions})
+    found = compare(unlabelled, unlabelled, LIMITS)
+    assert {gate.name: gate.state for gate in found.gates}["accuracy"] == "skipped"
 
 
 def test_what_failed_in_the_newer_report_fails_here_too() -> None:

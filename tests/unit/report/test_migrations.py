@@ -84,12 +84,50 @@ def test_steps_are_taken_one_after_the_other_and_leave_what_was_given() -> None:
         ({"schema": "lissom.result/1"}, "its schema is 'lissom.result/1'"),
         ({"schema": "lissom.report/0"}, "is unknown"),
         ({"schema": "lissom.report/4", "lissom": "0.9"}, "written by lissom 0.9"),
+        ({"schema": f"lissom.report/{'9' * 5000}"}, "not a report"),
     ],
 )
 def test_what_cannot_be_read_is_refused(document: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
         migrated(document, HERE, steps={1: dict, 2: dict})
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("damage", [{"predictions": None}, {"stages": 3}, {"arms": [{}]}, {"stages": [None]}])
+def test_a_part_that_a_step_misses_is_a_damaged_file(damage: dict[str, Any]) -> None:
+    document = json.loads(STORED[0].read_bytes()) | damage
+    with pytest.raises(RequestError, match="is damaged") as caught:
+        migrated(document, HERE)
+    assert caught.value.hint
+
+
+def test_a_document_with_nothing_but_a_schema_is_damaged() -> None:
+    with pytest.raises(RequestError, match="a part that every report"):
+        migrated({"schema": "lissom.report/1"}, HERE)
+
+
+def test_the_stored_files_are_small() -> None:
+    assert all(path.stat().st_size < 300_000 for path in STORED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[" * 100_000, "is damaged"), (b"\xff", "is damaged"), (STORED[0].read_bytes()[:2000], "is damaged")],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(RequestError, match=message) as caught:
+        read_report(tmp_path)
+    assert caught.value.hint
+
+
+def test_a_report_is_found_in_a_folder_and_as_a_file_whatever_they_are_called(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    for path in (tmp_path / "run.json" / "report.json", tmp_path / "kept"):
+        path.write_bytes(STORED[0].read_bytes())
+    assert read_report(tmp_path / "run.json") == read_report(tmp_path / "kept")
+    with pytest.raises(RequestError, match="no report at"):
+        read_report(tmp_path / "kept" / "deeper")
 
 
 def test_a_newer_report_says_to_upgrade() -> None:

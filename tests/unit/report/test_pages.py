@@ -270,8 +270,7 @@ def test_markdown_holds_verdict_gates_arms_stages_hardware_and_command() -> None
     assert "| accuracy | pass | drop 0.7 points | 1.0 point |" in page
     assert (
         "| **quantize** (chosen) | openvino | 21.7 kB | 0.0221 (0.0215 to 0.0228) | needs 662 calls | 18.2× "
-        "| 97.0 % |"
-        in page
+        "| 97.0 % |" in page
     )
     assert "| prune | torch | 41.9 kB (−60 %) | 0.361 ms (−10 %) | 95.2 % (−2.6 pt) |" in page
     assert "- cpu: AMD EPYC 9R14\n" in page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lissom.cli.views.benchmarks import asked, bench_planned, benched, compared, kept, swept, updated
+from lissom.cli.views.benchmarks import asked, bench_planned, benched, compared, swept
 from lissom.cli.views.measurements import (
     noise_measured,
     noise_planned,
@@ -35,7 +35,6 @@ __all__ = [
     "executed",
     "finished",
     "inspected",
-    "kept",
     "keyword_arguments",
     "kwarg_options",
     "listed",
@@ -49,6 +48,5 @@ __all__ = [
     "sensitivity_planned",
     "served",
     "swept",
-    "updated",
     "verified",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,24 +145,6 @@ def swept(points: Mapping[Setting, Point]) -> Outcome:
     return Outcome(table(header, rows, right=[2, 3, 4, 6]), extra={"points": told})
 
 
-def kept(name: str, path: Path) -> Outcome:
-    """The first baseline of a name, which was compared with nothing."""
-    return Outcome(
-        [f"there was no baseline {name!r}; it is now {path}", f"next  git add {path}"],
-        extra={"baseline": str(path)},
-    )
-
-
-def updated(outcome: Outcome, name: str, path: Path | None) -> Outcome:
-    """A comparison, and whether the baseline was replaced by what was compared with it."""
-    told = f"baseline {name!r} is now {path}" if path else f"baseline {name!r} stays as it was: a gate failed"
-    return replace(
-        outcome,
-        lines=[*outcome.lines, "", told],
-        extra=outcome.extra | {"baseline": str(path) if path else None},
-    )
-
-
 def _gate_lines(gates: Sequence[Gate]) -> list[str]:
     rows = [
         [gate.name, gate.state + " (allowed)" * gate.allowed, gate.measured, gate.reason] for gate in gates
@@ -220,6 +201,7 @@ def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Ou
         "",
         *_gate_lines(found.gates),
         *(["", *(f"note: {note}" for note in found.notes)] if found.notes else []),
+        *(["", f"baseline {found.baseline} is now that of {titles[1]}"] if found.baseline else []),
     ]
     told = {
         "verdict": found.verdict,
@@ -227,6 +209,7 @@ def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Ou
         "flips": found.flips._asdict() if found.flips else None,
         "lines": [line._asdict() for line in found.lines],
         "notes": list(found.notes),
+        "baseline": str(found.baseline) if found.baseline else None,
     }
     if out is not None:
         gates = [gate.model_dump(mode="json") for gate in found.gates]
