@@ -134,19 +134,24 @@ def _sample(arguments: Mapping[str, Any]) -> Tensor:
 def flops_of(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Floating-point operations of one call, as torch counts them: matrix products and convolutions.
 
+    Attention is computed in the open meanwhile, since torch sees no product in its fused kernels.
     A recurrent layer uses each of its matrices once at every position. Counting its steps one by one takes
     seconds, and in a fused kernel torch sees none; so these layers are counted by that rule, and not run.
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     work: list[int] = []
     for layer in recurrent:
         layer.forward = partial(_counted, layer, work)
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(*inputs)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for layer in recurrent:
             del layer.forward
     return int(counter.get_total_flops()) + sum(work)

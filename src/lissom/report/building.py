@@ -23,6 +23,7 @@ from lissom.bench.statistics import (
 )
 from lissom.optional import version
 from lissom.report import gates
+from lissom.report.efficiency import layer_table, roofline
 from lissom.report.measured_run import Run, interval
 from lissom.report.remarks import control_remark, find_remarks, machine_remarks
 from lissom.report.schema import (
@@ -67,8 +68,8 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         control=run.control,
         unfit=tuple(run.unfit),
         readings=tuple(run.readings),
-        ceilings=None,
-        layers=(),
+        ceilings=run.ceilings,
+        layers=layer_table(run),
         remarks=(
             *find_remarks(
                 run.artifacts,
@@ -80,7 +81,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
             *machine_remarks(run.unfit, run.readings),
         ),
         gates=tuple(judged),
-        stages=tuple(_stage_row(artifact, folder) for artifact in run.artifacts),
+        stages=tuple(_stage_row(run, artifact, folder) for artifact in run.artifacts),
         arms=arms,
         waterfall=tuple(_steps(run, chosen)),
         predictions=_all_predictions(run),
@@ -147,6 +148,7 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         warmup=figures.get("warmup"),
         memory=figures.get("memory"),
         energy=tuple(_energy(figures.get("energy"))),
+        roofline=roofline(run, arm),
         accuracy=_accuracy(run, arm),
         metrics=figures.get("metrics", {}),
         latency=_latency(run.rounds.get(arm)),
@@ -320,8 +322,8 @@ def _steps(run: Run, chosen: ArmKey | None) -> Iterable[Step]:
         )
 
 
-def _stage_row(artifact: Artifact, folder: Path) -> StageRow:
-    manifest = artifact.manifest
+def _stage_row(run: Run, artifact: Artifact, folder: Path) -> StageRow:
+    manifest, work = artifact.manifest, run.records[artifact.name].get("work") or {}
     path = (
         artifact.path.relative_to(folder.resolve())
         if artifact.path.is_relative_to(folder.resolve())
@@ -338,8 +340,8 @@ def _stage_row(artifact: Artifact, folder: Path) -> StageRow:
         precision=manifest.precision,
         size_bytes=artifact.size_bytes,
         num_parameters=manifest.num_parameters,
-        flops=None,
-        moved_bytes=None,
+        flops=work.get("flops"),
+        moved_bytes=work.get("moved_bytes"),
         notes=manifest.notes,
     )
 

@@ -87,6 +87,12 @@ class Writer:
         self._started, self._environment = _now(), environment()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._name = f"{host()}-{stamp}-{key[:8]}"
+        self._works: Mapping[str, Mapping[str, Any]] = {}
+        self._ceilings: Mapping[str, Any] | None = None
+
+    def know(self, works: Mapping[str, Mapping[str, Any]], ceilings: Mapping[str, Any]) -> None:
+        """Keep the work of every artifact, and what the machine can do at most, in what is written next."""
+        self._works, self._ceilings = works, ceilings
 
     def write(
         self,
@@ -105,12 +111,14 @@ class Writer:
             "benchmark": self._config.model_dump(mode="json"),
             "environment": self._environment,
             "readings": list(readings),
+            "ceilings": self._ceilings,
             **self._judged_by,
         }
         records: dict[str, Record] = {}
         for artifact in self._artifacts:
             records[artifact.name] = record = shared | {
                 "artifact": {"id": artifact.id, "digest": artifact.digest, "name": artifact.name},
+                "work": self._works.get(artifact.name),
                 "runtimes": {
                     arm.runtime: dict(found)
                     for arm, found in figures.items()

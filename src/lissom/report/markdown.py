@@ -6,6 +6,15 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from lissom.report.layers_section import (
+    LAYER_HEADER,
+    ROOF_HEADER,
+    layer_rows,
+    layers_told,
+    operators_changed,
+    roof_rows,
+    roof_told,
+)
 from lissom.report.metrics import compared_arms, figure, metric_names
 from lissom.report.reading import (
     bound_words,
@@ -67,6 +76,7 @@ def markdown_from_report(report: Report) -> str:
             _section(f"Quantization: {inline(row.name)}", _rungs(report, row), "")
             for row in climbed_stages(report)
         ),
+        _section("Where the time goes", _layers(report), "") if report.layers or roof_rows(report) else "",
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
         f"lissom {inline(report.lissom)}, {inline(moment(report.created))}. "
@@ -148,6 +158,18 @@ def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
 def _resources(report: Report) -> str:
     header, rows = resource_rows(report)
     return _table(header, [tuple(map(inline, row)) for row in rows], range(2, len(header))) if rows else ""
+
+
+def _layers(report: Report) -> str:
+    parts, roof = [], roof_rows(report)
+    if report.layers:
+        parts += [inline(f"{layers_told(report.layers)} {operators_changed(report.layers)}")]
+        rows = [tuple(map(inline, row)) for row in layer_rows(report.layers)]
+        parts += [_table(LAYER_HEADER, rows, range(3, 6))]
+    if roof:
+        parts += [inline(roof_told(report))]
+        parts += [_table(ROOF_HEADER, [tuple(map(inline, row)) for row in roof], range(3, 6))]
+    return "\n\n".join(parts)
 
 
 def _waterfall(report: Report) -> str:

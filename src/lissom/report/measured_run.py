@@ -16,7 +16,7 @@ from lissom.bench.watch import unfit
 from lissom.errors import RequestError
 from lissom.models.data import Data
 from lissom.recipe import Recipe
-from lissom.report.schema import Control, Interval
+from lissom.report.schema import Ceilings, Control, Interval
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ class Run:
     def readings(self) -> list[dict[str, Any]]:
         """The machine between rounds."""
         return list(self.records[self.artifacts[0].name].get("readings", ()))
+
+    @cached_property
+    def ceilings(self) -> Ceilings | None:
+        """What the machine can do at most; None where it was not measured."""
+        found = self.records[self.artifacts[0].name].get("ceilings")
+        return Ceilings(**found) if found else None
 
     @cached_property
     def unfit(self) -> list[str]:

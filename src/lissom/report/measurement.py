@@ -14,13 +14,16 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.bench import energy
+from lissom.bench.roofline import ceilings
 from lissom.bench.selection import ArmKey, is_decided
 from lissom.bench.timing import Session, time_rounds
 from lissom.bench.watch import Watch
+from lissom.bench.work import works_of
 from lissom.logs import Progress
 from lissom.models.data import Data
-from lissom.recipe import BenchmarkConfig
+from lissom.recipe import BenchmarkConfig, default_threads
 from lissom.report.evidence import Record, Writer, find_evidence, measurement_key
+from lissom.report.inside import look_inside
 from lissom.report.opening import Arms, answer_all, open_arms, planned_arms, task_for
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import open_runtime
@@ -56,6 +59,12 @@ def measure(
         complete = _time(arms, inputs, config, stack, writer, watch, progress)
         if complete:
             _count_energy(arms, inputs, config, progress)
+            look_inside(artifacts, arms, inputs, progress)
+    if complete:
+        writer.know(
+            {name: work._asdict() for name, work in works_of(artifacts).items()},
+            ceilings(threads=config.threads or default_threads(), device=config.device or "cpu")._asdict(),
+        )
     return key, writer.write(arms.figures, watch.record(), complete=complete)
 
 

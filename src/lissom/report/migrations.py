@@ -71,7 +71,7 @@ def _with_what_was_seen(old: Document) -> Document:
         "unfit": [],
         "readings": [],
         "ceilings": None,
-        "layers": [],
+        "layers": None,
     }
     predictions = {"scores": {}, **old["predictions"]}
     stages = [{"flops": None, "moved_bytes": None, **row} for row in old["stages"]]
@@ -80,7 +80,7 @@ def _with_what_was_seen(old: Document) -> Document:
 
 
 def _seen(arm: Document) -> Document:
-    unknown: Document = {"metrics": {}, "warmup": None, "memory": None, "energy": []}
+    unknown: Document = {"metrics": {}, "warmup": None, "memory": None, "energy": [], "roofline": None}
     latency, parity = arm["latency"], arm["parity"]
     if latency is not None and not latency.get("percentiles"):
         latency = {**latency, "percentiles": _percentiles(latency["rounds_ms"])}

@@ -36,7 +36,8 @@ def resources(report: Report) -> str:
         return ""
     caption = (
         "Before a call counts: loading and compiling, the first inference, calls until it gets no faster, "
-        "and what that took of the memory. None of it is in the latency."
+        "and what that took of the memory. None of it is in the latency. The first arm of a runtime loads "
+        "its library too, and a later one may be given memory that an earlier one gave back."
     )
     return f"<h3>To begin</h3>{table('resources-table', caption, columns, rows)}{_machine(report)}"
 

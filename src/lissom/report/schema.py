@@ -154,6 +154,7 @@ class Arm(Frozen):
     warmup: WarmUpFigures | None
     memory: MemoryFigures | None
     energy: tuple[EnergyFigures, ...] = Field(description="Empty where no counter can be read.")
+    roofline: RooflineFigures | None = Field(description="Null where operations or ceilings are unknown.")
     accuracy: AccuracyFigures | None
     metrics: dict[str, float] = Field(description="Further figures of the report split, by name.")
     latency: LatencyFigures | None
@@ -197,16 +198,39 @@ class Ceilings(Frozen):
     bytes_per_s: float = Field(description="Read and written.")
 
 
-class LayerChange(Frozen):
-    """Layers of the reference and of the chosen model that compute the same tensor."""
+class LayerFigures(Frozen):
+    """What an engine executed of one layer."""
 
-    name: str = Field(description="Of the tensor where they end.")
-    before: str = Field(description="Operators of the reference.")
-    after: str = Field(description="Operators of the chosen model.")
-    precision_before: str
-    precision_after: str
-    ms_before: float
-    ms_after: float
+    operators: tuple[str, ...]
+    precision: str = Field(description="Of its convolutions and products; empty where unknown.")
+    ms: float = Field(description="With what the engine's own watching takes, microseconds an operator.")
+
+
+class LayerChange(Frozen):
+    """Layers of two models that compute the same tensor; null on the side that has none."""
+
+    name: str = Field(description="Of the module whose weights it uses, or of the tensor where it ends.")
+    before: LayerFigures | None
+    after: LayerFigures | None
+
+
+class LayerTable(Frozen):
+    """Time of every layer of two models on one runtime, in the order of execution."""
+
+    runtime: str
+    before: str = Field(description="Name of the stage: the original, or the first in its format.")
+    after: str = Field(description="Name of the chosen stage.")
+    changes: tuple[LayerChange, ...]
+
+
+class RooflineFigures(Frozen):
+    """How near a call comes to what the machine can do at most."""
+
+    flops_per_s: float = Field(description="Operations of a call over its median latency.")
+    intensity: float = Field(description="Operations a byte that is moved at least.")
+    share: float = Field(description="Of what the machine allows at that intensity.")
+    bound: Literal["compute", "memory"]
+    precision: str = Field(description="Type whose peak was taken.")
 
 
 class Step(Frozen):
@@ -288,9 +312,7 @@ class Report(Frozen):
         description="The machine between rounds: clocks, heat, throttling, other processes, the card."
     )
     ceilings: Ceilings | None = Field(description="What the machine can do at most; null: not measured.")
-    layers: tuple[LayerChange, ...] = Field(
-        description="Time of every layer of the reference and the chosen model on one runtime."
-    )
+    layers: LayerTable | None = Field(description="Null where the engine does not tell.")
     remarks: tuple[str, ...] = Field(description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]

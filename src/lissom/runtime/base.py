@@ -43,6 +43,24 @@ class Layer(NamedTuple):
     computes: bool
 
 
+class LayerTime(NamedTuple):
+    """How long one operator took, as the engine executed it.
+
+    Attributes:
+        name: As the engine has it.
+        operator: The engine's name for what it does.
+        precision: Type in which it computes, as NumPy calls it; empty where the engine does not say.
+        tensors: What it computes, by names of the graph or of its nodes; the path of a torch module.
+        seconds: Median of the calls; the engine's own watching is in it, some microseconds an operator.
+    """
+
+    name: str
+    operator: str
+    precision: str
+    tensors: tuple[str, ...]
+    seconds: float
+
+
 class Runtime(ABC):
     """One artifact, opened on one engine."""
 
@@ -132,6 +150,17 @@ class Runtime(ABC):
             return None
         return dict(Counter(layer.precision for layer in layers if layer.computes))
 
+    def layer_times(self, inputs: Mapping[str, np.ndarray], num_calls: int) -> list[LayerTime] | None:
+        """Time of every operator over several calls, in the order of execution; None when it cannot be told.
+
+        The model is opened once more for it, so that no other call is slowed down by the watching.
+
+        Raises:
+            RequestError: a name, dtype, rank or size does not fit the signature.
+        """
+        ready = inputs if self._is_ready(inputs) else self._prepared(inputs)
+        return self._layer_times_impl(ready, num_calls)
+
     def elsewhere(self) -> list[str]:
         """Names of operators that compute in another place than was asked for, when the engine tells."""
         return []
@@ -156,6 +185,9 @@ class Runtime(ABC):
         return self._layers_impl()
 
     def _layers_impl(self) -> list[Layer] | None:
+        return None
+
+    def _layer_times_impl(self, inputs: Mapping[str, np.ndarray], num_calls: int) -> list[LayerTime] | None:
         return None
 
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from lissom.errors import ArtifactError
 from lissom.optional import require
-from lissom.runtime.base import Layer, Runtime, executed_name
+from lissom.runtime.base import Layer, LayerTime, Runtime, executed_name
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
@@ -29,6 +31,12 @@ class OpenVino(Runtime):
     thread_safe = False
 
     def _open_impl(self) -> None:
+        self.compiled: Any = self._compiled()
+        self._request: Any = self.compiled.create_infer_request()
+        places = {name: index for index, found in enumerate(self.compiled.outputs) for name in found.names}
+        self._places = [(spec.name, places[spec.name]) for spec in self.signature.outputs]
+
+    def _compiled(self, **watching: Any) -> Any:
         library: Any = require("openvino", extra="cpu")
         converted = self.artifact.manifest.format == "openvino"
         path = self.artifact.file(GRAPH_FILE if converted else MODEL_FILE)
@@ -37,14 +45,12 @@ class OpenVino(Runtime):
             "INFERENCE_PRECISION_HINT": _PRECISIONS.get(self.artifact.manifest.precision, "f32"),
             "INFERENCE_NUM_THREADS": self.threads,
             **({"NUM_STREAMS": 1} if self.hint == "latency" else {}),
+            **watching,
         }
         try:
-            self.compiled: Any = library.Core().compile_model(str(path), "CPU", settings)
+            return library.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as exc:
             raise ArtifactError(f"OpenVINO cannot open {path}: {str(exc).strip().splitlines()[0]}") from exc
-        self._request: Any = self.compiled.create_infer_request()
-        places = {name: index for index, found in enumerate(self.compiled.outputs) for name in found.names}
-        self._places = [(spec.name, places[spec.name]) for spec in self.signature.outputs]
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self._request.infer(inputs, share_inputs=True)
@@ -61,6 +67,22 @@ class OpenVino(Runtime):
                 layer = Layer(node.friendly_name, kind, precision, "cpu", kind in _COMPUTING)
                 found.append((int(info.get("execOrder", "0")), layer))
         return [layer for _, layer in sorted(found, key=lambda each: each[0])]
+
+    def _layer_times_impl(self, inputs: Mapping[str, np.ndarray], num_calls: int) -> list[LayerTime]:
+        """By the engine's own counters; what was fused into another node is not executed by itself."""
+        request = self._compiled(PERF_COUNT=True).create_infer_request()
+        spent: dict[str, list[float]] = defaultdict(list)
+        kinds: dict[str, tuple[str, str]] = {}
+        for _ in range(num_calls):
+            request.infer(inputs, share_inputs=True)
+            for found in request.get_profiling_info():
+                if found.status.name == "EXECUTED":
+                    spent[found.node_name].append(found.real_time.total_seconds())
+                    kinds[found.node_name] = found.node_type, found.exec_type.rpartition("_")[2]
+        return [
+            LayerTime(name, kinds[name][0], executed_name(kinds[name][1]), (name,), statistics.median(times))
+            for name, times in spent.items()
+        ]
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -5,7 +5,11 @@ Threads are a setting of the whole process in torch: the runtime opened last dec
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +20,7 @@ from lissom.artifact import Signature
 from lissom.errors import MachineError, ModelError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
-from lissom.runtime.base import Layer, Runtime
+from lissom.runtime.base import Layer, LayerTime, Runtime
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
 
@@ -79,6 +83,49 @@ class TorchEager(Runtime):
             for name, module, weight in found
             if weight is not None
         ]
+
+    def _layer_times_impl(self, inputs: Mapping[str, np.ndarray], num_calls: int) -> list[LayerTime]:
+        """Modules without modules inside; what a model computes between them is not told."""
+        spent: dict[str, list[float]] = defaultdict(list)
+        with ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                if name and not any(module.children()):
+                    _watch(module, spent[name], self.device, stack)
+            for _ in range(num_calls):
+                for times in spent.values():
+                    times.append(0.0)
+                self._infer_impl(inputs)
+        weights = {name: module._parameters.get("weight") for name, module in self.model.named_modules()}
+        return [
+            LayerTime(
+                name,
+                type(self.model.get_submodule(name)).__name__,
+                "" if (weight := weights[name]) is None else str(weight.dtype).removeprefix("torch."),
+                (name,),
+                statistics.median(times),
+            )
+            for name, times in spent.items()
+            if any(times)
+        ]
+
+
+def _watch(module: nn.Module, times: list[float], device: str, stack: ExitStack) -> None:
+    """Add the time of every call of a module to the last of `times`, until the stack is closed."""
+    started = [0.0]
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def before(*_: Any) -> None:
+        started[0] = now()
+
+    def after(*_: Any) -> None:
+        times[-1] += now() - started[0]
+
+    for handle in (module.register_forward_pre_hook(before), module.register_forward_hook(after)):
+        stack.callback(handle.remove)
 
 
 class Inductor(Runtime):

@@ -82,7 +82,7 @@ def typical(**changes: Any) -> Report:
         "unfit": (),
         "readings": (),
         "ceilings": None,
-        "layers": (),
+        "layers": None,
     }
     return Report(**{**fields, **changes})
 
@@ -458,6 +458,7 @@ def _arm(
         warmup=WarmUpFigures(num_calls=44, seconds=0.02, stationary=runtime != "inductor"),
         memory=MemoryFigures(held_bytes=1_000_000, peak_bytes=26_200_000, device_bytes=None),
         energy=(),
+        roofline=None,
         metrics={},
         accuracy=_accuracy(num_lost, num_gained),
         latency=_latency(median_ms),
@@ -535,6 +536,7 @@ def _empty_arm(artifact: str, runtime: str, error: str) -> Arm:
         warmup=None,
         memory=None,
         energy=(),
+        roofline=None,
         metrics={},
         accuracy=None,
         latency=None,

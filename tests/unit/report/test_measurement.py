@@ -292,3 +292,32 @@ def test_no_verdict_on_speed_is_given_on_an_unfit_machine(
     gate = next(gate for gate in report.gates if gate.name == "not-slower")
     assert gate.state in ("inconclusive", "skipped")
     assert any("slowed down for heat 5 times" in remark for remark in report.remarks)
+
+
+def _three(chain: Callable[[str], Chain]) -> tuple[Artifact, Artifact, Artifact]:
+    trained, exported, quantized = chain("resnet")
+    return trained, exported, quantized
+
+
+def test_work_ceilings_and_layers_come_into_the_report(tmp_path: Path, chain: Callable[[str], Chain]) -> None:
+    _, report = run_of(tmp_path, [Artifact.open(one.path) for one in _three(chain)], DATA)
+    assert report.ceilings is not None
+    assert {row.flops for row in report.stages} == {report.stages[0].flops}
+    assert report.stages[0].flops
+    assert all(0 < arm.roofline.share < 20 for arm in report.arms if arm.roofline)
+    assert sum(arm.roofline is not None for arm in report.arms) >= 2
+    assert report.layers is not None
+    assert report.layers.runtime == "onnxruntime"
+    assert "Where the time goes" in html_from_report(report)
+
+
+def test_an_engine_that_cannot_watch_itself_was_timed_all_the_same(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = resolve(runtime_entry("onnxruntime").reference, known={})
+    monkeypatch.setattr(kind, "_layer_times_impl", lambda *_: crash(None))
+    _, records = measure(two(chain), quick(), DATA, progress=NoProgress())
+    figures = records["export"]["runtimes"]["onnxruntime"]
+    assert figures["error"] is None
+    assert figures["rounds_ms"]
+    assert "layers" not in figures
