@@ -25,7 +25,7 @@ import numpy as np
 from lissom.bench.percentiles import Percentile, percentiles
 from lissom.bench.timing import Arm, round_order
 from lissom.errors import RequestError, near
-from lissom.logs import Progress
+from lissom.logs import Advance, Progress
 from lissom.runtime.base import Runtime
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
@@ -63,6 +63,8 @@ class Asked(NamedTuple):
         seconds: From the first plan to the last answer.
         rate: Queries a second that were asked for; None where the next waits for the last.
         planned: Seconds until the last query was to come; None where the next waits for the last.
+        error: What ended the asking before its time.
+        complete: False when it was interrupted.
     """
 
     scenario: Scenario
@@ -71,11 +73,13 @@ class Asked(NamedTuple):
     seconds: float
     rate: float | None = None
     planned: float | None = None
+    error: str | None = None
+    complete: bool = True
 
     @property
     def samples_per_second(self) -> float:
         """What was answered."""
-        return len(self.latencies) * self.samples_per_query / self.seconds
+        return len(self.latencies) * self.samples_per_query / self.seconds if self.seconds else 0.0
 
     @property
     def kept_up(self) -> bool:
@@ -140,6 +144,9 @@ def ask_in_turn(
 ) -> dict[Arm, Asked]:
     """Ask several runtimes in four turns each, in an order that turns, so that the machine's drift hits all.
 
+    What an arm raises ends that arm alone: it keeps the turns before, and says the error. Ctrl-C keeps the
+    turns that every arm has come to.
+
     Args:
         arms: Opened runtimes with one signature.
         samples: Tensors after preprocessing, shape [samples, ...], by input name.
@@ -151,22 +158,47 @@ def ask_in_turn(
         samples_per_query: See `ask`.
     """
     parts: dict[Arm, list[Asked]] = {arm: [] for arm in arms}
+    errors: dict[Arm, str] = {}
+    complete = True
+
+    def turned(turn: int, advance: Advance) -> None:
+        for arm in round_order(list(arms), turn):
+            if arm not in errors:
+                try:
+                    found = ask(
+                        arms[arm],
+                        samples,
+                        scenario,
+                        seconds=seconds / _TURNS,
+                        rate=rate,
+                        workers=workers,
+                        samples_per_query=samples_per_query,
+                        seed=turn,
+                    )
+                    parts[arm].append(found)
+                except ValueError:  # a wrong request, which is one for every arm
+                    raise
+                except Exception as exc:
+                    errors[arm] = f"{type(exc).__name__}: {exc}"
+            advance(1)
+
     with progress.task(f"bench: {scenario}", _TURNS * len(arms)) as advance:
-        for turn in range(_TURNS):
-            for arm in round_order(list(arms), turn):
-                found = ask(
-                    arms[arm],
-                    samples,
-                    scenario,
-                    seconds=seconds / _TURNS,
-                    rate=rate,
-                    workers=workers,
-                    samples_per_query=samples_per_query,
-                    seed=turn,
-                )
-                parts[arm].append(found)
-                advance(1)
-    return {arm: _joined(found) for arm, found in parts.items()}
+        try:
+            for turn in range(_TURNS):
+                turned(turn, advance)
+        except KeyboardInterrupt:
+            whole = min(len(found) for arm, found in parts.items() if arm not in errors)
+            if not whole:
+                raise
+            complete = False
+            parts = {arm: found[:whole] for arm, found in parts.items()}
+    size = samples_per_query or SAMPLES_PER_QUERY[scenario]
+    return {
+        arm: _joined(found or [Asked(scenario, size, np.empty(0), 0.0, rate)])._replace(
+            error=errors.get(arm), complete=complete
+        )
+        for arm, found in parts.items()
+    }
 
 
 def _joined(parts: list[Asked]) -> Asked:

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from tests.unit.small import DATA, Chain
 
-from lissom.bench.scenarios import SAMPLES_PER_QUERY, SCENARIOS, answered, arrivals, ask
+from lissom.bench.scenarios import (
+    SAMPLES_PER_QUERY,
+    SCENARIOS,
+    Asked,
+    answered,
+    arrivals,
+    ask,
+    ask_in_turn,
+)
+from lissom.bench.selection import ArmKey
+from lissom.cli.views.benchmarks import asked
+from lissom.logs import NoProgress
 from lissom.runtime.base import open_runtime
 
 SAMPLES = {"x": np.arange(40, dtype=np.float32).reshape(20, 2)}
@@ -113,3 +124,55 @@ def test_a_real_runtime_is_asked(chain: Callable[[str], Chain]) -> None:
         many = ask(runtime, samples, "Offline", seconds=0.1)
     assert found.kept_up
     assert many.samples_per_second > 32
+
+
+class Breaks:
+    """Answers at once, and raises from some query on."""
+
+    name, thread_safe, max_batch = "breaks", True, None
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        self.left, self.error = after, error
+
+    def infer_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        time.sleep(0.001)
+        return dict(inputs)
+
+
+def in_turn(arms: Mapping[str, Any], scenario: Any = "SingleStream", **given: Any) -> dict[str, Asked]:
+    return ask_in_turn(arms, SAMPLES, scenario, seconds=0.08, progress=NoProgress(), **given)
+
+
+@pytest.mark.parametrize("scenario", ["SingleStream", "Server"])
+def test_an_arm_that_breaks_keeps_its_turns_and_the_others_go_on(scenario: str) -> None:
+    rate = {"rate": 200.0} if scenario == "Server" else {}
+    good = Breaks(10**6, ValueError())
+    found = in_turn({"good": good, "bad": Breaks(12, ZeroDivisionError("gone"))}, scenario, **rate)
+    assert found["good"].error is None
+    assert len(found["good"].latencies) >= 12
+    assert found["bad"].error == "ZeroDivisionError: gone"
+    assert len(found["bad"].latencies) < len(found["good"].latencies)
+    text = "\n".join(asked({ArmKey(name, "torch"): one for name, one in found.items()}).lines)
+    assert "ZeroDivisionError: gone" in text
+
+
+def test_an_arm_that_never_answered_is_told_with_its_error() -> None:
+    found = in_turn({"good": Breaks(10**6, ValueError()), "bad": Breaks(0, OSError("no"))})
+    assert len(found["bad"].latencies) == 0
+    outcome = asked({ArmKey(name, "torch"): one for name, one in found.items()})
+    assert "OSError: no" in "\n".join(outcome.lines)
+    assert outcome.extra["arms"][1]["percentiles"] == []
+
+
+def test_an_interruption_keeps_the_turns_that_every_arm_has_come_to() -> None:
+    found = in_turn({"one": Breaks(10**6, ValueError()), "other": Breaks(30, KeyboardInterrupt())})
+    assert not any(one.complete for one in found.values())
+    assert asked({ArmKey(name, "torch"): one for name, one in found.items()}).exit_code == 130
+
+
+def test_an_interruption_before_the_first_turn_is_passed_on() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        in_turn({"one": Breaks(2, KeyboardInterrupt())})

@@ -10,6 +10,7 @@ from lissom.cli.output import Outcome, table, write_in
 from lissom.cli.views.words import duration
 
 if TYPE_CHECKING:
+    from lissom.bench.percentiles import Percentile
     from lissom.bench.scenarios import Asked
     from lissom.bench.selection import ArmKey
     from lissom.bench.sweeps import Point, Setting
@@ -164,13 +165,8 @@ def asked(found: Mapping[ArmKey, Asked]) -> Outcome:
     """What a scenario measured of every arm; a percentile with too few queries has no bound."""
     rows, arms = [], []
     for arm, one in found.items():
-        figures = one.percentiles()
-        told = [f"{1e3 * figure.value:.3f}" for figure in figures]
-        high = figures[-1]
-        bound = f"{1e3 * high.bound:.3f}" if high.bound is not None else f"needs {high.needed:,} queries"
-        state = "" if one.kept_up else "overloaded"
-        rate = f"{one.samples_per_second:.4g}"
-        rows.append([*arm, f"{len(one.latencies):,}", rate, *told, bound, state])
+        figures = one.percentiles() if len(one.latencies) else []
+        rows.append([*arm, *_asked_cells(one, figures)])
         arms.append(
             {
                 "artifact": arm.artifact,
@@ -181,12 +177,31 @@ def asked(found: Mapping[ArmKey, Asked]) -> Outcome:
                 "seconds": one.seconds,
                 "samples_per_second": one.samples_per_second,
                 "kept_up": one.kept_up,
+                "error": one.error,
+                "complete": one.complete,
                 "percentiles": [figure._asdict() for figure in figures],
                 "latencies_s": one.latencies.tolist(),
             }
         )
     header = ["artifact", "runtime", "queries", "samples/s", "p50 ms", "p90 ms", "p99 ms", "p99 at most", ""]
-    return Outcome(table(header, rows, right=range(2, 8)), extra={"arms": arms})
+    complete = all(one.complete for one in found.values())
+    lines = table(header, rows, right=range(2, 8))
+    lines += [] if complete else ["", "interrupted: fewer turns than were asked for"]
+    return Outcome(lines, extra={"arms": arms}, interrupted=not complete)
+
+
+def _asked_cells(one: Asked, figures: Sequence[Percentile]) -> list[str]:
+    if not figures:
+        return ["0", "", "", "", "", "", one.error or ""]
+    high = figures[-1]
+    bound = f"{1e3 * high.bound:.3f}" if high.bound is not None else f"needs {high.needed:,} queries"
+    return [
+        f"{len(one.latencies):,}",
+        f"{one.samples_per_second:.4g}",
+        *(f"{1e3 * figure.value:.3f}" for figure in figures),
+        bound,
+        one.error or ("" if one.kept_up else "overloaded"),
+    ]
 
 
 def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Outcome:
