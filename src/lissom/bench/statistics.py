@@ -135,6 +135,35 @@ def flips(reference: np.ndarray, candidate: np.ndarray) -> Flips:
     return Flips(lost, gained, p_value)
 
 
+def wilson(number: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson, JASA 22, 1927), which holds for few samples and shares near 0 and 1.
+
+    >>> low, high = wilson(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.596, 0.982)
+    """
+    from scipy import stats
+
+    if not of:
+        return 0.0, 1.0
+    found = stats.binomtest(number, of).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for how many are asked at once (Holm, Scandinavian Journal of Statistics 6, 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def verdict(speedup: Estimate, margin: float) -> Verdict:
     """Whether a change is surely faster or surely slower by more than `margin`.
 

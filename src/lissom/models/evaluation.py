@@ -56,6 +56,8 @@ class Judged(NamedTuple):
     scores: np.ndarray
     """How good each is, shape [samples], bool or float."""
     metrics: dict[str, float]
+    log_probabilities: np.ndarray | None = None
+    """Of every class, shape [samples, classes]; None where answers are no classes."""
 
 
 def fitted(data: Data, signature: Signature, preprocessing: Sequence[PreprocessingStep]) -> Data:
@@ -92,7 +94,7 @@ def answers(call: Call, data: Data, split: str, task: Task) -> np.ndarray:
 
 
 def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
-    """Answers, scores and metrics of a split, in one pass.
+    """Answers, scores, metrics and for classes log-probabilities of a split, in one pass.
 
     Raises:
         DataError: the data have no labels, or the split is empty.
@@ -102,6 +104,7 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
     labels = data.labels(split)
     answered: list[np.ndarray] = []
     scored: list[np.ndarray] = []
+    certain: list[np.ndarray] = []
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = 0
@@ -110,13 +113,16 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
             start += len(outputs)
             answered.append(task.predict(outputs))
             scored.append(scores_of(task, answered[-1], targets))
+            if data.kind == "classes" and outputs.shape[1:] == (data.num_classes,):
+                certain.append(_log_softmax(outputs))
             yield outputs, targets
 
     remaining = batches()
     metrics = task.metrics(remaining)
     for _ in remaining:  # a task without metrics of its own reads none of them
         pass
-    return Judged(np.concatenate(answered), np.concatenate(scored), _figures(metrics))
+    log_probabilities = np.concatenate(certain) if certain else None
+    return Judged(np.concatenate(answered), np.concatenate(scored), _figures(metrics), log_probabilities)
 
 
 def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
@@ -150,6 +156,13 @@ def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.nd
     if not np.isfinite(scores).all():
         raise ModelError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} answers have no finite score")
     return scores
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Shape [samples, classes], float32."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found.astype(np.float32)
 
 
 def _figures(metrics: object) -> dict[str, float]:

@@ -23,6 +23,7 @@ from lissom.bench.statistics import (
 )
 from lissom.optional import version
 from lissom.report import gates
+from lissom.report.answers import predictions_of
 from lissom.report.efficiency import layer_table, roofline
 from lissom.report.measured_run import Run, interval
 from lissom.report.remarks import control_remark, find_remarks, machine_remarks
@@ -34,7 +35,6 @@ from lissom.report.schema import (
     LatencyFigures,
     ParityFigures,
     PercentileFigures,
-    Predictions,
     Report,
     SplitRow,
     StageRow,
@@ -84,7 +84,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         stages=tuple(_stage_row(run, artifact, folder) for artifact in run.artifacts),
         arms=arms,
         waterfall=tuple(_steps(run, chosen)),
-        predictions=_all_predictions(run),
+        predictions=predictions_of(run),
     )
 
 
@@ -350,24 +350,4 @@ def _splits(run: Run) -> dict[str, SplitRow]:
     return {
         split: SplitRow(sha256=digest, num_samples=len(run.data.indices[split]))
         for split, digest in run.data.split_hashes.items()
-    }
-
-
-def _all_predictions(run: Run) -> Predictions:
-    if run.data.dataset.labels is None:
-        return Predictions(samples=(), labels=(), arms={}, scores={})
-    labels = run.data.labels("report")
-    return Predictions(
-        samples=tuple(run.data.sample_hashes[index][:16] for index in run.data.indices["report"]),
-        labels=tuple(labels.tolist()) if labels.ndim == 1 else (),
-        arms=_by_arm(run, "predictions"),
-        scores={} if run.data.kind == "classes" else _by_arm(run, "scores"),
-    )
-
-
-def _by_arm(run: Run, kind: str) -> dict[str, tuple[int | float, ...]]:
-    return {
-        "/".join(arm): tuple(figures[kind]["report"])
-        for arm, figures in run.figures.items()
-        if figures.get(kind)
     }

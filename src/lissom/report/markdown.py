@@ -6,6 +6,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from lissom.report.harm_section import SHARE_HEADER, certainty_told, harm_of, share_rows
+from lissom.report.harm_section import told as harm_told
 from lissom.report.layers_section import (
     LAYER_HEADER,
     ROOF_HEADER,
@@ -76,6 +78,7 @@ def markdown_from_report(report: Report) -> str:
             _section(f"Quantization: {inline(row.name)}", _rungs(report, row), "")
             for row in climbed_stages(report)
         ),
+        _section("Who is harmed", _harm(report), "") if harm_of(report) else "",
         _section("Where the time goes", _layers(report), "") if report.layers or roof_rows(report) else "",
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
@@ -158,6 +161,17 @@ def _arm(report: Report, arm: Arm) -> tuple[str, ...]:
 def _resources(report: Report) -> str:
     header, rows = resource_rows(report)
     return _table(header, [tuple(map(inline, row)) for row in rows], range(2, len(header))) if rows else ""
+
+
+def _harm(report: Report) -> str:
+    found = harm_of(report)
+    if found is None:
+        return ""
+    parts = [inline(harm_told(found)), inline(certainty_told(found))]
+    for title, shares in (("class", found.classes), ("group", found.groups)):
+        rows = [tuple(map(inline, row)) for row in share_rows(shares[:20])]
+        parts += [_table((title, *SHARE_HEADER[1:]), rows, range(1, 8))] if rows else []
+    return "\n\n".join(part for part in parts if part)
 
 
 def _layers(report: Report) -> str:

@@ -16,6 +16,7 @@ from lissom.bench.watch import unfit
 from lissom.errors import RequestError
 from lissom.models.data import Data
 from lissom.recipe import Recipe
+from lissom.report.opening import reference_of
 from lissom.report.schema import Ceilings, Control, Interval
 
 
@@ -45,12 +46,7 @@ class Run:
     @cached_property
     def reference(self) -> Artifact:
         """The original: the first artifact, or the last that training it further gave."""
-        found = self.artifacts[0]
-        for artifact in self.artifacts[1:]:
-            parents = [parent.name for parent in artifact.manifest.parents]
-            if artifact.manifest.stage == "train" and parents == [found.name]:
-                found = artifact
-        return found
+        return reference_of(self.artifacts)
 
     @cached_property
     def figures(self) -> dict[ArmKey, Mapping[str, Any]]:

@@ -73,7 +73,8 @@ def _with_what_was_seen(old: Document) -> Document:
         "ceilings": None,
         "layers": None,
     }
-    predictions = {"scores": {}, **old["predictions"]}
+    unseen: Document = {"scores": {}, "certainty": {}, "groups": [], "flips": []}
+    predictions = {**unseen, **old["predictions"]}
     stages = [{"flops": None, "moved_bytes": None, **row} for row in old["stages"]]
     arms = [_seen(arm) for arm in old["arms"]]
     return {**defaults, **old, "predictions": predictions, "stages": stages, "arms": arms}

@@ -178,10 +178,15 @@ def answer_all(
         RequestError: no arm is left.
     """
     by_name = {artifact.name: artifact for artifact in artifacts}
+    reference, trusted = reference_of(artifacts).name, None
     with progress.task("evaluate", len(arms.runtimes)) as advance:
         for arm, runtime in list(arms.runtimes.items()):
             with arms.at(arm, "judged") as figures:
-                figures |= _answers(runtime, data, task) if task else {}
+                if task:
+                    found, certain = _answers(runtime, data, task)
+                    if trusted is None and arm.artifact == reference:
+                        trusted = certain
+                    figures |= found | certainty(certain, trusted, data)
                 figures |= _compared(runtime, _parity_parent(arm, by_name[arm.artifact], arms.runtimes), data)
             advance(1)
     arms.check()
@@ -205,17 +210,52 @@ def task_for(artifact: Artifact, data: Data) -> Task | None:
     return task_of(artifact.manifest.task, data)
 
 
-def _answers(runtime: Runtime, data: Data, task: Task) -> dict[str, Any]:
-    """Scores and answers of every sample of the select and the report split, metrics of the report split."""
+def reference_of(artifacts: Sequence[Artifact]) -> Artifact:
+    """The original: the first artifact, or the last that training it further gave."""
+    found = artifacts[0]
+    for artifact in artifacts[1:]:
+        parents = [parent.name for parent in artifact.manifest.parents]
+        if artifact.manifest.stage == "train" and parents == [found.name]:
+            found = artifact
+    return found
+
+
+def certainty(found: np.ndarray | None, trusted: np.ndarray | None, data: Data) -> dict[str, Any]:
+    """How sure an arm is of its answers to the report split, and how far it is from the reference.
+
+    Args:
+        found: Log-probabilities, shape [samples, classes]; None where answers are no classes.
+        trusted: Those of the reference; None until it has answered.
+        data: Gives the labels.
+    """
+    if found is None:
+        return {}
+    rows = np.arange(len(found))
+    told = {
+        "confidence": _numbers(np.exp(found.max(axis=1))),
+        "likelihood": _numbers(np.exp(found[rows, data.labels("report")])),
+    }
+    if trusted is not None:
+        divergence = (np.exp(trusted) * (trusted - found)).sum(axis=1)
+        told["kl"] = _numbers(np.maximum(divergence, 0.0))
+    return {"certainty": told}
+
+
+def _answers(runtime: Runtime, data: Data, task: Task) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Scores and answers of every sample of the select and the report split, metrics of the report split.
+
+    Log-probabilities of the report split come second, where answers are classes.
+    """
     report = judge(runtime.infer_batch, data, "report", task)
     selected = answers(runtime.infer_batch, data, "select", task)
     scores = {"select": scores_of(task, selected, data.labels("select")), "report": report.scores}
     found = {"select": selected, "report": report.answers}
-    return {
+    told = {
         "metrics": report.metrics,
         "scores": {split: _numbers(values) for split, values in scores.items()},
         "predictions": {split: _numbers(values) for split, values in found.items() if values.ndim == 1},
     }
+    return told, report.log_probabilities
 
 
 def _numbers(values: np.ndarray) -> list[int] | list[float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
-from lissom.report import layers_section, rungs_section, sections
+from lissom.report import harm_section, layers_section, rungs_section, sections
 from lissom.report.confusion import draw_confusion
 from lissom.report.figures import draw_distribution, draw_pareto, split_scale
 from lissom.report.frame import filled, framed
@@ -55,6 +55,8 @@ def _body(report: Report) -> str:
         score_title=escape(score_title(report)),
         drop=drop_explained(report),
         distribution=_distribution(report),
+        harm=harm_section.section(report),
+        harm_link=harm_section.link(report),
         layers=layers_section.section(report),
         layers_link=layers_section.link(report),
         quantization=rungs_section.section(report),

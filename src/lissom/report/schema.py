@@ -267,6 +267,24 @@ class SplitRow(Frozen):
     num_samples: int
 
 
+class CertaintyFigures(Frozen):
+    """How sure an arm is of its answers, sample by sample of the report split."""
+
+    confidence: tuple[float, ...] = Field(description="Probability that it gives its own answer.")
+    likelihood: tuple[float, ...] = Field(description="Probability that it gives the true class.")
+    kl: tuple[float, ...] = Field(
+        description="Kullback-Leibler divergence from the reference, nats; empty for data without it."
+    )
+
+
+class Flip(Frozen):
+    """A sample whose answer became wrong or right."""
+
+    place: int = Field(description="In the report split, from 0.")
+    picture: str | None = Field(description="PNG as a data URL; null for what is no picture.")
+    text: str | None = Field(description="Beginning of a text; null for what is none.")
+
+
 class Predictions(Frozen):
     """Answers and scores of every arm on the report split, in one order.
 
@@ -282,6 +300,14 @@ class Predictions(Frozen):
     )
     scores: dict[str, tuple[int | float, ...]] = Field(
         description="`artifact/runtime` to the score of each sample, unless the answers are classes."
+    )
+    certainty: dict[str, CertaintyFigures] = Field(
+        description="`artifact/runtime` of the reference and the chosen arm; empty without classes."
+    )
+    groups: tuple[str, ...] = Field(description="Group of each sample; empty for data without groups.")
+    flips: tuple[Flip, ...] = Field(
+        description="Samples of which answers flipped from the reference to the chosen arm, those that lost "
+        "most probability first; a part where there are many."
     )
 
 

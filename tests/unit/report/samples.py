@@ -26,6 +26,8 @@ from lissom.report.schema import (
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 NUM_SAMPLES = 270
+UNSEEN: dict[str, Any] = {"scores": {}, "certainty": {}, "groups": (), "flips": ()}
+"""What predictions hold beside answers."""
 
 
 def typical(**changes: Any) -> Report:
@@ -73,7 +75,7 @@ def typical(**changes: Any) -> Report:
             Step(stage="quantize", runtime="openvino", size_bytes=21_655, latency_ms=0.0221, accuracy=0.9704),
         ),
         "predictions": Predictions(
-            samples=("0123456789abcdef",), labels=(3,), arms={"train/torch": (3,)}, scores={}
+            samples=("0123456789abcdef",), labels=(3,), arms={"train/torch": (3,)}, **UNSEEN
         ),
         "task": "classification",
         "score_name": "accuracy",
@@ -184,7 +186,7 @@ def with_metrics(num_classes: int = 10) -> Report:
         samples=tuple(f"{index:016x}" for index in range(NUM_SAMPLES)),
         labels=labels,
         arms={"train/torch": answers(0.05), "quantize/openvino": answers(0.1)},
-        scores={},
+        **UNSEEN,
     )
     metrics = {
         "accuracy": 0.97186,
@@ -206,7 +208,9 @@ def regression() -> Report:
         arm.model_copy(update={"accuracy": _skill(-0.2)}) if arm.artifact == "prune" else arm
         for arm in _with_metrics(report, metrics)
     )
-    predictions = Predictions(samples=(), labels=(), arms={}, scores={"train/torch": (0.5,)})
+    predictions = Predictions(
+        samples=(), labels=(), arms={}, **(UNSEEN | {"scores": {"train/torch": (0.5,)}})
+    )
     return report.model_copy(update={"arms": arms, "predictions": predictions})
 
 

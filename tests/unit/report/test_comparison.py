@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from tests.unit.report.samples import NUM_SAMPLES, typical, without_choice
+from tests.unit.report.samples import NUM_SAMPLES, UNSEEN, typical, without_choice
 
 from lissom.artifact import canonical_json
 from lissom.cli import main
@@ -48,7 +48,7 @@ def report(
         samples=tuple(f"{index:016x}" for index in range(NUM_SAMPLES)),
         labels=tuple(labels.tolist()),
         arms={CHOSEN: tuple(answers.tolist())},
-        scores={},
+        **UNSEEN,
     )
     return found.model_copy(update={"arms": tuple(arms), "predictions": predictions})
 
@@ -121,7 +121,7 @@ def test_reports_without_common_samples_are_refused_unless_accuracy_may_fail() -
 
 
 def test_reports_without_labels_skip_accuracy() -> None:
-    predictions = Predictions(samples=("0123456789abcdef",), labels=(), arms={}, scores={})
+    predictions = Predictions(samples=("0123456789abcdef",), labels=(), arms={}, **UNSEEN)
     unlabelled = report().model_copy(update={"predictions": predictions})
     found = compare(unlabelled, unlabelled, LIMITS)
     assert {gate.name: gate.state for gate in found.gates}["accuracy"] == "skipped"

@@ -141,7 +141,7 @@ def test_an_arm_is_timed_as_if_it_were_two_and_the_report_says_how_far_it_differ
     assert report.control is not None
     assert (report.control.artifact, report.control.runtime) == ("export", report.arms[-1].runtime)
     assert 0.2 < report.control.ratio.value < 5
-    assert report.remarks[-1].startswith("Control: export on ")
+    assert any(remark.startswith("Control: export on ") for remark in report.remarks)
     older = {
         name: {**record, "runtimes": forgotten(record["runtimes"])} for name, record in run.records.items()
     }
@@ -152,7 +152,7 @@ def test_an_arm_is_timed_as_if_it_were_two_and_the_report_says_how_far_it_differ
         folder=tmp_path,
     )
     assert without.control is None
-    assert not without.remarks
+    assert not any(remark.startswith("Control") for remark in without.remarks)
 
 
 def test_every_timed_arm_has_percentiles_with_a_bound_or_the_calls_that_one_takes(tmp_path: Path) -> None:
