@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from tests.unit.report import samples
+from tests.unit.report.test_harm import certain, forgotten
+from tests.unit.report.test_layers_section import known
 
 from lissom.report.drawing import PALETTE
+from lissom.report.history import Entry, history_page
 from lissom.report.pages import html_from_report
 from lissom.report.schema import Report
 
@@ -50,6 +53,9 @@ EVERY_REPORT = [
     samples.quantized_without_labels,
     samples.empty,
     samples.hostile,
+    certain,
+    forgotten,
+    known,
 ]
 
 
@@ -61,12 +67,15 @@ class Browser:
         self.folder = folder
 
     def open(self, report: Report, *, width: int = 1280, scheme: str = "light") -> None:
+        self.show(html_from_report(report), width=width, scheme=scheme)
+
+    def show(self, content: str, *, width: int = 1280, scheme: str = "light") -> None:
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         page = self.folder / "report.html"
-        page.write_text(html_from_report(report), encoding="utf-8")
+        page.write_text(content, encoding="utf-8")
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(page.as_uri())
@@ -225,7 +234,7 @@ def test_everything_that_acts_has_a_name_and_every_table_a_caption(browser: Brow
     )
     assert [button for button in browser.all("button") if not button.accessible_name] == []
     assert [box for box in browser.all('[role="region"], [role="img"]') if not box.accessible_name] == []
-    assert len(browser.all("table caption")) == len(browser.all("table")) == 6
+    assert len(browser.all("table caption")) == len(browser.all("table")) == 7
 
 
 def test_a_copy_button_says_that_it_copied(browser: Browser) -> None:
@@ -236,3 +245,23 @@ def test_a_copy_button_says_that_it_copied(browser: Browser) -> None:
     button.click()
     WebDriverWait(browser.driver, 5).until(lambda _: button.text == "Copied")
     assert browser.run("navigator.clipboard.readText()") == "lissom serve runs/digits/artifact"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_several_runs_draws_its_plots_and_never_scrolls_sideways(
+    browser: Browser, width: int
+) -> None:
+    reports = [samples.typical(), samples.with_errors(), samples.without_choice(), samples.hostile()]
+    entries = [Entry(browser.folder / str(place), report) for place, report in enumerate(reports)]
+    browser.show(history_page(entries, browser.folder), width=width)
+    assert browser.num_drawn == 3
+    assert browser.complaints == []
+    assert browser.requests == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert not browser.run("window.hacked")
+
+
+def test_flips_are_shown_as_pictures(browser: Browser) -> None:
+    browser.open(certain())
+    assert len(browser.all(".flips img")) == 1
+    assert len(browser.all(".flips blockquote")) == 1

@@ -26,15 +26,27 @@ if TYPE_CHECKING:
 
 @verb
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, such as runs/digits.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, such as runs/digits.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", metavar="DIR", help="Of several runs: folder of runs.html and runs.csv."),
+    ] = Path("runs"),
 ) -> Outcome:
     """Draw the pages of a run again from its report.json. Says the verdict, too.
 
+    Several runs are drawn on one page, the oldest first: their verdicts, and how score, speed and size moved.
+
     \b
     lissom report runs/digits
+    lissom report runs/monday runs/tuesday runs/wednesday --out runs
     """
     from lissom import verbs
 
+    if len(folders) > 1:
+        return views.reported_several(verbs.history(folders, out, progress=TerminalProgress()), out)
+    folder = folders[0]
     found = verbs.report(folder, progress=TerminalProgress())
     return views.reported(found, folder if folder.is_dir() else folder.parent)
 

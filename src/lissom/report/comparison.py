@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 
 from lissom.bench.statistics import Estimate, Flips, change, change_of_ratio, flips
 from lissom.errors import RequestError
 from lissom.recipe import GatesConfig
+from lissom.report import exports
 from lissom.report.gates import accuracy_gate, not_slower_gate
 from lissom.report.reading import arm_name, chosen_arm, find_arm, is_classification, stage_row
 from lissom.report.schema import Arm, Gate, Report
@@ -289,18 +289,4 @@ def _cell(text: str) -> str:
 
 def junit_of(found: Comparison) -> bytes:
     """A test case for each gate, as continuous integration reads them."""
-    failed = [gate for gate in found.gates if gate.state == "fail" and not gate.allowed]
-    skipped = [gate for gate in found.gates if gate.state in ("skipped", "inconclusive")]
-    counts = {"tests": len(found.gates), "failures": len(failed), "skipped": len(skipped)}
-    suite = ElementTree.Element(
-        "testsuite", {"name": "lissom compare"} | {k: str(v) for k, v in counts.items()}
-    )
-    for gate in found.gates:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": "lissom.compare", "name": gate.name})
-        text = f"{gate.measured}; {gate.limit}; {gate.reason}"
-        if gate in failed:
-            ElementTree.SubElement(case, "failure", {"message": text})
-        elif gate in skipped:
-            ElementTree.SubElement(case, "skipped", {"message": f"{gate.state}: {text}"})
-    content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
-    return content
+    return exports.junit_of(found.gates, suite="lissom compare", name="lissom.compare")

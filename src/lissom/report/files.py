@@ -1,4 +1,4 @@
-"""Reading and writing a run's report: `report.json`, `report.html` and `report.md`."""
+"""Reading and writing a run's report: `report.json`, and the files that are drawn from it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lissom.report.migrations import migrated
 from lissom.report.schema import Report
 
 REPORT_FILE, HTML_FILE, MARKDOWN_FILE = "report.json", "report.html", "report.md"
+CSV_FILE, JUNIT_FILE = "report.csv", "report.junit.xml"
 
 
 def write_report(report: Report, folder: Path, *, progress: Progress) -> None:
     """Write the JSON and draw the pages; nothing is touched when the same report is there already."""
     content = canonical_json(report.model_dump(mode="json", by_alias=True))
     path = folder / REPORT_FILE
-    pages = (folder / HTML_FILE, folder / MARKDOWN_FILE)
+    pages = [folder / name for name in (HTML_FILE, MARKDOWN_FILE, CSV_FILE, JUNIT_FILE)]
     if path.exists() and path.read_bytes() == content and all(page.exists() for page in pages):
         return
     write_atomic(path, content)
@@ -28,10 +29,13 @@ def write_report(report: Report, folder: Path, *, progress: Progress) -> None:
 
 
 def draw_pages(report: Report, folder: Path, *, progress: Progress) -> None:
-    """Draw the HTML and the Markdown page from a report."""
+    """Draw the HTML and the Markdown page from a report, its arms as CSV and its gates as JUnit."""
+    from lissom.report.exports import csv_of, junit_of
     from lissom.report.pages import html_from_report, markdown_from_report
 
     with progress.task("draw report", 2) as advance:
+        write_atomic(folder / CSV_FILE, csv_of([report]).encode())
+        write_atomic(folder / JUNIT_FILE, junit_of(report.gates, suite=report.name, name="lissom.run"))
         write_atomic(folder / MARKDOWN_FILE, markdown_from_report(report).encode())
         advance(1)
         write_atomic(folder / HTML_FILE, html_from_report(report).encode())

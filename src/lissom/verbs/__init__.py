@@ -22,7 +22,7 @@ from lissom.verbs.making import (
 from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
 from lissom.verbs.shared import load_data
 from lissom.verbs.studying import plan_sensitivity, sensitivity, sensitivity_folder
-from lissom.verbs.using import doctor, inspect, layers, models, predict, report, serve
+from lissom.verbs.using import doctor, history, inspect, layers, models, predict, report, serve
 
 __all__ = [
     "ask",
@@ -34,6 +34,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "history",
     "inspect",
     "judge",
     "layers",

@@ -100,6 +100,40 @@ def report(folder: str | Path, *, progress: Progress | None = None) -> Report:
     return found
 
 
+def history(
+    folders: Sequence[str | Path], out: str | Path, *, progress: Progress | None = None
+) -> list[Report]:
+    """Draw several runs on one page, with how they moved, and their arms in one CSV; the oldest first.
+
+    Args:
+        folders: Folders of runs, or their report.json.
+        out: Folder of the page; it is made when it is not there.
+        progress: Shows how far the drawing is.
+
+    Raises:
+        RequestError: a report is not there or damaged, or none is named.
+    """
+    from lissom.artifact import write_atomic
+    from lissom.report.exports import csv_of
+    from lissom.report.files import read_report
+    from lissom.report.history import CSV_FILE, HTML_FILE, Entry, history_page, in_order
+
+    if not folders:
+        raise RequestError("no run is named", hint="lissom report runs/digits runs/other")
+    with (progress or NoProgress()).task("read reports", len(folders) + 1) as advance:
+        entries = []
+        for place in folders:
+            entries.append(Entry(Path(place), read_report(Path(place))))
+            advance(1)
+        ordered = in_order(entries)
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / HTML_FILE, history_page(ordered, folder).encode())
+        write_atomic(folder / CSV_FILE, csv_of([entry.report for entry in ordered]).encode())
+        advance(1)
+    return [entry.report for entry in ordered]
+
+
 def serve(
     artifacts: Sequence[str | Path | Artifact],
     *,

@@ -19,6 +19,7 @@ from lissom.cli.views.runs import (
     prune_planned,
     quantize_planned,
     reported,
+    reported_several,
 )
 from lissom.cli.views.words import keyword_arguments, kwarg_options
 
@@ -44,6 +45,7 @@ __all__ = [
     "prune_planned",
     "quantize_planned",
     "reported",
+    "reported_several",
     "sensitivity_measured",
     "sensitivity_planned",
     "served",

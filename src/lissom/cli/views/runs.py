@@ -128,6 +128,29 @@ def reported(report: Report, folder: Path) -> Outcome:
     return Outcome(lines, report.verdict.ok, folder, gates=report.gates, extra=extra)
 
 
+def reported_several(reports: Sequence[Report], folder: Path) -> Outcome:
+    """Several runs, the oldest first; a run that failed is told, and no failure of this."""
+    from lissom.report.history import CSV_FILE, HTML_FILE
+
+    rows = [
+        [
+            report.name,
+            report.created[:16].replace("T", " "),
+            "pass" if report.verdict.ok else "FAIL",
+            " on ".join(word for word in (report.verdict.artifact, report.verdict.runtime) if word),
+            f"{report.verdict.speedup.value:.2f}x" if report.verdict.speedup else "",
+        ]
+        for report in reports
+    ]
+    lines = table(["run", "measured", "gates", "chosen", "speed-up"], rows, right=[4])
+    lines += ["", f"page  {folder / HTML_FILE}", f"csv   {folder / CSV_FILE}"]
+    told = [
+        {"name": report.name, "created": report.created, "verdict": report.verdict.model_dump(mode="json")}
+        for report in reports
+    ]
+    return Outcome(lines, out=folder, extra={"runs": told})
+
+
 def cleaned(removed: Sequence[Path], folder: Path, *, dry_run: bool) -> Outcome:
     """What was removed, or would be."""
     word = "would remove" if dry_run else "removed"
