@@ -126,6 +126,36 @@ def note(text: str, **properties: Any) -> dict[str, Any]:
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": light("soft")}, **properties}
 
 
+def row_name(row: int, text: str) -> dict[str, Any]:
+    """The name of a row, above its line at the left edge."""
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": row, "yanchor": "bottom", "yshift": 4}
+    return note(escaped(text), **place)
+
+
+def row_line(row: int, ends: Sequence[float], colour: str, width: int) -> dict[str, Any]:
+    """A stroke within a row, in a colour of the palette."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(ends),
+        "y": [row, row],
+        "line": {"color": light(colour), "width": width},
+        "hoverinfo": "skip",
+    }
+
+
+def row_dots(values: Sequence[float], colour: str) -> dict[str, Any]:
+    """A dot in every row, from the first, in a colour of the palette."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(values),
+        "y": list(range(len(values))),
+        "marker": {"size": 10, "opacity": 1, "color": light(colour)},
+        "hoverinfo": "skip",
+    }
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(low), math.ceil(high) + 1)
     ticks: list[float] = []

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, note
+from lissom.report.drawing import (
+    Drawing,
+    figure_json,
+    light,
+    linear_axis,
+    row_dots,
+    row_line,
+    row_name,
+)
 from lissom.report.reading import arm_name
 from lissom.report.schema import Flip, Report
 from lissom.report.sections import plot
@@ -141,26 +149,18 @@ def _drawn_classes(found: Harm) -> Drawing:
         "xaxis": linear_axis("right answers", range=[max(0.0, low - 0.03), 1.01], tickformat=".0%", nticks=6),
         "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
         "annotations": [
-            note(
-                escaped(f"{shortened(one.name, 32)} · {one.num_samples:,}{' · harmed' * one.is_harmed}"),
-                x=0,
-                xref="paper",
-                xanchor="left",
-                y=row,
-                yanchor="bottom",
-                yshift=4,
-            )
+            row_name(row, f"{shortened(one.name, 32)} · {one.num_samples:,}{' · harmed' * one.is_harmed}")
             for row, one in enumerate(rows)
         ],
     }
     traces = [
-        *(_line(row, one.interval, "rule", 2) for row, one in enumerate(rows)),
+        *(row_line(row, one.interval, "rule", 2) for row, one in enumerate(rows)),
         *(
-            _line(row, (one.before, one.after), "warn" if one.change < 0 else "pale", 4)
+            row_line(row, (one.before, one.after), "warn" if one.change < 0 else "pale", 4)
             for row, one in enumerate(rows)
         ),
-        _dots([one.before for one in rows], "mute"),
-        _dots([one.after for one in rows], "accent"),
+        row_dots([one.before for one in rows], "mute"),
+        row_dots([one.after for one in rows], "accent"),
     ]
     label = "Right answers before and after: " + "; ".join(
         f"{one.name} {percent(one.before)} and {percent(one.after)}" for one in rows[:10]
@@ -304,28 +304,6 @@ def _flip(report: Report, flip: Flip, names: Sequence[str]) -> str:
 def _label(report: Report, index: float) -> str:
     place = int(index)
     return report.labels[place] if place < len(report.labels) else str(place)
-
-
-def _line(row: int, span: Sequence[float], colour: str, width: int) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": list(span),
-        "y": [row, row],
-        "line": {"color": light(colour), "width": width},
-        "hoverinfo": "skip",
-    }
-
-
-def _dots(values: Sequence[float], colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": list(values),
-        "y": list(range(len(values))),
-        "marker": {"size": 10, "opacity": 1, "color": light(colour)},
-        "hoverinfo": "skip",
-    }
 
 
 def _curve(found: Calibration, colour: str) -> dict[str, Any]:

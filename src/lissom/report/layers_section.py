@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, note
+from lissom.report.drawing import Drawing, figure_json, linear_axis, row_dots, row_line, row_name
 from lissom.report.schema import LayerChange, LayerFigures, LayerTable, Report
 from lissom.report.sections import plot
 from lissom.report.tables import Cell, Column, table, text
@@ -68,23 +67,15 @@ def draw_layers(report: Report) -> Drawing | None:
         "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
         "xaxis": linear_axis("milliseconds", range=[0, 1.04 * most], nticks=6),
         "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
-        "annotations": [
-            note(
-                escaped(shortened(one.name, 40)),
-                x=0,
-                xref="paper",
-                xanchor="left",
-                y=row,
-                yanchor="bottom",
-                yshift=4,
-            )
-            for row, one in enumerate(rows)
-        ],
+        "annotations": [row_name(row, shortened(one.name, 40)) for row, one in enumerate(rows)],
     }
     traces = [
-        *(_stroke(row, one) for row, one in enumerate(rows)),
-        _dots([_ms(one.before) for one in rows], "mute"),
-        _dots([_ms(one.after) for one in rows], "accent"),
+        *(
+            row_line(row, (_ms(one.before), _ms(one.after)), "warn" if _saved(one) < 0 else "pale", 4)
+            for row, one in enumerate(rows)
+        ),
+        row_dots([_ms(one.before) for one in rows], "mute"),
+        row_dots([_ms(one.after) for one in rows], "accent"),
     ]
     label = f"{layers_told(report.layers)} The layers that take longest: " + "; ".join(
         f"{one.name} {milliseconds(_ms(one.before))} before and {milliseconds(_ms(one.after))} after"
@@ -216,25 +207,3 @@ def _saved(one: LayerChange) -> float:
 
 def _milliseconds(value: float) -> str:
     return significant(value) if value else "0"
-
-
-def _stroke(row: int, one: LayerChange) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [_ms(one.before), _ms(one.after)],
-        "y": [row, row],
-        "line": {"color": light("warn" if _saved(one) < 0 else "pale"), "width": 4},
-        "hoverinfo": "skip",
-    }
-
-
-def _dots(values: Sequence[float], colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": list(values),
-        "y": list(range(len(values))),
-        "marker": {"size": 10, "opacity": 1, "color": light(colour)},
-        "hoverinfo": "skip",
-    }
