@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +69,22 @@ def write_in(folder: Path, name: str, content: bytes) -> Path:
     """
     from lissom.artifact import write_atomic
 
+    with writable(folder):
+        return write_atomic(folder / name, content)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make the folder that --out names; also to know that it can be written before anything is measured.
+
+    Raises:
+        RequestError: the folder cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write_atomic(folder / name, content)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+        yield
     except (FileExistsError, NotADirectoryError, PermissionError) as exc:
         raise RequestError(f"--out {folder} cannot be written: {exc.strerror}", hint="name a folder") from exc
 

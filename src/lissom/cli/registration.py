@@ -26,7 +26,7 @@ from lissom.cli.options import (
     UnusedAllow,
     Weights,
 )
-from lissom.cli.output import Outcome, show
+from lissom.cli.output import Outcome, show, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
 from lissom.options import RecipeOptions
@@ -72,6 +72,9 @@ def register(
         from lissom.recipe import check_allowed
 
         check_allowed(arguments["allow"] or ())
+        if "out" not in own and arguments["out"] is not None:
+            with writable(arguments["out"]):
+                pass  # what is measured now has a place
         try:
             outcome = call(**{key: value for key, value in arguments.items() if key in own})
         except KeyboardInterrupt as exc:  # typer would end without a word

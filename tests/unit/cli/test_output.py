@@ -153,3 +153,13 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
     errors = capsys.readouterr().err
     assert "Traceback" in errors
     assert "no artifact at no-such-folder" in errors.splitlines()[-2]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--out", str(tmp_path / "file" / "deeper")]) == 2
+    told = capsys.readouterr()
+    assert "cannot be written" in told.err
+    assert told.out == ""
