@@ -159,10 +159,11 @@ def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.nd
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Shape [samples, classes], float32."""
+    """Shape [samples, classes], float32; what is impossible is -700, so that differences are numbers."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found.astype(np.float32)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    found: np.ndarray = np.maximum(logs, -700.0).astype(np.float32)
+    return found
 
 
 def _figures(metrics: object) -> dict[str, float]:

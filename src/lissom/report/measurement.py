@@ -58,14 +58,28 @@ def measure(
         inputs = timed_batch(data, config.batch_size)
         complete = _time(arms, inputs, config, stack, writer, watch, progress)
         if complete:
-            _count_energy(arms, inputs, config, progress)
-            look_inside(artifacts, arms, inputs, progress)
-    if complete:
-        writer.know(
-            {name: work._asdict() for name, work in works_of(artifacts).items()},
-            ceilings(threads=config.threads or default_threads(), device=config.device or "cpu")._asdict(),
-        )
+            complete = _look_further(artifacts, arms, inputs, config, writer, progress)
     return key, writer.write(arms.figures, watch.record(), complete=complete)
+
+
+def _look_further(
+    artifacts: Sequence[Artifact],
+    arms: Arms,
+    inputs: dict[str, np.ndarray],
+    config: BenchmarkConfig,
+    writer: Writer,
+    progress: Progress,
+) -> bool:
+    """Energy, layers, work and the roof; False when interrupted, with what was timed all the same."""
+    try:
+        _count_energy(arms, inputs, config, progress)
+        look_inside(artifacts, arms, inputs, progress)
+        works = {name: work._asdict() for name, work in works_of(artifacts).items()}
+        roof = ceilings(threads=config.threads or default_threads(), device=config.device or "cpu")
+    except KeyboardInterrupt:
+        return False
+    writer.know(works, roof._asdict())
+    return True
 
 
 def _time(

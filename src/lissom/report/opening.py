@@ -227,9 +227,14 @@ def certainty(found: np.ndarray | None, trusted: np.ndarray | None, data: Data) 
         found: Log-probabilities, shape [samples, classes]; None where answers are no classes.
         trusted: Those of the reference; None until it has answered.
         data: Gives the labels.
+
+    Raises:
+        RequestError: an answer is NaN.
     """
     if found is None:
         return {}
+    if lost := int(np.isnan(found).any(axis=1).sum()):
+        raise RequestError(f"the outputs of {lost} of {len(found)} samples are NaN or infinite")
     rows = np.arange(len(found))
     told = {
         "confidence": _numbers(np.exp(found.max(axis=1))),

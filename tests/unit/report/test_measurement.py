@@ -321,3 +321,23 @@ def test_an_engine_that_cannot_watch_itself_was_timed_all_the_same(
     assert figures["error"] is None
     assert figures["rounds_ms"]
     assert "layers" not in figures
+
+
+def test_answers_that_are_nan_on_the_data_alone_fail_their_arm(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Broken(monkeypatch, "onnxruntime", 1, lost)  # the first call, on the probe, is right
+    _, records = measure(two(chain), quick(), DATA, progress=NoProgress())
+    figures = records["export"]["runtimes"]["onnxruntime"]
+    assert "are NaN or infinite" in figures["error"]
+    assert records["train"]["runtimes"]["torch"]["error"] is None
+
+
+def test_an_interruption_after_the_rounds_keeps_them(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = resolve(runtime_entry("torch").reference, known={})
+    monkeypatch.setattr(kind, "_layer_times_impl", lambda *_: interrupt(None))
+    _, records = measure(two(chain), quick(), DATA, progress=NoProgress())
+    assert not any(record["complete"] for record in records.values())
+    assert records["export"]["runtimes"]["onnxruntime"]["rounds_ms"]
