@@ -134,13 +134,13 @@ def test_every_page_draws_its_plots_fetches_nothing_and_the_console_stays_empty(
     assert browser.complaints == []
 
 
-def test_a_typical_page_has_five_plots_with_marks_in_each(browser: Browser) -> None:
+def test_a_typical_page_has_six_plots_with_marks_in_each(browser: Browser) -> None:
     browser.open(samples.typical())
     marks = [
         len(plot.find_elements(By.CSS_SELECTOR, ".points path, .lines path"))
         for plot in browser.all(".chart")
     ]
-    assert len(marks) == 5
+    assert len(marks) == 6
     assert all(number >= 5 for number in marks)
 
 
@@ -211,7 +211,7 @@ def test_page_and_plots_take_the_colours_of_the_system(browser: Browser, scheme:
         svg.value_of_css_property("background-color") for svg in browser.all(".chart .main-svg:first-child")
     ]
     grounds += [browser.all("body")[0].value_of_css_property("background-color")]
-    assert len(grounds) == 6
+    assert len(grounds) == 7
     assert {ground.replace("rgba", "rgb").replace(", 1)", ")") for ground in grounds} == {wanted}
 
 

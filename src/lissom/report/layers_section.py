@@ -81,7 +81,7 @@ def draw_layers(report: Report) -> Drawing | None:
         f"{one.name} {milliseconds(_ms(one.before))} before and {milliseconds(_ms(one.after))} after"
         for one in rows[:8]
     )
-    return Drawing("layers-plot", figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
+    return Drawing("layers", figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
 
 
 def layer_rows(found: LayerTable) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.bench.selection import ArmKey, choose, fastest
-from lissom.bench.statistics import Estimate, ratio
+from lissom.bench.statistics import Estimate, ratio, round_medians
 from lissom.bench.watch import unfit
 from lissom.errors import RequestError
 from lissom.models.data import Data
@@ -189,8 +189,13 @@ def control_of(figures: Mapping[ArmKey, Mapping[str, Any]]) -> Control | None:
     """The arm that was timed twice; None where none was."""
     for arm, found in figures.items():
         if found.get("rounds_ms") and (again := found.get("control_ms")):
-            seen = interval(ratio(found["rounds_ms"], again))
-            return Control(artifact=arm.artifact, runtime=arm.runtime, ratio=seen)
+            rounds = round_medians(found["rounds_ms"]) / round_medians(again)
+            return Control(
+                artifact=arm.artifact,
+                runtime=arm.runtime,
+                ratio=interval(ratio(found["rounds_ms"], again)),
+                rounds=tuple(rounds.tolist()),
+            )
     return None
 
 

@@ -75,9 +75,11 @@ def _with_what_was_seen(old: Document) -> Document:
     }
     unseen: Document = {"scores": {}, "certainty": {}, "groups": [], "flips": []}
     predictions = {**unseen, **old["predictions"]}
+    control = {"rounds": [], **old["control"]} if old.get("control") else None
     stages = [{"flops": None, "moved_bytes": None, **row} for row in old["stages"]]
     arms = [_seen(arm) for arm in old["arms"]]
-    return {**defaults, **old, "predictions": predictions, "stages": stages, "arms": arms}
+    known = {"predictions": predictions, "stages": stages, "arms": arms, "control": control}
+    return {**defaults, **old, **known}
 
 
 def _seen(arm: Document) -> Document:

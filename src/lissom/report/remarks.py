@@ -47,7 +47,7 @@ def control_remark(control: Control) -> str:
     """How far an arm differs from itself, which is the floor of every other difference.
 
     >>> ratio = Interval(value=1.01, low=0.99, high=1.03)
-    >>> control_remark(Control(artifact="a", runtime="torch", ratio=ratio))
+    >>> control_remark(Control(artifact="a", runtime="torch", ratio=ratio, rounds=()))
     'Control: a on torch, opened and timed twice, is as fast as itself: 1.010x (95 % 0.990 to 1.030).'
     """
     ratio = control.ratio

@@ -1,13 +1,17 @@
-"""The section of what an arm takes beside time: to begin, in memory, in energy; and what the machine did."""
+"""What an arm takes beside time: to begin, in memory, in energy; and what the machine did meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import geometric_mean, median
 from typing import Any
 
+from lissom.report.drawing import Drawing, figure_json, light, linear_axis
+from lissom.report.reading import chosen_arm, reference_arm
 from lissom.report.schema import Arm, Report
+from lissom.report.sections import plot
 from lissom.report.tables import Cell, Column, table, text
-from lissom.report.wording import ABSENT, significant, size
+from lissom.report.wording import ABSENT, percent, significant, size
 
 HEADER = (
     "artifact",
@@ -39,7 +43,70 @@ def resources(report: Report) -> str:
         "and what that took of the memory. None of it is in the latency. The first arm of a runtime loads "
         "its library too, and a later one may be given memory that an earlier one gave back."
     )
-    return f"<h3>To begin</h3>{table('resources-table', caption, columns, rows)}{_machine(report)}"
+    begin = f"<h3>To begin</h3>{table('resources-table', caption, columns, rows)}"
+    return begin + _rounds(report) + _machine(report)
+
+
+def draw_rounds(report: Report) -> Drawing | None:
+    """Ratio of every round: the reference over the chosen arm as drawn from its mean, and the control.
+
+    None where neither is known.
+    """
+    drawn = [(ratios, colour) for ratios, colour in _ratios(report) if ratios]
+    if not drawn:
+        return None
+    longest = max(len(ratios) for ratios, _ in drawn)
+    level = {"x": [0.5, longest + 0.5], "y": [1, 1], "line": {"color": light("pale"), "width": 1}}
+    traces: list[dict[str, Any]] = [
+        {"type": "scatter", "mode": "lines", "hoverinfo": "skip", **level},
+        *(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": list(range(1, len(ratios) + 1)),
+                "y": ratios,
+                "line": {"color": light(colour), "width": 1},
+                "marker": {"size": 6, "opacity": 1, "color": light(colour)},
+                "hoverinfo": "skip",
+            }
+            for ratios, colour in drawn
+        ),
+    ]
+    layout = {
+        "xaxis": linear_axis("round", range=[0.5, longest + 0.5]),
+        "yaxis": linear_axis("", tickformat=".1%", nticks=6),
+    }
+    spread = max(max(ratios) - min(ratios) for ratios, _ in drawn)
+    label = f"Ratios of {longest} rounds, each over the mean of all; they spread over {percent(spread)}."
+    return Drawing("rounds", figure_json(traces, layout), 260, label)
+
+
+def _ratios(report: Report) -> list[tuple[list[float], str]]:
+    """Of the chosen arm against the reference, and of the control, each over its mean, by round."""
+    chosen, reference = chosen_arm(report), reference_arm(report)
+    found: list[tuple[list[float], str]] = []
+    if chosen and reference and chosen != reference and chosen.latency and reference.latency:
+        pairs = zip(reference.latency.rounds_ms, chosen.latency.rounds_ms, strict=False)
+        own = [median(before) / median(after) for before, after in pairs]
+        found.append(([value / geometric_mean(own) for value in own], "accent"))
+    if report.control and report.control.rounds:
+        found.append((list(report.control.rounds), "mute"))
+    return found
+
+
+def _rounds(report: Report) -> str:
+    drawing = draw_rounds(report)
+    if drawing is None:
+        return ""
+    keys = (
+        '<span class="keys"><span class="key accent">chosen against reference</span>'
+        '<span class="key mute">control</span></span>'
+    )
+    caption = (
+        f"{keys}How far each round lies from what the whole measurement says; the control is one model "
+        "opened twice, against itself. A trend or a jump is the machine’s, not a model’s."
+    )
+    return f"<h3>From round to round</h3>{plot(drawing, '', caption, '')}"
 
 
 def resource_rows(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

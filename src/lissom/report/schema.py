@@ -182,6 +182,7 @@ class Control(Frozen):
     artifact: str
     runtime: str
     ratio: Interval = Field(description="Latency of the one over that of the other; noise unless it holds 1.")
+    rounds: tuple[float, ...] = Field(description="The same in every round; empty in older reports.")
 
     @property
     def is_quiet(self) -> bool:

@@ -151,6 +151,7 @@ def test_plotly_is_inlined_once_and_each_plot_has_its_data_and_a_text_alternativ
         "plot-steps-size",
         "plot-steps-latency",
         "plot-steps-accuracy",
+        "plot-rounds",
         "plot-distribution",
     ]
     assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 40 for plot in plots)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+
+import pytest
 from tests.unit.report import samples
 
 from lissom.report.pages import html_from_report, markdown_from_report
-from lissom.report.resources_section import resource_rows, resources
-from lissom.report.schema import EnergyFigures, MemoryFigures, Report
+from lissom.report.resources_section import draw_rounds, resource_rows, resources
+from lissom.report.schema import Control, EnergyFigures, Interval, MemoryFigures, Report
 
 
 def changed(**figures: object) -> Report:
@@ -52,3 +56,21 @@ def test_a_report_in_which_nothing_was_opened_has_no_such_section() -> None:
     )
     assert resources(none) == ""
     assert "To begin" not in html_from_report(none)
+
+
+def test_rounds_are_drawn_each_over_the_mean_of_all() -> None:
+    ratio = Interval(value=1.0, low=0.99, high=1.01)
+    control = Control(artifact="export", runtime="openvino", ratio=ratio, rounds=(0.99, 1.01))
+    drawing = draw_rounds(samples.typical().model_copy(update={"control": control}))
+    assert drawing is not None
+    traces = json.loads(drawing.figure)["data"]
+    assert len(traces) == 3
+    assert traces[2]["y"] == [0.99, 1.01]
+    assert statistics.geometric_mean(traces[1]["y"]) == pytest.approx(1.0)
+    assert len(traces[1]["y"]) == 24
+    assert "24 rounds" in drawing.label
+
+
+def test_a_report_without_a_choice_and_a_control_draws_no_rounds() -> None:
+    assert draw_rounds(samples.without_choice()) is None
+    assert "From round to round" not in html_from_report(samples.without_choice())
