@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ class Browser:
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         return [address for address in sent if not address.startswith(("file:", "data:", "blob:"))]
+
+    def faults(self) -> list[str]:
+        """What axe-core finds that keeps people out, with the first element of each kind."""
+        self.driver.execute_script((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+        found = self.driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+        return [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found["violations"]]
 
     def column(self, number: int) -> list[str]:
         """First line of each cell of the table of arms; empty where an error covers the column."""
@@ -265,3 +272,18 @@ def test_flips_are_shown_as_pictures(browser: Browser) -> None:
     browser.open(certain())
     assert len(browser.all(".flips img")) == 1
     assert len(browser.all(".flips blockquote")) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("sample", [samples.typical, samples.with_errors, samples.quantized, certain, known])
+def test_nothing_on_a_page_keeps_people_out(
+    browser: Browser, sample: Callable[[], Report], scheme: str
+) -> None:
+    browser.open(sample(), scheme=scheme)
+    assert browser.faults() == []
+
+
+def test_nothing_on_the_page_of_several_runs_keeps_people_out(browser: Browser) -> None:
+    entries = [Entry(browser.folder / "one", samples.typical()), Entry(browser.folder / "two", certain())]
+    browser.show(history_page(entries, browser.folder))
+    assert browser.faults() == []
