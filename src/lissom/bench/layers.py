@@ -25,7 +25,8 @@ _FOLLOWING = {
 }
 """Operators that engines fuse into what stands before them."""
 _ADDED = re.compile(
-    r"(_nchwc|_token_\d+|/WithoutBiases|/fq_input_\d+|_QuantizeLinear(_Output)?|_DequantizeLinear(_Output)?)+$"
+    r"(_nchwc|_token_\d+|/WithoutBiases|/fq_input_\d+|/Dequantization(Subtract|Multiply)"
+    r"|_QuantizeLinear(_Output)?|_DequantizeLinear(_Output)?)+$"
 )
 """What engines and quantization put behind a name."""
 

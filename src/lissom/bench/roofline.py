@@ -9,12 +9,14 @@ live in caches that are faster than the memory whose copy is timed, so a share a
 from __future__ import annotations
 
 import json
-import statistics
+import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lissom.artifact import canonical_json, content_id, write_atomic
+from lissom.logs import NoProgress, Progress
 from lissom.models.embedded import cache_folder
 from lissom.optional import version
 from lissom.runtime.machine import isa_flags, machine
@@ -85,12 +87,13 @@ def attained(
     return Attained(reached, intensity, roof, reached / roof if roof else 0.0, bound, precision)
 
 
-def ceilings(*, threads: int, device: str = "cpu") -> Ceilings:
+def ceilings(*, threads: int, device: str = "cpu", progress: Progress | None = None) -> Ceilings:
     """The ceilings of this machine, from the cache or measured in a second or two.
 
     Args:
         threads: Of the processor.
         device: cpu or cuda.
+        progress: Told of a measurement; default: shows nothing.
     """
     key = content_id(
         {
@@ -102,17 +105,30 @@ def ceilings(*, threads: int, device: str = "cpu") -> Ceilings:
         }
     )
     path = cache_folder() / f"ceilings-{key[:16]}.json"
-    try:
-        found = json.loads(path.read_bytes())
-        return Ceilings(device, threads, dict(found["flops_per_s"]), float(found["bytes_per_s"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    kept = _kept(path, threads, device)
+    if kept is not None:
+        return kept
+    with (progress or NoProgress()).task("measure what this machine can do", 1) as advance:
         measured = measure(threads=threads, device=device)
+        advance(1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, canonical_json({"schema": SCHEMA, **measured._asdict()}))
     except OSError:
         pass  # a cache that cannot be written is measured again
     return measured
+
+
+def _kept(path: Path, threads: int, device: str) -> Ceilings | None:
+    """What the cache holds; None where it holds nothing or is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        peaks = {kind: float(value) for kind, value in found["flops_per_s"].items()}
+        kept = Ceilings(device, threads, peaks, float(found["bytes_per_s"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sound = all(math.isfinite(value) and value > 0 for value in (*peaks.values(), kept.bytes_per_s))
+    return kept if sound and "float32" in peaks else None
 
 
 def measure(*, threads: int, device: str = "cpu", size: int | None = None) -> Ceilings:
@@ -160,7 +176,7 @@ def _products(size: int, device: str) -> Iterator[tuple[str, Callable[[], Any]]]
 
 
 def _seconds(call: Callable[[], Any], device: str) -> float:
-    """Median of some calls after one that does not count."""
+    """The fastest of some calls after one that does not count, because a ceiling is the most there is."""
     import torch
 
     def wait() -> None:
@@ -175,4 +191,4 @@ def _seconds(call: Callable[[], Any], device: str) -> float:
         call()
         wait()
         found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    return min(found)

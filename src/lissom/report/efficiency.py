@@ -20,8 +20,7 @@ def roofline(run: Run, arm: ArmKey) -> RooflineFigures | None:
         return None
     record = run.records[arm.artifact]
     batch = record["benchmark"]["batch_size"]
-    artifact = run.by_name[arm.artifact]
-    once = artifact.size_bytes
+    artifact, once = run.by_name[arm.artifact], work["weight_bytes"]
     found = roofs.attained(
         batch * work["flops"],
         once + batch * (work["moved_bytes"] - once),

@@ -22,7 +22,7 @@ from lissom.recipe import BenchmarkConfig
 from lissom.registry import runtime_entry
 from lissom.runtime.machine import host, machine
 
-EVIDENCE_SCHEMA = "lissom.evidence/4"
+EVIDENCE_SCHEMA = "lissom.evidence/5"
 Record = dict[str, Any]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from lissom.report.drawing import Drawing, figure_json, linear_axis, row_dots, row_line, row_name
+from lissom.report.reading import chosen_arm
 from lissom.report.schema import LayerChange, LayerFigures, LayerTable, Report
 from lissom.report.sections import plot
 from lissom.report.tables import Cell, Column, table, text
@@ -14,6 +15,8 @@ from lissom.report.wording import ABSENT, NO_BREAK, count, milliseconds, percent
 
 ROW_PIXELS, MOST_ROWS = 34, 20
 """Of the picture; the table has every layer."""
+_WATCHED = 1.5
+"""Sum of the operators over the whole call, from which on the watching is spoken of."""
 _KEYS = '<span class="keys"><span class="key mute">before</span><span class="key accent">after</span></span>'
 
 
@@ -37,6 +40,20 @@ def layers_told(found: LayerTable) -> str:
     return (
         f"{found.after} spends {milliseconds(after)} in its operators on {found.runtime}, {found.before} "
         f"{milliseconds(before)}. {count(slower, 'layer')} of {len(found.changes)} got slower."
+    )
+
+
+def watching_told(report: Report) -> str:
+    """That the engine's watching took more than the call itself, where it did; else empty."""
+    arm, found = chosen_arm(report), report.layers
+    if found is None or arm is None or arm.latency is None:
+        return ""
+    whole, summed = arm.latency.median_ms.value, _totals(found)[1]
+    if summed < _WATCHED * whole:
+        return ""
+    return (
+        f"A call takes {milliseconds(whole)}, much less than its operators together: most of these times is "
+        "the engine watching itself, and which layers got slower is not to be read from them."
     )
 
 
@@ -157,7 +174,8 @@ def _layers(report: Report) -> str:
         rows,
         sortable=True,
     )
-    sentences = " ".join(part for part in (layers_told(found), operators_changed(found)) if part)
+    parts = (layers_told(found), operators_changed(found), watching_told(report))
+    sentences = " ".join(part for part in parts if part)
     folded = f"<details><summary>Every layer as a table</summary>{inner}</details>"
     return f"<p>{escape(sentences)}</p>{figure}{folded}"
 

@@ -16,6 +16,7 @@ from lissom.report.layers_section import (
     operators_changed,
     roof_rows,
     roof_told,
+    watching_told,
 )
 from lissom.report.metrics import compared_arms, figure, metric_names
 from lissom.report.reading import (
@@ -177,7 +178,8 @@ def _harm(report: Report) -> str:
 def _layers(report: Report) -> str:
     parts, roof = [], roof_rows(report)
     if report.layers:
-        parts += [inline(f"{layers_told(report.layers)} {operators_changed(report.layers)}")]
+        told_of = (layers_told(report.layers), operators_changed(report.layers), watching_told(report))
+        parts += [inline(" ".join(part for part in told_of if part))]
         rows = [tuple(map(inline, row)) for row in layer_rows(report.layers)]
         parts += [_table(LAYER_HEADER, rows, range(3, 6))]
     if roof:

@@ -75,7 +75,9 @@ def _look_further(
         _count_energy(arms, inputs, config, progress)
         look_inside(artifacts, arms, inputs, progress)
         works = {name: work._asdict() for name, work in works_of(artifacts).items()}
-        roof = ceilings(threads=config.threads or default_threads(), device=config.device or "cpu")
+        roof = ceilings(
+            threads=config.threads or default_threads(), device=config.device or "cpu", progress=progress
+        )
     except KeyboardInterrupt:
         return False
     writer.know(works, roof._asdict())

@@ -51,7 +51,8 @@ class LayerTime(NamedTuple):
         operator: The engine's name for what it does.
         precision: Type in which it computes, as NumPy calls it; empty where the engine does not say.
         tensors: What it computes, by names of the graph or of its nodes; the path of a torch module.
-        seconds: Median of the calls; the engine's own watching is in it, some microseconds an operator.
+        seconds: Median of the calls, or their mean where an engine keeps sums only; the engine's own watching
+            is in it, some microseconds an operator.
     """
 
     name: str

@@ -106,8 +106,8 @@ def test_a_change_of_layout_counts_for_the_layer_that_comes_next() -> None:
 
 
 def test_without_a_graph_every_operator_is_a_layer_by_its_plain_name() -> None:
-    found = grouped([time("conv1/WithoutBiases"), time("conv2_nchwc")])
-    assert [group.name for group in found] == ["conv1", "conv2"]
+    added = ("conv1/WithoutBiases", "conv2_nchwc", "linear/WithoutBiases/DequantizationMultiply")
+    assert [group.name for group in grouped(times(*added))] == ["conv1", "conv2", "linear"]
 
 
 def group(name: str, seconds: float = 1.0, precision: str = "float32") -> LayerGroup:

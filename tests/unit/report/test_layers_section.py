@@ -6,9 +6,24 @@ import json
 
 from tests.unit.report import samples
 
-from lissom.report.layers_section import draw_layers, layer_rows, layers_told, operators_changed, roof_rows
+from lissom.report.layers_section import (
+    draw_layers,
+    layer_rows,
+    layers_told,
+    operators_changed,
+    roof_rows,
+    watching_told,
+)
 from lissom.report.pages import html_from_report, markdown_from_report
-from lissom.report.schema import Ceilings, LayerChange, LayerFigures, LayerTable, Report, RooflineFigures
+from lissom.report.schema import (
+    Ceilings,
+    Interval,
+    LayerChange,
+    LayerFigures,
+    LayerTable,
+    Report,
+    RooflineFigures,
+)
 
 
 def figures(ms: float, *operators: str, precision: str = "float32") -> LayerFigures:
@@ -108,3 +123,14 @@ def test_names_of_the_user_are_escaped() -> None:
     drawing = draw_layers(report)
     assert drawing is not None
     assert "<img" not in drawing.figure
+
+
+def test_times_that_are_mostly_the_watching_are_said_to_be_so() -> None:
+    report = known()
+    chosen = next(arm for arm in report.arms if arm.chosen)
+    assert chosen.latency is not None
+    assert chosen.latency.median_ms.value < 0.1  # and the operators take 2.25 ms
+    assert "the engine watching itself" in watching_told(report)
+    slow = chosen.latency.model_copy(update={"median_ms": Interval(value=2.2, low=2.1, high=2.3)})
+    arms = tuple(arm.model_copy(update={"latency": slow}) if arm.chosen else arm for arm in report.arms)
+    assert watching_told(report.model_copy(update={"arms": arms})) == ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from lissom.errors import RequestError
 from lissom.optional import require
 from lissom.runtime.base import LayerTime, open_runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.runtime.open_vino import _FIRST_CALLS, _mean_seconds
 
 IMAGES = {"image": DATA.tensors("report")["image"][:2]}
 
@@ -60,6 +64,23 @@ def test_layers_of_float32_and_int8_find_each_other(chain: Callable[[str], Chain
     assert len(both) >= 4
     assert any(change.after and change.after.precision in ("int8", "uint8") for change in both)
     assert any("." in change.label for change in changes)
+
+
+def test_what_openvino_fused_into_an_operator_is_told_with_it(chain: Callable[[str], Chain]) -> None:
+    graph = require("onnx", extra="cpu").load(artifact(chain, 2).file(MODEL_FILE)).graph
+    layers = grouped(times_of(chain, 2, "openvino"), graph)
+    assert [layer.precision for layer in layers if layer.label == "head"] == ["int8"]
+
+
+def counter(microseconds: int) -> Any:
+    return SimpleNamespace(real_time=timedelta(microseconds=microseconds))
+
+
+def test_slow_first_calls_are_taken_out_of_a_mean_of_all() -> None:
+    slow, fast, num_calls = 600, 20, 6 * _FIRST_CALLS
+    mean = (slow * _FIRST_CALLS + fast * num_calls) // (_FIRST_CALLS + num_calls)
+    assert _mean_seconds(counter(slow), counter(mean), num_calls) == pytest.approx(fast / 1e6, abs=2e-6)
+    assert _mean_seconds(counter(slow), counter(0), num_calls) == 0
 
 
 def test_torch_has_no_hooks_left_and_answers_as_before(chain: Callable[[str], Chain]) -> None:
