@@ -19,13 +19,12 @@ from lissom.bench.statistics import (
     paired_drop,
     percentile,
     ratio,
-    widened,
 )
 from lissom.optional import version
 from lissom.report import gates
 from lissom.report.answers import predictions_of
 from lissom.report.efficiency import layer_table, roofline
-from lissom.report.measured_run import Run, interval
+from lissom.report.measured_run import Run, beyond_noise, interval
 from lissom.report.remarks import control_remark, find_remarks, machine_remarks
 from lissom.report.schema import (
     AccuracyFigures,
@@ -52,7 +51,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
     return Report(
         name=run.recipe.name,
         created=str(record["finished"]),
-        complete=all(one["complete"] for one in run.records.values()),
+        complete=run.complete,
         lissom=version("lissom"),
         command=tuple(command),
         out=str(folder),
@@ -96,6 +95,8 @@ def _gates(run: Run) -> list[Gate]:
     figures = run.figures[chosen]
     best = run.reference_best
     names = (_named(best) if best else "", _named(chosen))
+    speedup = _speedup(run, best, chosen)
+    faster = beyond_noise(speedup, run.control) if speedup else None
     if chosen.artifact == run.reference.name:
         compared = [gates.uncompared_gate(name) for name in ("accuracy", "not-slower")]
     else:
@@ -106,7 +107,7 @@ def _gates(run: Run) -> list[Gate]:
                 run.recipe.gates,
                 score_name=run.score_name,
             ),
-            gates.not_slower_gate(_beyond_noise(run, best, chosen), run.recipe.gates, names, unfit=run.unfit),
+            gates.not_slower_gate(faster, run.recipe.gates, names, unfit=run.unfit),
         ]
     return [
         gates.reload_gate(lineage, run.records),
@@ -117,14 +118,6 @@ def _gates(run: Run) -> list[Gate]:
         ),
         gates.splits_gate(run.data.overlap()),
     ]
-
-
-def _beyond_noise(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
-    """The speed-up, less sure where the control says that the machine makes differences of its own."""
-    speedup, control = _speedup(run, before, after), run.control
-    if speedup is None or control is None:
-        return speedup
-    return widened(speedup, Estimate(control.ratio.value, control.ratio.low, control.ratio.high))
 
 
 def _speedup(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
@@ -277,7 +270,7 @@ def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: flo
     allowed = [gate.name for gate in judged if gate.state == "fail" and gate.allowed]
     open_ = [gate.name for gate in judged if gate.state == "inconclusive"]
     end = f"FAILED: {', '.join(failed)}" if failed else "gates passed"
-    end = end if all(one["complete"] for one in run.records.values()) else f"INTERRUPTED, few rounds; {end}"
+    end = end if run.complete else f"INTERRUPTED, few rounds; {end}"
     end += f", {', '.join(open_)} inconclusive" if open_ else ""
     end += f", {', '.join(allowed)} failed but allowed" if allowed else ""
     return f"{parts[0]}: {'; '.join([*parts[1:], end])}."

@@ -18,14 +18,13 @@ from lissom.bench.statistics import (
     paired_drop,
     ratio,
     verdict,
-    widened,
 )
 from lissom.bench.watch import unfit
 from lissom.recipe import GatesConfig
 from lissom.report.gates import accuracy_gate, not_slower_gate
-from lissom.report.measured_run import control_of
+from lissom.report.measured_run import beyond_noise, control_of, scores_in
 from lissom.report.remarks import control_remark, machine_remarks
-from lissom.report.schema import Gate
+from lissom.report.schema import Control, Gate
 
 Records = Mapping[str, Mapping[str, Any]]
 """Evidence of one measurement, by artifact."""
@@ -40,6 +39,7 @@ class JudgedArm(NamedTuple):
         latency: Median, milliseconds.
         p99: The 99th percentile, milliseconds.
         speedup: How many times as fast as the base it is; None for the base.
+        surely: The same, less sure by what the control differs from itself.
         verdict: better, worse or inconclusive, beyond the margin; None where it is withheld.
         drop: Score that it loses; None without labels.
         flips: Answers that became wrong and right; None where answers are not right or wrong.
@@ -47,12 +47,13 @@ class JudgedArm(NamedTuple):
 
     arm: ArmKey
     figures: Mapping[str, Any]
-    latency: Estimate | None
-    p99: Percentile | None
-    speedup: Estimate | None
-    verdict: Verdict | None
-    drop: Estimate | None
-    flips: Flips | None
+    latency: Estimate | None = None
+    p99: Percentile | None = None
+    speedup: Estimate | None = None
+    surely: Estimate | None = None
+    verdict: Verdict | None = None
+    drop: Estimate | None = None
+    flips: Flips | None = None
 
 
 class Judgement(NamedTuple):
@@ -91,23 +92,21 @@ def judge(
         for runtime, found in record["runtimes"].items()
     }
     timed = {arm: found["rounds_ms"] for arm, found in figures.items() if found.get("rounds_ms")}
-    readings = next(iter(records.values())).get("readings", ())
-    control = control_of(figures)
-    against_it = unfit(readings)
-    noise = Estimate(control.ratio.value, control.ratio.low, control.ratio.high) if control else None
-    base = fastest({arm: own for arm, own in timed.items() if against in (None, arm.artifact)})
-    if against is None:
-        base = next(iter(timed), None)
-    arms = [
-        _judged(arm, figures, base, None if against_it else limits.not_slower.margin, noise)
-        for arm in figures
-    ]
-    gates = _gates(arms, figures, base, limits, against_it, noise) if against is not None else ()
+    base = next(iter(timed), None)
+    if against is not None:
+        base = fastest({arm: own for arm, own in timed.items() if arm.artifact == against})
+    first = next(iter(records.values()))
+    readings, control = first.get("readings", ()), control_of(figures)
+    why_unfit = unfit(readings)
+    margin = None if why_unfit else limits.not_slower.margin
+    arms = [_judged(arm, figures, base, margin, control) for arm in figures]
+    score_name = first.get("score_name", "accuracy")
+    gates = () if against is None else _gates(arms, base, limits, why_unfit, score_name)
     return Judgement(
         base,
         tuple(arms),
         tuple(gate.model_copy(update={"allowed": gate.name in allow}) for gate in gates),
-        (*((control_remark(control),) if control else ()), *machine_remarks(against_it, readings)),
+        (*((control_remark(control),) if control else ()), *machine_remarks(why_unfit, readings)),
         all(record["complete"] for record in records.values()),
     )
 
@@ -117,69 +116,56 @@ def _judged(
     figures: Mapping[ArmKey, Mapping[str, Any]],
     base: ArmKey | None,
     margin: float | None,
-    noise: Estimate | None,
+    control: Control | None,
 ) -> JudgedArm:
     found = figures[arm]
     rounds = found.get("rounds_ms")
     if not rounds or base is None:
-        return JudgedArm(arm, found, None, None, None, None, None, None)
-    samples = np.concatenate([np.asarray(own) for own in rounds])
-    (p99,) = percentiles(samples, (0.99,))
+        return JudgedArm(arm, found)
+    (p99,) = percentiles(np.concatenate([np.asarray(own) for own in rounds]), (0.99,))
+    timed = JudgedArm(arm, found, median_latency(rounds), p99)
     if arm == base:
-        return JudgedArm(arm, found, median_latency(rounds), p99, None, None, None, None)
+        return timed
     speedup = ratio(figures[base]["rounds_ms"], rounds)
-    beyond = widened(speedup, noise) if noise else speedup
-    scores = (_scores(figures[base]), _scores(found))
-    paired = scores if scores[0] is not None and scores[1] is not None else None
-    return JudgedArm(
-        arm,
-        found,
-        median_latency(rounds),
-        p99,
-        speedup,
-        verdict(beyond, margin) if margin is not None else None,
-        paired_drop(*paired) if paired else None,  # type: ignore[arg-type]
-        flips(*paired) if paired and scores[0].dtype == bool else None,  # type: ignore[arg-type, union-attr]
+    surely = beyond_noise(speedup, control)
+    before, after = scores_in(figures[base], "report"), scores_in(found, "report")
+    timed = timed._replace(
+        speedup=speedup, surely=surely, verdict=None if margin is None else verdict(surely, margin)
     )
+    if before is None or after is None:
+        return timed
+    changed = flips(before, after) if before.dtype == bool else None
+    return timed._replace(drop=paired_drop(before, after), flips=changed)
 
 
 def _gates(
     arms: Sequence[JudgedArm],
-    figures: Mapping[ArmKey, Mapping[str, Any]],
     base: ArmKey | None,
     limits: GatesConfig,
-    against_it: Sequence[str],
-    noise: Estimate | None,
+    why_unfit: Sequence[str],
+    score_name: str,
 ) -> list[Gate]:
     """Of every other artifact, on its fastest runtime; one that was not timed at all fails."""
+    by_arm = {judged.arm: judged for judged in arms}
     gates: list[Gate] = []
-    for name in dict.fromkeys(judged.arm.artifact for judged in arms):
+    for name in dict.fromkeys(arm.artifact for arm in by_arm):
         if base is not None and name == base.artifact:
             continue
-        rounds = {
-            judged.arm: judged.figures["rounds_ms"]
-            for judged in arms
-            if judged.arm.artifact == name and judged.latency is not None
-        }
-        best = fastest(rounds)
+        best = fastest(
+            {
+                arm: judged.figures["rounds_ms"]
+                for arm, judged in by_arm.items()
+                if arm.artifact == name and judged.latency is not None
+            }
+        )
         if best is None or base is None:
             reason = f"{name} was not timed on any runtime" if best is None else "the base was not timed"
             untimed = not_slower_gate(None, limits, ("", name))
             gates.append(untimed.model_copy(update={"state": "fail", "reason": reason}))
             continue
-        speedup = ratio(figures[base]["rounds_ms"], rounds[best])
-        accuracy = accuracy_gate(_scores(figures[base]), _scores(figures[best]), limits)
+        before, after = (scores_in(by_arm[arm].figures, "report") for arm in (base, best))
+        accuracy = accuracy_gate(before, after, limits, score_name=score_name)
         told = accuracy.model_copy(update={"reason": f"{name} on {best.runtime}: {accuracy.reason}"})
         names = (f"{base.artifact} on {base.runtime}", f"{name} on {best.runtime}")
-        beyond = widened(speedup, noise) if noise else speedup
-        gates += [told, not_slower_gate(beyond, limits, names, unfit=against_it)]
+        gates += [told, not_slower_gate(by_arm[best].surely, limits, names, unfit=why_unfit)]
     return gates
-
-
-def _scores(figures: Mapping[str, Any]) -> np.ndarray | None:
-    """Score of every sample of the report split; None without labels."""
-    found = figures.get("scores", {}).get("report")
-    if found is None:
-        return None
-    scores = np.asarray(found)
-    return scores.astype(bool) if scores.dtype.kind == "i" else scores

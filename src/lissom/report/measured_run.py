@@ -11,7 +11,7 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.bench.selection import ArmKey, choose, fastest
-from lissom.bench.statistics import Estimate, ratio, round_medians
+from lissom.bench.statistics import Estimate, ratio, round_medians, widened
 from lissom.bench.watch import unfit
 from lissom.errors import RequestError
 from lissom.models.data import Data
@@ -81,6 +81,11 @@ class Run:
         return Ceilings(**found) if found else None
 
     @cached_property
+    def complete(self) -> bool:
+        """False when the measurement was interrupted."""
+        return all(record["complete"] for record in self.records.values())
+
+    @cached_property
     def unfit(self) -> list[str]:
         """Why the times are no evidence; empty when nothing speaks against them."""
         return unfit(self.readings)
@@ -111,11 +116,7 @@ class Run:
 
         True where an answer is right, or floats with 1 for a perfect answer.
         """
-        found = self.figures[arm].get("scores", {}).get(split)
-        if found is None or self.data.dataset.labels is None:
-            return None
-        scores = np.asarray(found)
-        return scores.astype(bool) if scores.dtype.kind == "i" else scores
+        return None if self.data.dataset.labels is None else scores_in(self.figures[arm], split)
 
     @cached_property
     def score_name(self) -> str:
@@ -197,6 +198,22 @@ def control_of(figures: Mapping[ArmKey, Mapping[str, Any]]) -> Control | None:
                 rounds=tuple(rounds.tolist()),
             )
     return None
+
+
+def scores_in(figures: Mapping[str, Any], split: str) -> np.ndarray | None:
+    """How good the answers of an arm are, bool or float, shape [samples]; None where it has none."""
+    found = figures.get("scores", {}).get(split)
+    if found is None:
+        return None
+    scores = np.asarray(found)
+    return scores.astype(bool) if scores.dtype.kind == "i" else scores
+
+
+def beyond_noise(speedup: Estimate, control: Control | None) -> Estimate:
+    """A speed-up, less sure where the control says that the machine makes differences of its own."""
+    if control is None:
+        return speedup
+    return widened(speedup, Estimate(control.ratio.value, control.ratio.low, control.ratio.high))
 
 
 def interval(estimate: Estimate) -> Interval:
