@@ -62,12 +62,12 @@ def _flips(run: Run) -> Iterator[Flip]:
     before, after = run.scores(run.trusted, "report"), run.scores(chosen, "report")
     if before is None or after is None or before.dtype != bool:
         return
-    moved = _moved(run)
+    moved, raw = _moved(run), run.data.raw("report")
     for one, other in ((before, after), (after, before)):
         places = np.flatnonzero(one & ~other)
         for place in places[np.argsort(-np.abs(moved[places]), kind="stable")][:MOST_FLIPS]:
-            raw = {name: array[place] for name, array in run.data.raw("report").items()}
-            yield Flip(place=int(place), picture=_picture(raw), text=_text(raw))
+            sample = {name: array[place] for name, array in raw.items()}
+            yield Flip(place=int(place), picture=_picture(sample), text=_text(sample))
 
 
 def _moved(run: Run) -> np.ndarray:

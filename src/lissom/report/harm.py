@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lissom.bench.statistics import flips, holm, wilson
+from lissom.models.metrics import NUM_BINS, confusion_matrix
 from lissom.report.reading import chosen_arm, is_classification, trusted_arm
 from lissom.report.schema import Arm, Report
 
 ALPHA = 0.05
-NUM_BINS = 15
-"""Of calibration, equally wide, as Guo et al. 2017 have them."""
 
 
 class Share(NamedTuple):
@@ -76,7 +75,7 @@ class Calibration(NamedTuple):
     """Whether an arm is right as often as it is sure.
 
     Attributes:
-        error: Expected calibration error: mean distance of the two over the bins, weighted by samples.
+        error: Expected calibration error, as the metrics of the arm have it.
         bins: Those that have samples.
     """
 
@@ -141,7 +140,7 @@ def harm_of(report: Report) -> Harm | None:
         _shares(labels, classes, right),
         _groups(told.groups, right),
         _confusions(labels, answers, classes),
-        _calibrations(report, names, right),
+        _calibrations(report, (before, after), right),
         _divergence(report, names[1]),
     )
 
@@ -188,52 +187,46 @@ def _confusions(
     """Wrong answers given surely more or less often, by an exact sign test adjusted by Holm's method."""
     from scipy import stats
 
-    counts = []
-    for given in answers:
-        pairs, numbers = np.unique(np.stack([labels, given], axis=1), axis=0, return_counts=True)
-        counts.append(dict(zip(map(tuple, pairs.tolist()), numbers.tolist(), strict=True)))
-    cells = [
-        (*cell, counts[0].get(cell, 0), counts[1].get(cell, 0))
-        for cell in sorted({*counts[0], *counts[1]})
-        if cell[0] != cell[1]
-    ]
-    p_values = holm([float(stats.binomtest(one[2], one[2] + one[3]).pvalue) for one in cells])
+    before, after = (confusion_matrix(given, labels, len(classes)) for given in answers)
+    size = max(len(before), len(after))
+    before, after = (np.pad(one, (0, size - len(one))) for one in (before, after))
+    wrong = ~np.eye(size, dtype=bool)
+    cells = np.argwhere((before + after > 0) & wrong).tolist()
+    numbers = [(int(before[truth, answer]), int(after[truth, answer])) for truth, answer in cells]
+    p_values = holm([float(stats.binomtest(one, one + other).pvalue) for one, other in numbers])
     found = [
-        Confusion(_name(classes, truth), _name(classes, answer), before, after)
-        for (truth, answer, before, after), p_value in zip(cells, p_values, strict=True)
+        Confusion(_name(classes, truth), _name(classes, answer), *counts)
+        for (truth, answer), counts, p_value in zip(cells, numbers, p_values, strict=True)
         if p_value < ALPHA
     ]
     return tuple(sorted(found, key=lambda one: (-(one.after - one.before), one.truth, one.answer)))
 
 
 def _calibrations(
-    report: Report, names: Sequence[str], right: Sequence[np.ndarray]
+    report: Report, arms: Sequence[Arm], right: Sequence[np.ndarray]
 ) -> tuple[Calibration, Calibration] | None:
     told = report.predictions.certainty
-    if any(name not in told for name in names):
-        return None
-    one, other = (
-        calibration(np.asarray(told[name].confidence), found)
-        for name, found in zip(names, right, strict=True)
-    )
-    return one, other
+    found = [
+        Calibration(arm.metrics["calibration_error"], reliability(np.asarray(sure.confidence), own))
+        for arm, own in zip(arms, right, strict=True)
+        if (sure := told.get(f"{arm.artifact}/{arm.runtime}")) and "calibration_error" in arm.metrics
+    ]
+    return (found[0], found[1]) if len(found) == 2 else None
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> Calibration:
-    """Expected calibration error over 15 bins of equal width.
+def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[Bin, ...]:
+    """How often answers are right by how sure the model is of them, in bins of equal width.
 
     Args:
         confidence: Probability of each answer, shape [samples].
         right: Whether it is right, shape [samples].
     """
     places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    bins = [
+    return tuple(
         Bin(float(confidence[mine].mean()), float(right[mine].mean()), int(mine.sum()))
         for index in np.unique(places)
-        if (mine := places == index).any()
-    ]
-    error = sum(one.num_samples * abs(one.right - one.confidence) for one in bins) / max(1, len(right))
-    return Calibration(float(error), tuple(bins))
+        for mine in [places == index]
+    )
 
 
 def _divergence(report: Report, name: str) -> tuple[float, float, float] | None:

@@ -40,16 +40,13 @@ _KEYS = (
 SHARE_HEADER = ("", "samples", "before", "after", "change, points", "lost", "gained", "p")
 
 
-def harm_of(report: Report) -> Harm | None:
-    """As `lissom.report.harm`, which is imported when it is asked."""
-    from lissom.report import harm
+def section(report: Report, found: Harm | None) -> str:
+    """Empty where answers are no classes, or the reference itself was chosen.
 
-    return harm.harm_of(report)
-
-
-def section(report: Report) -> str:
-    """Nothing where answers are no classes, or the reference itself was chosen."""
-    found = harm_of(report)
+    Args:
+        report: Gives the samples that flipped.
+        found: What `lissom.report.harm` finds in it.
+    """
     if found is None:
         return ""
     parts = [
@@ -62,11 +59,6 @@ def section(report: Report) -> str:
     ]
     inner = "\n".join(part for part in parts if part)
     return f'<section aria-labelledby="harm"><h2 id="harm">Who is harmed</h2>\n{inner}\n</section>'
-
-
-def link(report: Report) -> str:
-    """The entry of the section in the navigation."""
-    return '<a href="#harm">Who is harmed</a> ' if harm_of(report) else ""
 
 
 def told(found: Harm) -> str:
@@ -129,19 +121,8 @@ def _chance(p_value: float) -> str:
     return "p < 0.0001" if p_value < 1e-4 else f"p = {significant(p_value)}"
 
 
-def draw_classes(report: Report) -> Drawing | None:
-    """Recall of the classes that lost most, and of those that gained most; None without classes."""
-    found = harm_of(report)
-    return _drawn_classes(found) if found and found.classes else None
-
-
-def draw_calibration(report: Report) -> Drawing | None:
-    """How often answers are right by how sure the model is; None where probabilities are unknown."""
-    found = harm_of(report)
-    return _drawn_calibration(found) if found else None
-
-
-def _drawn_classes(found: Harm) -> Drawing:
+def draw_classes(found: Harm) -> Drawing:
+    """Right answers of the classes that lost most, and of those that gained most."""
     rows = _shown(found.classes)
     low = min(min(one.before, one.interval[0]) for one in rows)
     layout = {
@@ -168,7 +149,8 @@ def _drawn_classes(found: Harm) -> Drawing:
     return Drawing("harm-classes", figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
 
 
-def _drawn_calibration(found: Harm) -> Drawing | None:
+def draw_calibration(found: Harm) -> Drawing | None:
+    """How often answers are right by how sure the model is; None where probabilities are unknown."""
     if found.calibration is None:
         return None
     before, after = found.calibration
@@ -205,7 +187,7 @@ def _classes(found: Harm) -> str:
     )
     inner = _share_table(found.classes, "harm-classes-table", "Class", "Those that lost most first")
     folded = f"<details><summary>Every class as a table</summary>{inner}</details>"
-    return f"{plot(_drawn_classes(found), '', caption, '')}{folded}"
+    return f"{plot(draw_classes(found), '', caption, '')}{folded}"
 
 
 def _groups(found: Harm) -> str:
@@ -263,7 +245,7 @@ def _certainty(found: Harm) -> str:
         f"{_KEYS}Answers in bins by how sure the model is of them. On the thin line it is right as often as "
         "it is sure; below it is too sure."
     )
-    drawing = _drawn_calibration(found)
+    drawing = draw_calibration(found)
     figure = plot(drawing, "", caption, "") if drawing else ""
     return f"<h3>How sure it is</h3><p>{escape(sentence)}</p>{figure}"
 

@@ -28,11 +28,6 @@ def section(report: Report) -> str:
     return f'<section aria-labelledby="layers">{heading}\n{inner}\n</section>' if parts else ""
 
 
-def link(report: Report) -> str:
-    """The entry of the section in the navigation."""
-    return '<a href="#layers">Where the time goes</a> ' if section(report) else ""
-
-
 def layers_told(found: LayerTable) -> str:
     """The totals, and how many layers got slower, as one sentence."""
     before, after = _totals(found)

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from lissom.report.harm_section import SHARE_HEADER, certainty_told, harm_of, share_rows
+from lissom.report.harm_section import SHARE_HEADER, certainty_told, share_rows
 from lissom.report.harm_section import told as harm_told
 from lissom.report.layers_section import (
     LAYER_HEADER,
@@ -79,7 +79,7 @@ def markdown_from_report(report: Report) -> str:
             _section(f"Quantization: {inline(row.name)}", _rungs(report, row), "")
             for row in climbed_stages(report)
         ),
-        _section("Who is harmed", _harm(report), "") if harm_of(report) else "",
+        _harm(report),
         _section("Where the time goes", _layers(report), "") if report.layers or roof_rows(report) else "",
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
@@ -165,6 +165,9 @@ def _resources(report: Report) -> str:
 
 
 def _harm(report: Report) -> str:
+    """Empty where answers are no classes, or the reference itself was chosen."""
+    from lissom.report.harm import harm_of
+
     found = harm_of(report)
     if found is None:
         return ""
@@ -172,7 +175,8 @@ def _harm(report: Report) -> str:
     for title, shares in (("class", found.classes), ("group", found.groups)):
         rows = [tuple(map(inline, row)) for row in share_rows(shares[:20])]
         parts += [_table((title, *SHARE_HEADER[1:]), rows, range(1, 8))] if rows else []
-    return "\n\n".join(part for part in parts if part)
+    content = "\n\n".join(part for part in parts if part)
+    return _section("Who is harmed", content, "")
 
 
 def _layers(report: Report) -> str:

@@ -37,6 +37,9 @@ def html_from_report(report: Report) -> str:
 
 
 def _body(report: Report) -> str:
+    from lissom.report.harm import harm_of  # with scipy, which importing the pages need not
+
+    harm, layers = harm_section.section(report, harm_of(report)), layers_section.section(report)
     return filled(
         "page.html",
         name=escape(report.name),
@@ -55,10 +58,10 @@ def _body(report: Report) -> str:
         score_title=escape(score_title(report)),
         drop=drop_explained(report),
         distribution=_distribution(report),
-        harm=harm_section.section(report),
-        harm_link=harm_section.link(report),
-        layers=layers_section.section(report),
-        layers_link=layers_section.link(report),
+        harm=harm,
+        harm_link='<a href="#harm">Who is harmed</a> ' if harm else "",
+        layers=layers,
+        layers_link='<a href="#layers">Where the time goes</a> ' if layers else "",
         quantization=rungs_section.section(report),
         quantization_link=rungs_section.link(report),
         stages=sections.stages(report),

@@ -12,7 +12,7 @@ from tests.unit.report import samples
 
 from lissom.artifact import Artifact
 from lissom.report.answers import MOST_FLIPS, predictions_of
-from lissom.report.harm import calibration, harm_of
+from lissom.report.harm import Bin, harm_of, reliability
 from lissom.report.harm_section import certainty_told, draw_calibration, draw_classes, told
 from lissom.report.measured_run import Run
 from lissom.report.pages import html_from_report, markdown_from_report
@@ -93,13 +93,13 @@ def test_groups_are_told_apart() -> None:
     ]
 
 
-def test_calibration_is_the_distance_of_being_sure_from_being_right() -> None:
-    sure = np.array([0.9] * 10 + [0.6] * 10)
-    right = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
-    found = calibration(sure, right)
-    assert found.error == pytest.approx(0.5 * 0.0 + 0.5 * 0.3)
-    assert [one.num_samples for one in found.bins] == [10, 10]
-    assert calibration(np.ones(4), np.ones(4, bool)).error == 0.0
+def test_answers_are_put_into_bins_by_how_sure_the_model_is() -> None:
+    sure = np.array([0.9] * 10 + [0.6] * 10 + [1.0])
+    right = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7 + [True])
+    low, high, top = reliability(sure, right)
+    assert low == Bin(pytest.approx(0.6), pytest.approx(0.3), 10)
+    assert high == Bin(pytest.approx(0.9), pytest.approx(0.9), 10)
+    assert top == Bin(1.0, 1.0, 1)
 
 
 def certain() -> Report:
@@ -111,7 +111,14 @@ def certain() -> Report:
         for name, level in ((BEFORE, 0.0), (AFTER, 0.25))
     }
     flips = (Flip(place=0, picture=PIXEL, text=None), Flip(place=1, picture=None, text="<b>a text</b>"))
-    return report(labels, labels, after, certainty=figures, flips=flips)
+    found = report(labels, labels, after, certainty=figures, flips=flips)
+    errors = {BEFORE: 0.2, AFTER: 0.1}
+    arms = (
+        arm.model_copy(update={"metrics": {"calibration_error": errors[name]}}) if name in errors else arm
+        for arm in found.arms
+        for name in [f"{arm.artifact}/{arm.runtime}"]
+    )
+    return found.model_copy(update={"arms": tuple(arms)})
 
 
 def test_certainty_is_told_and_drawn() -> None:
@@ -120,8 +127,10 @@ def test_certainty_is_told_and_drawn() -> None:
     words = certainty_told(found).replace("\u00a0", " ")
     assert "Expected calibration error 20.0 % before and 10.0 % after" in words
     assert "0.250 nats a sample" in words
-    assert draw_calibration(certain()) is not None
-    assert draw_classes(certain()) is not None
+    drawing = draw_calibration(found)
+    assert drawing is not None
+    assert "Expected calibration error" in drawing.label
+    assert "0 100.0" in draw_classes(found).label
 
 
 def test_flips_are_shown_with_their_answers_and_nothing_of_a_text_is_markup() -> None:
@@ -150,7 +159,6 @@ def test_without_answers_of_both_there_is_no_section(changes: dict[str, Any]) ->
     bare = forgotten().model_copy(update=changes)
     assert harm_of(bare) is None
     assert "Who is harmed" not in html_from_report(bare)
-    assert draw_classes(bare) is None
 
 
 def test_a_thousand_classes_with_names_in_any_script_are_drawn_in_part_and_told_whole() -> None:
@@ -162,9 +170,10 @@ def test_a_thousand_classes_with_names_in_any_script_are_drawn_in_part_and_told_
     page = html_from_report(big)
     assert "<i>" not in page.replace("&lt;i&gt;", "")
     assert page.count("漢字") > 1000
-    drawing = draw_classes(big)
-    assert drawing is not None
-    assert drawing.height < 800
+    found = harm_of(big)
+    assert found is not None
+    assert len(found.classes) == 1000
+    assert draw_classes(found).height < 800
 
 
 def test_ten_thousand_samples_of_a_hundred_classes_take_seconds() -> None:
