@@ -210,10 +210,10 @@ class Artifact:
                 raise ArtifactError(f"{file} is not a record of evidence: {exc}", hint=f"rm {file}") from exc
         return [record for _, _, record in sorted(records, key=lambda item: item[:2])]
 
-    def forget_evidence(self, measurement: str) -> None:
-        """Remove the records of one measurement."""
+    def forget_evidence(self, measurement: str, *, but: Path | None = None) -> None:
+        """Remove the records of one measurement, all or but one file."""
         for file in (self.path / EVIDENCE_NAME).glob("*.json"):
-            if json.loads(file.read_bytes()).get("measurement") == measurement:
+            if file != but and json.loads(file.read_bytes()).get("measurement") == measurement:
                 file.unlink()
 
     def add_evidence(self, record: Mapping[str, Any], *, name: str) -> Path:

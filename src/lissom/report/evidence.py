@@ -125,8 +125,9 @@ class Writer:
                     if arm.artifact == artifact.name
                 },
             }
-            artifact.forget_evidence(self.key)
-            artifact.add_evidence(record, name=self._name)
+            written = artifact.add_evidence(record, name=self._name)
+            if complete:  # and not before: what an earlier try left is better than nothing
+                artifact.forget_evidence(self.key, but=written)
         return records
 
 
