@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -117,18 +117,33 @@ def ask(
     Raises:
         ValueError: Server without a rate, or several workers for a runtime that takes one.
     """
+    check_request(scenario, [runtime], rate=rate, workers=workers)
     size = samples_per_query or SAMPLES_PER_QUERY[scenario]
     batches = _batches(samples, size)
     runtime.infer_batch(next(batches))
     if scenario != "Server":
         return _one_after_another(runtime, batches, scenario, size, seconds)
-    if rate is None or rate <= 0:
-        raise ValueError("Server needs a rate: queries a second")
-    if workers > 1 and not runtime.thread_safe:
-        raise ValueError(f"{runtime.name} takes one call at a time")
+    assert rate is not None
     plan = arrivals(rate, seconds, seed)
     found = answered(plan, lambda batch: runtime.infer_batch(batch), batches, workers=workers)
     return Asked(scenario, size, found - plan, float(found.max()), rate, float(plan[-1]))
+
+
+def check_request(
+    scenario: Scenario, runtimes: Iterable[Runtime], *, rate: float | None, workers: int
+) -> None:
+    """Refuse what cannot be asked, before anything is.
+
+    Raises:
+        ValueError: Server without a rate, or several workers for a runtime that takes one call.
+    """
+    if scenario != "Server":
+        return
+    if rate is None or rate <= 0:
+        raise ValueError("Server needs a rate: queries a second")
+    single = next((runtime.name for runtime in runtimes if not runtime.thread_safe), None)
+    if workers > 1 and single is not None:
+        raise ValueError(f"{single} takes one call at a time")
 
 
 def ask_in_turn(
@@ -156,7 +171,11 @@ def ask_in_turn(
         rate: Server: queries a second.
         workers: Server: queries that are computed at once.
         samples_per_query: See `ask`.
+
+    Raises:
+        ValueError: as `ask`.
     """
+    check_request(scenario, arms.values(), rate=rate, workers=workers)
     parts: dict[Arm, list[Asked]] = {arm: [] for arm in arms}
     errors: dict[Arm, str] = {}
     complete = True
@@ -176,8 +195,6 @@ def ask_in_turn(
                         seed=turn,
                     )
                     parts[arm].append(found)
-                except ValueError:  # a wrong request, which is one for every arm
-                    raise
                 except Exception as exc:
                     errors[arm] = f"{type(exc).__name__}: {exc}"
             advance(1)
@@ -187,7 +204,7 @@ def ask_in_turn(
             for turn in range(_TURNS):
                 turned(turn, advance)
         except KeyboardInterrupt:
-            whole = min(len(found) for arm, found in parts.items() if arm not in errors)
+            whole = min((len(found) for arm, found in parts.items() if arm not in errors), default=0)
             if not whole:
                 raise
             complete = False

@@ -53,7 +53,7 @@ def measure(
     writer = Writer(artifacts, config, key, judged_by=judged_by)
     watch = Watch()
     with ExitStack() as stack:
-        arms = open_arms(artifacts, planned, config, stack, progress)
+        arms = open_arms(artifacts, planned, stack, progress, threads=config.threads, device=config.device)
         answer_all(artifacts, arms, data, task, progress)
         inputs = timed_batch(data, config.batch_size)
         complete = _time(arms, inputs, config, stack, writer, watch, progress)

@@ -21,7 +21,7 @@ from lissom.logs import Progress, log
 from lissom.models.data import Data
 from lissom.models.evaluation import answers, judge, scores_of
 from lissom.optional import version
-from lissom.recipe import BenchmarkConfig, default_threads
+from lissom.recipe import default_threads
 from lissom.registry import COMPILING, runtime_entry
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.probe import load_probe, probe_error
@@ -113,9 +113,11 @@ class Arms:
 def open_arms(
     artifacts: Sequence[Artifact],
     planned: Sequence[ArmKey],
-    config: BenchmarkConfig,
     stack: ExitStack,
     progress: Progress,
+    *,
+    threads: int | None,
+    device: str | None,
 ) -> Arms:
     """Open every arm and call it once, as cold as it is then: the time and the memory that this takes.
 
@@ -129,15 +131,13 @@ def open_arms(
             arms.figures[arm] = {
                 "version": version(runtime_entry(arm.runtime).distribution),
                 "error": None,
-                "threads": config.threads or default_threads(),
+                "threads": threads or default_threads(),
             }
             with arms.at(arm, "measured") as figures:
                 inputs, wanted = load_probe(by_name[arm.artifact])
                 with taken() as memory:
                     runtime = arms.runtimes[arm] = stack.enter_context(
-                        open_runtime(
-                            by_name[arm.artifact], arm.runtime, threads=config.threads, device=config.device
-                        )
+                        open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
                     )
                     one = {name: array[:1] for name, array in inputs.items()}
                     answer, seconds = runtime.timed_infer(one)

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from lissom.runtime.base import Runtime
 
 
+_DIFFERENT = {
+    "signature": "they take or give different tensors",
+    "task": "they were made for different tasks",
+    "labels": "they know different classes",
+}
+"""What keeps two artifacts from being compared, by the part of the manifest."""
+
+
 def verify(
     before: str | Path | Artifact,
     after: str | Path | Artifact,
@@ -202,26 +210,29 @@ def ask(
         progress: Shows how far it is.
 
     Raises:
-        LissomError: an artifact is damaged, they cannot be compared, or a runtime does not open one.
+        LissomError: an artifact is damaged, they cannot be compared, or no runtime opens one.
         RequestError: Server has no rate, or several workers are asked of a runtime that takes one call.
     """
     from contextlib import ExitStack
 
     from lissom.bench.scenarios import ask_in_turn
+    from lissom.report.opening import open_arms, planned_arms
+    from lissom.runtime.availability import usable_runtimes
 
-    opened = _comparable(artifacts)
+    opened, told = _comparable(artifacts), progress or NoProgress()
+    planned = planned_arms(opened, usable_runtimes(runtimes))
     with ExitStack() as stack:
-        arms = _opened(opened, runtimes, device, stack, threads)
+        arms = open_arms(opened, planned, stack, told, threads=threads, device=device)
         try:
             return ask_in_turn(
-                arms,
+                arms.runtimes,
                 _tensors(opened[0], data),
                 scenario,
                 seconds=seconds,
                 rate=rate,
                 workers=workers,
                 samples_per_query=batch_size,
-                progress=progress or NoProgress(),
+                progress=told,
             )
         except ValueError as exc:
             raise RequestError(
@@ -249,43 +260,29 @@ def sweep(
         progress: Shows how far it is.
 
     Raises:
-        LissomError: an artifact is damaged, they cannot be compared, or a runtime does not open one.
+        LissomError: an artifact is damaged, they cannot be compared, or no runtime opens one.
     """
     from lissom.bench import sweeps
+    from lissom.report.opening import open_arms, planned_arms
+    from lissom.runtime.availability import usable_runtimes
 
-    settings = config or BenchmarkConfig()
+    settings, told = config or BenchmarkConfig(), progress or NoProgress()
     opened = _comparable(artifacts)
+    planned = planned_arms(opened, usable_runtimes(settings.runtimes))
+
+    def opens(stack: ExitStack, number: int | None) -> Mapping[ArmKey, Runtime]:
+        return open_arms(opened, planned, stack, told, threads=number, device=settings.device).runtimes
+
     return sweeps.sweep(
-        lambda stack, number: _opened(opened, settings.runtimes, settings.device, stack, number),
+        opens,
         _tensors(opened[0], data),
         batch_sizes=batch_sizes,
         threads=threads,
         num_rounds=settings.num_rounds,
         round_ms=settings.round_ms,
         num_warmup=settings.num_warmup,
-        progress=progress or NoProgress(),
+        progress=told,
     )
-
-
-def _opened(
-    artifacts: Sequence[Artifact],
-    runtimes: Sequence[str] | None,
-    device: str | None,
-    stack: ExitStack,
-    threads: int | None,
-) -> dict[ArmKey, Runtime]:
-    """Every artifact on every runtime, to be closed by the stack."""
-    from lissom.report.opening import planned_arms
-    from lissom.runtime.availability import usable_runtimes
-    from lissom.runtime.base import open_runtime
-
-    by_name = {artifact.name: artifact for artifact in artifacts}
-    return {
-        arm: stack.enter_context(
-            open_runtime(by_name[arm.artifact], arm.runtime, threads=threads, device=device)
-        )
-        for arm in planned_arms(artifacts, usable_runtimes(runtimes))
-    }
 
 
 def _tensors(artifact: Artifact, data: str | None) -> dict[str, np.ndarray]:
@@ -386,13 +383,6 @@ def _comparable(artifacts: Sequence[str | Path | Artifact]) -> list[Artifact]:
                 )
     names = [artifact.name for artifact in opened]
     return [_renamed(artifact) if names.count(artifact.name) > 1 else artifact for artifact in opened]
-
-
-_DIFFERENT = {
-    "signature": "they take or give different tensors",
-    "task": "they were made for different tasks",
-    "labels": "they know different classes",
-}
 
 
 def _renamed(artifact: Artifact) -> Artifact:

@@ -18,7 +18,7 @@ from lissom.models.data import Data, Dataset
 from lissom.recipe import BenchmarkConfig, Recipe
 from lissom.registry import resolve, runtime_entry
 from lissom.report.building import build_report
-from lissom.report.evidence import find_evidence
+from lissom.report.evidence import Writer, find_evidence
 from lissom.report.measured_run import Run
 from lissom.report.measurement import measure
 from lissom.report.pages import html_from_report, markdown_from_report
@@ -252,6 +252,27 @@ def test_what_was_measured_when_it_was_interrupted_is_kept_and_not_used_again(
     assert find_evidence(artifacts, key) is None
 
 
+def test_what_an_earlier_try_left_goes_when_a_whole_one_is_there(
+    chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts, config = two(chain), quick(num_rounds=4000, num_warmup=2, runtimes=("onnxruntime",))
+    with monkeypatch.context() as patch:
+        Broken(patch, "onnxruntime", 3000, interrupt)
+        key, _ = measure(artifacts, config, DATA, progress=NoProgress())
+
+    def kept() -> list[bool]:
+        records = [record for record in artifacts[1].evidence() if record["measurement"] == key]
+        return [record["complete"] for record in records]
+
+    assert kept() == [False]
+    writer = Writer(artifacts, config, key, judged_by={})
+    writer._name += "-later"
+    writer.write({}, [], complete=False)
+    assert kept() == [False, False]
+    writer.write({}, [], complete=True)
+    assert kept() == [True]
+
+
 def test_an_interruption_before_there_is_anything_is_passed_on(
     chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +311,8 @@ def test_no_verdict_on_speed_is_given_on_an_unfit_machine(
     unfit = Run(run.recipe, run.artifacts, records, run.data, run.measurement)
     report = build_report(unfit, allow=(), command=("lissom",), folder=tmp_path)
     gate = next(gate for gate in report.gates if gate.name == "not-slower")
-    assert gate.state in ("inconclusive", "skipped")
+    assert gate.state == "inconclusive"
+    assert "withheld" in gate.reason
     assert any("slowed down for heat 5 times" in remark for remark in report.remarks)
 
 
