@@ -139,7 +139,7 @@ def test_a_preview_says_layer_by_layer_what_would_go_and_predicts_it(tmp_path: P
     assert found.layer_times.keys() == found.removed["channels"].keys()
     assert sum(before for before, _ in found.layer_times.values()) <= 1.01
     assert found.predicted is not None
-    assert 0 < found.predicted < 2  # of microseconds, timed beside other tests
+    assert found.predicted > 0  # how near it is, tests/integration/test_timing.py asks, which runs alone
     assert found.parameters[1] < 0.5 * found.parameters[0]
     assert found.macs[1] < 0.5 * found.macs[0]
     lines = prune_planned(found).lines
