@@ -16,7 +16,7 @@ from lissom.cli.options import (
     RuntimeChoice,
     Threads,
 )
-from lissom.cli.output import Outcome
+from lissom.cli.output import Outcome, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.cli.registration import verb
 
@@ -30,9 +30,11 @@ def report(
         list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, such as runs/digits.")
     ],
     out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="DIR", help="Of several runs: folder of runs.html and runs.csv."),
-    ] = Path("runs"),
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder of the pages. [beside the report; runs for several]"
+        ),
+    ] = None,
 ) -> Outcome:
     """Draw the pages of a run again from its report.json. Says the verdict, too.
 
@@ -44,11 +46,15 @@ def report(
     """
     from lissom import verbs
 
+    if out is not None:
+        with writable(out):
+            pass
     if len(folders) > 1:
-        return views.reported_several(verbs.history(folders, out, progress=TerminalProgress()), out)
+        place = out or Path("runs")
+        return views.reported_several(verbs.history(folders, place, progress=TerminalProgress()), place)
     folder = folders[0]
-    found = verbs.report(folder, progress=TerminalProgress())
-    return views.reported(found, folder if folder.is_dir() else folder.parent)
+    found = verbs.report(folder, out=out, progress=TerminalProgress())
+    return views.reported(found, out or (folder if folder.is_dir() else folder.parent))
 
 
 @verb

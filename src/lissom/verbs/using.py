@@ -82,11 +82,12 @@ def layers(
         return engine.layers()
 
 
-def report(folder: str | Path, *, progress: Progress | None = None) -> Report:
+def report(folder: str | Path, *, out: str | Path | None = None, progress: Progress | None = None) -> Report:
     """Draw the pages of a run again from its report.json, and give that report.
 
     Args:
         folder: Folder of a run, or its report.json.
+        out: Where the pages go; default: beside the report. It is made when it is not there.
         progress: Shows how far the drawing is.
 
     Raises:
@@ -96,7 +97,9 @@ def report(folder: str | Path, *, progress: Progress | None = None) -> Report:
 
     place = Path(folder)
     found = read_report(place)
-    draw_pages(found, place if place.is_dir() else place.parent, progress=progress or NoProgress())
+    target = Path(out) if out is not None else place if place.is_dir() else place.parent
+    target.mkdir(parents=True, exist_ok=True)
+    draw_pages(found, target, progress=progress or NoProgress())
     return found
 
 

@@ -108,6 +108,16 @@ def test_the_verb_draws_one_page_and_one_csv(tmp_path: Path, capsys: pytest.Capt
     assert main(["report", places[0], str(tmp_path / "none")]) == 2
 
 
+def test_the_pages_of_one_run_go_where_they_are_asked_to(tmp_path: Path) -> None:
+    place = written(tmp_path / "run", samples.typical())
+    assert main(["report", place, "--out", str(tmp_path / "pages")]) == 0
+    drawn = {"report.html", "report.md", "report.csv", "report.junit.xml"}
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == drawn
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"report.json"}
+    (tmp_path / "file").write_text("")
+    assert main(["report", place, "--out", str(tmp_path / "file" / "x")]) == 2
+
+
 def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no run is named"):
         history([], tmp_path)
