@@ -36,7 +36,7 @@ from lissom.artifact import Artifact
 from lissom.bench.environment import environment
 from lissom.bench.percentiles import percentiles
 from lissom.bench.scenarios import answered, arrivals
-from lissom.bench.statistics import Estimate, percentile, ratio, verdict
+from lissom.bench.statistics import Estimate, percentile, ratio, verdict, wilson
 from lissom.bench.timing import time_interleaved
 from lissom.logs import NoProgress
 from lissom.runtime.base import Runtime, open_runtime
@@ -292,13 +292,6 @@ def ask_by_loadgen(out: str, rate: str, seconds: str, seed: str) -> None:
     loadgen.StartTestWithLogSettings(system, library, settings, log)
     loadgen.DestroyQSL(library)
     loadgen.DestroySUT(system)
-
-
-def wilson(hits: int, number: int, z: float = 1.959963984540054) -> list[float]:
-    share = hits / number
-    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
-    return [float(middle - half), float(middle + half)]
 
 
 PARTS: dict[str, Callable[[Path, int | None], dict[str, Any]]] = {

@@ -64,13 +64,10 @@ def counters() -> list[Counter]:
 
 def idle_watts(found: list[Counter], seconds: float = 2.0) -> dict[str, float]:
     """Power by counter while this process sleeps."""
-    began, before = time.perf_counter(), [counter.read() for counter in found]
+    began, before = time.perf_counter(), _read(found)
     time.sleep(seconds)
-    after, passed = [counter.read() for counter in found], time.perf_counter() - began
-    return {
-        counter.name: counter.between(*pair) / passed
-        for counter, pair in zip(found, zip(before, after, strict=True), strict=True)
-    }
+    joules, passed = _since(before, found), time.perf_counter() - began
+    return {name: moved / passed for name, moved in joules.items()}
 
 
 def spent(
@@ -78,16 +75,23 @@ def spent(
 ) -> Energy:
     """Make calls for about so many seconds, one after the other, and count what they take."""
     call()
-    began, before, num_calls = time.perf_counter(), [counter.read() for counter in found], 0
+    began, before, num_calls = time.perf_counter(), _read(found), 0
     while (passed := time.perf_counter() - began) < seconds:
         call()
         num_calls += 1
-    after = [counter.read() for counter in found]
-    joules = {
-        counter.name: counter.between(*pair)
-        for counter, pair in zip(found, zip(before, after, strict=True), strict=True)
+    return Energy(num_calls, passed, _since(before, found), dict(idle))
+
+
+def _read(found: list[Counter]) -> list[float]:
+    return [counter.read() for counter in found]
+
+
+def _since(before: list[float], found: list[Counter]) -> dict[str, float]:
+    """Joules by counter since it was read."""
+    return {
+        counter.name: counter.between(earlier, counter.read())
+        for counter, earlier in zip(found, before, strict=True)
     }
-    return Energy(num_calls, passed, joules, dict(idle))
 
 
 def _processors() -> list[Counter]:

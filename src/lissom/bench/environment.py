@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,15 @@ def host_index() -> float:
     mean. It says whether two reports come from machines that are alike, not how fast a model is.
     """
     matrix, content = np.ones((64, 64), dtype=np.float32), bytes(1 << 16)
-    tasks = {
-        0.60e-3: lambda: [matrix @ matrix for _ in range(100)],
-        0.73e-3: lambda: [hashlib.sha256(content).digest() for _ in range(20)],
-        0.83e-3: lambda: sum(index * index for index in range(20_000)),
-    }
-    return statistics.geometric_mean(usual / _seconds(task) for usual, task in tasks.items())
+    tasks: list[tuple[float, Callable[[], object]]] = [
+        (0.60e-3, lambda: [matrix @ matrix for _ in range(100)]),
+        (0.73e-3, lambda: [hashlib.sha256(content).digest() for _ in range(20)]),
+        (0.83e-3, lambda: sum(index * index for index in range(20_000))),
+    ]
+    return statistics.geometric_mean(usual / _seconds(task) for usual, task in tasks)
 
 
-def _seconds(task: Any) -> float:
+def _seconds(task: Callable[[], object]) -> float:
     found = []
     for _ in range(9):
         started = time.perf_counter()

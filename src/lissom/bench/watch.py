@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,7 +108,7 @@ def unfit(readings: Sequence[dict[str, Any]]) -> list[str]:
     A machine that slows its cores or its card for heat, or that lends them to others, changes speed by more
     than what is looked for, and faster in one round than in the next.
 
-    >>> unfit([{"throttled": 4, "gpu": None, "stolen": 0.0}, {"throttled": 9, "gpu": None, "stolen": 0.0}])
+    >>> unfit([{"seconds": 0.0, "throttled": 4}, {"seconds": 1.0, "throttled": 9}])
     ['cores were slowed down for heat 5 times']
     """
     found = []
@@ -125,7 +126,7 @@ def unfit(readings: Sequence[dict[str, Any]]) -> list[str]:
 def notices(readings: Sequence[dict[str, Any]]) -> list[str]:
     """What else was seen that a reader of the times should know.
 
-    >>> notices([{"others": 0.5, "gpu": None}])
+    >>> notices([{"seconds": 0.0}, {"seconds": 1.0, "others": 0.5}])
     ['other processes took 50% of the cores']
     """
     found = []
@@ -137,13 +138,14 @@ def notices(readings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _mean(readings: Sequence[dict[str, Any]], name: str) -> float:
-    """Mean share, weighted by how long each reading stands for."""
-    total = weights = before = 0.0
-    for reading in readings:
-        passed, before = reading.get("seconds", before + 1.0) - before, reading.get("seconds", before + 1.0)
-        if reading.get(name) is not None:
-            total, weights = total + reading[name] * passed, weights + passed
-    return total / weights if weights else 0.0
+    """Mean share, weighted by how long each reading stands for; 0 where it was never read."""
+    spans = [
+        (after["seconds"] - before["seconds"], after[name])
+        for before, after in pairwise(readings)
+        if after.get(name) is not None
+    ]
+    weights = sum(passed for passed, _ in spans)
+    return sum(passed * share for passed, share in spans) / weights if weights else 0.0
 
 
 def _megahertz() -> float | None:

@@ -17,7 +17,6 @@ import numpy as np
 from lissom.bench.statistics import Estimate, Flips, change, change_of_ratio, flips
 from lissom.errors import RequestError
 from lissom.recipe import GatesConfig
-from lissom.report import exports
 from lissom.report.gates import accuracy_gate, not_slower_gate
 from lissom.report.reading import arm_name, chosen_arm, find_arm, is_classification, stage_row
 from lissom.report.schema import Arm, Gate, Report
@@ -285,8 +284,3 @@ def markdown_of(found: Comparison, titles: tuple[str, str]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ") or ABSENT
-
-
-def junit_of(found: Comparison) -> bytes:
-    """A test case for each gate, as continuous integration reads them."""
-    return exports.junit_of(found.gates, suite="lissom compare", name="lissom.compare")

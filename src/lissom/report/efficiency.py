@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any
 
 from lissom.bench import roofline as roofs
 from lissom.bench.layers import LayerGroup, aligned
@@ -30,13 +30,8 @@ def roofline(run: Run, arm: ArmKey) -> RooflineFigures | None:
     )
     if found is None:
         return None
-    return RooflineFigures(
-        flops_per_s=found.flops_per_s,
-        intensity=found.intensity,
-        share=found.share,
-        bound=cast("Literal['compute', 'memory']", found.bound),
-        precision=found.precision,
-    )
+    told = found._asdict()
+    return RooflineFigures(**{name: told[name] for name in RooflineFigures.model_fields})
 
 
 def _computed_in(figures: Mapping[str, Any], asked: str) -> str:

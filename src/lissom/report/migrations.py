@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lissom.errors import RequestError
-from lissom.report.schema import REPORT_SCHEMA
 
 Document = dict[str, Any]
 Step = Callable[[Document], Document]
@@ -37,10 +36,8 @@ def migrated(document: object, path: Path, *, steps: Mapping[int, Step] | None =
             f"{path} is not a report of a run: its schema is {schema!r}",
             hint="name the folder of a run, or its report.json",
         )
-    wanted, version = int(REPORT_SCHEMA.rpartition("/")[2]), int(found[1])
     known = _STEPS if steps is None else steps
-    if steps is not None:
-        wanted = max(known, default=0) + 1
+    wanted, version = max(known) + 1, int(found[1])
     if version > wanted:
         raise RequestError(
             f"{path} was written by lissom {document.get('lissom', 'unknown')} in the schema {schema}; this "

@@ -15,7 +15,8 @@ from lissom.artifact import canonical_json
 from lissom.cli import main
 from lissom.errors import RequestError
 from lissom.recipe import GatesConfig
-from lissom.report.comparison import compare, junit_of, markdown_of
+from lissom.report.comparison import compare, markdown_of
+from lissom.report.exports import junit_of
 from lissom.report.schema import Predictions, Report
 
 LIMITS = GatesConfig()
@@ -157,7 +158,7 @@ def test_the_markdown_and_the_junit_say_the_same() -> None:
     page = markdown_of(found, ("main", "branch | with a pipe"))
     assert page.startswith("### Worse: branch")
     assert "| not-slower | **fail** |" in page
-    suite = ElementTree.fromstring(junit_of(found))
+    suite = ElementTree.fromstring(junit_of(found.gates, suite="lissom compare", name="lissom.compare"))
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     (failure,) = suite.iter("failure")
     assert "not slower by more than 2%" in str(failure.get("message"))

@@ -130,6 +130,11 @@ def test_a_report_is_found_in_a_folder_and_as_a_file_whatever_they_are_called(tm
         read_report(tmp_path / "kept" / "deeper")
 
 
+def test_the_last_step_makes_the_schema_of_this_lissom() -> None:
+    for path in STORED:
+        assert migrated(json.loads(path.read_bytes()), path)["schema"] == REPORT_SCHEMA
+
+
 def test_a_newer_report_says_to_upgrade() -> None:
     with pytest.raises(RequestError) as caught:
         migrated({"schema": "lissom.report/99", "lissom": "3.0"}, HERE)

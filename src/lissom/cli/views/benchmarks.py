@@ -207,7 +207,8 @@ def _asked_cells(one: Asked, figures: Sequence[Percentile]) -> list[str]:
 def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Outcome:
     """Two reports side by side, and the gates; with a folder also for a pull request and for CI."""
     from lissom.artifact import canonical_json
-    from lissom.report.comparison import junit_of, markdown_of
+    from lissom.report.comparison import markdown_of
+    from lissom.report.exports import junit_of
 
     lines = [
         found.verdict,
@@ -231,5 +232,6 @@ def compared(found: Comparison, titles: tuple[str, str], out: Path | None) -> Ou
         document = {"schema": "lissom.comparison/1", "ok": found.ok, **told, "gates": gates}
         write_in(out, "compare.json", canonical_json(document))
         write_in(out, "compare.md", markdown_of(found, titles).encode())
-        write_in(out, "junit.xml", junit_of(found))
+        junit = junit_of(found.gates, suite="lissom compare", name="lissom.compare")
+        write_in(out, "junit.xml", junit)
     return Outcome(lines, found.ok, gates=found.gates, extra=told)
