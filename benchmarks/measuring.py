@@ -18,7 +18,6 @@ import itertools
 import json
 import queue
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy as np
 import lissom
 from lissom.artifact import Artifact
 from lissom.bench.environment import environment
+from lissom.bench.memory import taken
 from lissom.bench.percentiles import percentiles
 from lissom.bench.scenarios import answered, arrivals
 from lissom.bench.statistics import Estimate, percentile, ratio, verdict, wilson
@@ -217,13 +217,12 @@ def timer(folder: Path, trials: int | None) -> dict[str, Any]:
 def samples(folder: Path, trials: int | None) -> dict[str, Any]:
     """A million samples: seconds, and memory beyond what holds them."""
     del folder, trials
-    taken = np.random.default_rng(0).lognormal(size=1_000_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    found = percentiles(taken)
-    seconds = time.perf_counter() - started
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    return {"seconds": seconds, "bytes": grown, "bounds": [one.bound for one in found]}
+    drawn = np.random.default_rng(0).lognormal(size=1_000_000)
+    with taken() as memory:
+        started = time.perf_counter()
+        found = percentiles(drawn)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "bytes": memory.peak_bytes, "bounds": [one.bound for one in found]}
 
 
 class Stalling:
