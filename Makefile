@@ -54,7 +54,7 @@ clean: ## remove the virtual environment, build output and caches (keeps runs/)
 
 $(VENV)/.cpu: pyproject.toml | $(VENV)/.created
 	@echo "Installing lissom[cpu] into $(VENV); the first time takes minutes ..."
-	$(PIP) install --editable '.[cpu]'
+	$(PIP) install --editable '.[cpu,explain]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.created

@@ -96,6 +96,16 @@ def aligned(before: Sequence[LayerGroup], after: Sequence[LayerGroup]) -> list[C
     ]
 
 
+def module_of(weight: str) -> str | None:
+    """The module of a weight by the name that an exporter kept, or None.
+
+    >>> module_of("blocks.0.conv1.weight_quantized"), module_of("val_12")
+    ('blocks.0.conv1', None)
+    """
+    match = _WEIGHT.match(weight)
+    return match[1] if match else None
+
+
 def _collected(side: Sequence[LayerGroup], shared: set[str]) -> dict[str, LayerGroup]:
     found: dict[str, LayerGroup] = {}
     waiting: list[LayerGroup] = []
@@ -137,7 +147,7 @@ def _labels(graph: Any, end: _Ends) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for node in graph.node:
         used = (made_from.get(name, name) for name in node.input[1:])
-        paths = [match[1] for name in used if name in weights and (match := _WEIGHT.match(name))]
+        paths = [path for name in used if name in weights and (path := module_of(name))]
         if paths and (name := end.of(node.output)) is not None:
             found.setdefault(name, []).append(paths[0])
     return {name: " + ".join(dict.fromkeys(paths)) for name, paths in found.items()}

@@ -119,7 +119,11 @@ def _sample_shapes(artifact: Artifact) -> dict[str, list[int]]:
 
 
 def _of_onnx(artifact: Artifact) -> int:
-    """Counted from the shapes of the graph, for a batch of one.
+    return sum(flops_by_tensor(artifact).values())
+
+
+def flops_by_tensor(artifact: Artifact) -> dict[str, int]:
+    """Operations of every node of an ONNX artifact by its first output, for a batch of one.
 
     Raises:
         ArtifactError: a shape that is needed cannot be inferred, or an operator is not counted.
@@ -141,7 +145,7 @@ def _of_onnx(artifact: Artifact) -> int:
         if value.type.tensor_type.HasField("shape")
     }
     shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    return sum(_of_node(node, shapes) for node in graph.node)
+    return {node.output[0]: _of_node(node, shapes) for node in graph.node}
 
 
 def _make_inferable(graph: Any, helper: Any) -> None:

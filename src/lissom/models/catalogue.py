@@ -132,9 +132,15 @@ def _sample(arguments: Mapping[str, Any]) -> Tensor:
 
 
 def flops_of(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Floating-point operations of one call, as torch counts them: matrix products and convolutions.
+    """Floating-point operations of one call, as torch counts them; see `flops_by_module`."""
+    return flops_by_module(model, inputs)[""]
 
-    Attention is computed in the open meanwhile, since torch sees no product in its fused kernels.
+
+def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """Floating-point operations of one call by path of the module, those inside of it included; "" is all.
+
+    Matrix products and convolutions are counted, two a multiply-add. Attention is computed in the open
+    meanwhile, since torch sees no product in its fused kernels.
     A recurrent layer uses each of its matrices once at every position. Counting its steps one by one takes
     seconds, and in a fused kernel torch sees none; so these layers are counted by that rule, and not run.
     """
@@ -142,19 +148,37 @@ def flops_of(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     fast = torch.backends.mha.get_fastpath_enabled()
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    work: list[int] = []
-    for layer in recurrent:
-        layer.forward = partial(_counted, layer, work)
+    recurrent = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    work: dict[str, list[int]] = {name: [] for name in recurrent}
+    for name, layer in recurrent.items():
+        layer.forward = partial(_counted, layer, work[name])
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for layer in recurrent:
+        for layer in recurrent.values():
             del layer.forward
-    return int(counter.get_total_flops()) + sum(work)
+    found = {
+        name.removeprefix("Global").partition(".")[2]: sum(operators.values())
+        for name, operators in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    for name, own in work.items():
+        for path in _above(name):
+            found[path] = found.get(path, 0) + sum(own)
+    return found | {"": int(counter.get_total_flops()) + sum(map(sum, work.values()))}
+
+
+def _above(name: str) -> list[str]:
+    """The path of a module, and of all that it lies in.
+
+    >>> _above("encoder.lstm")
+    ['encoder', 'encoder.lstm']
+    """
+    parts = name.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
 
 
 def _counted(layer: nn.RNNBase, work: list[int], given: Tensor, state: Any = None) -> tuple[Tensor, Any]:

@@ -1,0 +1,368 @@
+"""Which parts of an input an answer hangs on: a map of its pixels, positions or columns, for one class.
+
+    grad-cam               the channels of the last feature map, each weighted by its mean gradient, and only
+                           what speaks for the class; tokens of a vision transformer are put back on their
+                           grid first (Selvaraju et al., arXiv 1610.02391)
+    integrated-gradients   gradients summed on the way from an empty input to the sample; of tokens on the way
+                           from padding, in the embedding (Sundararajan et al., arXiv 1703.01365)
+    occlusion              how far the score falls when a part is covered by the mean of the samples. It needs
+                           no gradient, so that it works on every runtime (Zeiler and Fergus, arXiv 1311.2901)
+
+All three are captum's. Only the first input is explained; the others stay as they are. Left out: what parts
+do together, and inputs of more than three axes a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import ModelError
+from lissom.logs import NoProgress, Progress
+from lissom.optional import require
+
+Method = Literal["grad-cam", "integrated-gradients", "occlusion"]
+Tensors = Mapping[str, np.ndarray]
+Call = Callable[[Tensors], Mapping[str, np.ndarray]]
+
+NUM_STEPS = 32
+"""Of the sum that stands for the integral."""
+_WINDOWS, _TOKEN_WINDOWS = 7, 32
+"""Parts along each side of an image, and along a sequence; neighbours overlap by half."""
+_AT_ONCE = 32
+"""Covered samples in a call."""
+_MOST_LAYERS = 24
+"""Feature maps that are tried, from the last, until one has a gradient."""
+
+
+_FINE = 4
+"""Rows and columns of a map that says where in an image something is."""
+
+
+class FeatureMap(NamedTuple):
+    """What a module gives that lies on a grid over the image.
+
+    Attributes:
+        name: Path of the module.
+        rows: Of the grid.
+        columns: Of the grid.
+        extra: Tokens before those of the grid, such as a class token; None for a map with channels first.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    extra: int | None
+
+
+class Attributed(NamedTuple):
+    """Maps of samples.
+
+    Attributes:
+        method: How they were made.
+        maps: Shape [samples, height, width] of images, [samples, positions] or [samples, columns] else;
+            positive where the input speaks for the class.
+        layer: Module whose feature map was weighted; empty for other methods.
+    """
+
+    method: Method
+    maps: np.ndarray
+    layer: str = ""
+
+
+def gradient_maps(model: nn.Module, inputs: Tensors, targets: np.ndarray) -> list[Attributed]:
+    """Maps by every method that fits a model whose gradients are known.
+
+    Args:
+        model: In evaluation mode; its first output is [samples, classes], or [samples, positions, classes],
+            of which the last position is explained.
+        inputs: Tensors after preprocessing, shape [samples, ...], in the order of the signature.
+        targets: Class that is explained, shape [samples].
+
+    Raises:
+        ModelError: the model has no gradients, or its output is not of these shapes.
+        MissingExtra: captum is not installed.
+    """
+    attr = require("captum.attr", extra="explain")
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+    goals = torch.from_numpy(targets.astype(np.int64))
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in frozen:  # gradients of the inputs alone are wanted
+            parameter.requires_grad_(False)
+        found = [_grad_cam(attr, model, tensors, goals)] if tensors[0].ndim == 4 else []
+        return [*(one for one in found if one), _integrated(attr, model, tensors, goals)]
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        raise ModelError(f"gradients of the model are not known: {exc}") from exc
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def occlusion_maps(
+    call: Call, inputs: Tensors, targets: np.ndarray, *, progress: Progress | None = None
+) -> Attributed:
+    """Maps of any model that can be called.
+
+    Args:
+        call: `infer_batch` of a runtime; its first output is as in `gradient_maps`.
+        inputs: As in `gradient_maps`.
+        targets: Class that is explained, shape [samples].
+        progress: Shows how far it is.
+
+    Raises:
+        ModelError: the output is not of these shapes, or a sample has more than three axes.
+        MissingExtra: captum is not installed.
+    """
+    attr = require("captum.attr", extra="explain")
+    names = list(inputs)
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+
+    def forward(*given: Tensor) -> Tensor:
+        batch = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
+        return _scores(torch.from_numpy(np.asarray(next(iter(call(batch).values())))))
+
+    window, stride = covered(tuple(tensors[0].shape[1:]))
+    baseline = _baseline(tensors[0])
+    occlusion = attr.Occlusion(forward)
+    maps = []
+    with (progress or NoProgress()).task("cover parts", len(targets)) as advance:
+        for place, target in enumerate(targets.astype(np.int64).tolist()):
+            own = [tensor[place : place + 1] for tensor in tensors]
+            found = occlusion.attribute(
+                own[0],
+                sliding_window_shapes=window,
+                strides=stride,
+                baselines=baseline,
+                target=target,
+                additional_forward_args=tuple(own[1:]) or None,
+                perturbations_per_eval=_AT_ONCE,
+            )
+            maps.append(_on_grid(found))
+            advance(1)
+    return Attributed("occlusion", np.concatenate(maps))
+
+
+def num_calls(shape: Sequence[int]) -> int:
+    """Covered samples that `occlusion_maps` makes of one sample of a shape.
+
+    >>> num_calls((3, 224, 224)), num_calls((1, 8, 8)), num_calls((256,))
+    (169, 49, 63)
+    """
+    window, stride = covered(tuple(shape))
+    parts = (
+        1 + math.ceil((size - own) / step) for size, own, step in zip(shape, window, stride, strict=True)
+    )
+    return math.prod(parts)
+
+
+def covered(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape of the part that is covered at once, and how far it moves.
+
+    Raises:
+        ModelError: a sample has no axis, or more than three.
+
+    >>> covered((3, 32, 32)), covered((4,))
+    (((3, 5, 5), (3, 3, 3)), ((1,), (1,)))
+    """
+    if not 1 <= len(shape) <= 3:
+        raise ModelError(f"samples of shape {list(shape)} cannot be explained: they have no grid")
+    if len(shape) == 3:
+        sizes = [math.ceil(size / _WINDOWS) for size in shape[1:]]
+        return (shape[0], *sizes), (shape[0], *(math.ceil(size / 2) for size in sizes))
+    size = max(1, math.ceil(shape[0] / _TOKEN_WINDOWS))
+    rest = shape[1:]
+    return (size, *rest), (math.ceil(size / 2), *rest)
+
+
+def cosine(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Cosine of two maps of each sample, shape [samples]; NaN where one is empty.
+
+    >>> cosine(np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[2.0, 0.0], [0.0, 0.0]])).tolist()
+    [1.0, nan]
+    """
+    one, other = (array.reshape(len(array), -1).astype(np.float64) for array in (before, after))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(lengths > 0, np.einsum("ij,ij->i", one, other) / lengths, np.nan)
+
+
+def feature_maps(model: nn.Module, tensors: Sequence[Tensor]) -> list[FeatureMap]:
+    """Modules that are called once and give something on a grid over the image, in the order of execution.
+
+    Of a transformer not the products inside its blocks, but what blocks and norms give.
+    """
+    height, width = tensors[0].shape[2:]
+    seen: dict[str, list[FeatureMap | None]] = {}
+    handles = []
+    for name, module in model.named_modules():
+
+        def see(own: nn.Module, _: Any, output: Any, name: str = name) -> None:
+            seen.setdefault(name, []).append(
+                None if isinstance(own, nn.Linear) else _as_map(name, output, height, width)
+            )
+
+        if name:
+            handles.append(module.register_forward_hook(see))
+    try:
+        with torch.no_grad():
+            model(*(tensor[:1] for tensor in tensors))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[0] for found in seen.values() if len(found) == 1 and found[0] is not None]
+
+
+def _as_map(name: str, output: Any, height: int, width: int) -> FeatureMap | None:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.ndim == 4 and min(output.shape[2:]) > 1:
+        return FeatureMap(name, output.shape[2], output.shape[3], None)
+    if output.ndim == 3:
+        for patch in range(1, min(height, width) // 2 + 1):
+            rows, columns = height // patch, width // patch
+            extra = output.shape[1] - rows * columns
+            if 0 <= extra <= 2:
+                return FeatureMap(name, rows, columns, extra)
+    return None
+
+
+def _grad_cam(attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Tensor) -> Attributed | None:
+    """None where nothing on a grid has a gradient.
+
+    The last layer may have none at the patches: a class token is all that the head reads of it. A map of 2x2
+    points at everything, so that the last of at least 4x4 is taken where there is one.
+    """
+    image = tensors[0].detach().requires_grad_(True)  # else no gradient reaches the layers
+    modules = dict(model.named_modules())
+    places = feature_maps(model, tensors)
+    fine = [place for place in places if min(place.rows, place.columns) >= _FINE]
+    for place in reversed((fine or places)[-_MOST_LAYERS:]):
+        layer = nn.Identity()
+
+        def through(
+            _: nn.Module, __: Any, output: Tensor, place: FeatureMap = place, layer: Any = layer
+        ) -> Any:
+            return _back(layer(to_grid(output, place)), output, place)
+
+        handle = modules[place.name].register_forward_hook(through)
+        try:
+            maps = attr.LayerGradCam(_explained(model), layer).attribute(
+                image,
+                target=goals,
+                additional_forward_args=tuple(tensors[1:]) or None,
+                relu_attributions=True,
+            )
+        finally:
+            handle.remove()
+        if maps.abs().max() > 0:
+            whole = nn.functional.interpolate(maps.detach(), tensors[0].shape[2:], mode="bilinear")
+            return Attributed("grad-cam", whole[:, 0].numpy(), place.name)
+    return None
+
+
+def to_grid(output: Tensor, place: FeatureMap) -> Tensor:
+    """Channels first, on the grid: [samples, channels, rows, columns]."""
+    if place.extra is None:
+        return output
+    tokens = output[:, place.extra :].transpose(1, 2)
+    return tokens.reshape(len(output), -1, place.rows, place.columns)
+
+
+def _back(grid: Tensor, output: Tensor, place: FeatureMap) -> Tensor:
+    """What `to_grid` was given."""
+    if place.extra is None:
+        return grid
+    return torch.cat([output[:, : place.extra], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _integrated(attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Tensor) -> Attributed:
+    first, rest = tensors[0], tuple(tensors[1:]) or None
+    if first.is_floating_point():
+        method = attr.IntegratedGradients(_explained(model))
+    else:
+        method = attr.LayerIntegratedGradients(_explained(model), _embedding(model, tensors))
+    given = _baseline(first)
+    maps = [
+        method.attribute(
+            first[place : place + 1],
+            baselines=given,
+            target=goals[place : place + 1],
+            additional_forward_args=tuple(one[place : place + 1] for one in rest) if rest else None,
+            n_steps=NUM_STEPS,
+        ).detach()
+        for place in range(len(first))
+    ]
+    whole = torch.cat(maps)
+    return Attributed("integrated-gradients", _on_grid(whole))
+
+
+def _embedding(model: nn.Module, tensors: Sequence[Tensor]) -> nn.Module:
+    """The embedding that reads the tokens.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found: list[nn.Module] = []
+    handles = [
+        module.register_forward_pre_hook(
+            lambda own, given: found.append(own) if given and given[0].shape == tensors[0][:1].shape else None
+        )
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+    ]
+    try:
+        with torch.no_grad():
+            model(*(tensor[:1] for tensor in tensors))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ModelError("the model has no nn.Embedding of its tokens, whose gradients would be asked for")
+    return found[0]
+
+
+def _explained(model: nn.Module) -> Callable[..., Tensor]:
+    """The model as one that gives scores of classes."""
+
+    def forward(*given: Tensor) -> Tensor:
+        outputs = model(*given)
+        return _scores(outputs[0] if isinstance(outputs, tuple | list) else outputs)
+
+    return forward
+
+
+def _scores(outputs: Tensor) -> Tensor:
+    """[samples, classes]; of every position the last.
+
+    Raises:
+        ModelError: the output has other axes.
+    """
+    if outputs.ndim == 3:
+        return outputs[:, -1]
+    if outputs.ndim == 2:
+        return outputs
+    raise ModelError(f"an output of shape {list(outputs.shape)} cannot be explained: [samples, classes] can")
+
+
+def _baseline(first: Tensor) -> Tensor:
+    """An input that says nothing: the mean of the samples, by channel of images; 0 for tokens."""
+    if not first.is_floating_point():
+        return torch.zeros_like(first[:1])
+    axes = (0, 2, 3) if first.ndim == 4 else (0,)
+    return first.mean(dim=axes, keepdim=True).expand(1, *first.shape[1:]).contiguous()
+
+
+def _on_grid(maps: Tensor) -> np.ndarray:
+    """Channels of an image, or of a position, summed."""
+    if maps.ndim == 4:
+        maps = maps.sum(dim=1)
+    elif maps.ndim == 3:
+        maps = maps.sum(dim=2)
+    found: np.ndarray = maps.to(torch.float32).numpy()
+    return found
