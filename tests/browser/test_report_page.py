@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from tests.unit.report import samples
-from tests.unit.report.test_harm import certain, forgotten
+from tests.unit.report.test_exemplars import runs
+from tests.unit.report.test_harm import PIXEL, certain, forgotten
 from tests.unit.report.test_layers_section import known
 
 from lissom.report.drawing import PALETTE
 from lissom.report.history import Entry, history_page
 from lissom.report.pages import html_from_report
-from lissom.report.schema import Report
+from lissom.report.schema import Flip, Report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -139,6 +140,20 @@ def test_every_page_draws_its_plots_fetches_nothing_and_the_console_stays_empty(
     assert browser.num_drawn == len(browser.all(".chart"))
     assert browser.requests == []
     assert browser.complaints == []
+
+
+def test_what_is_printed_has_every_plot_before_the_browser_was_ever_idle(browser: Browser) -> None:
+    busy = {"source": "window.requestIdleCallback = () => 0"}
+    script = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", busy)
+    try:
+        page = browser.folder / "busy.html"
+        page.write_text(html_from_report(samples.typical()), encoding="utf-8")
+        browser.driver.get(page.as_uri())
+        assert browser.num_drawn < len(browser.all(".chart"))
+        browser.run("dispatchEvent(new Event('beforeprint'))")
+        assert browser.num_drawn == len(browser.all(".chart"))
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
 def test_a_typical_page_has_six_plots_with_marks_in_each(browser: Browser) -> None:
@@ -287,3 +302,21 @@ def test_nothing_on_the_page_of_several_runs_keeps_people_out(browser: Browser) 
     entries = [Entry(browser.folder / "one", samples.typical()), Entry(browser.folder / "two", certain())]
     browser.show(history_page(entries, browser.folder))
     assert browser.faults() == []
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_exemplars_are_drawn_and_keep_nobody_out(browser: Browser, scheme: str, width: int) -> None:
+    flips = (Flip(place=5, picture=PIXEL, text=None),)
+    reports = runs(names=("one", samples.HOSTILE), flips=flips)
+    entries = [Entry(browser.folder / str(place), report) for place, report in enumerate(reports)]
+    browser.show(history_page(entries, browser.folder), width=width, scheme=scheme)
+    browser.driver.execute_script(
+        "document.querySelectorAll('details').forEach((folded) => { folded.open = true; })"
+    )
+    assert len(browser.all("#plot-exemplar-classes .points path")) == 4
+    assert len(browser.all(".flips img")) == 1
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert not browser.run("window.hacked")
+    assert browser.faults() == []
+    assert browser.complaints == []

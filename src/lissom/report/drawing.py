@@ -30,6 +30,7 @@ PALETTE = {
 }
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 MAX_LOG_TICKS = 7
+ROW_PIXELS = 34
 
 
 class Drawing(NamedTuple):
@@ -39,6 +40,15 @@ class Drawing(NamedTuple):
     figure: str
     height: int
     label: str
+
+
+class Row(NamedTuple):
+    """One thing before and after, with a thin line behind it."""
+
+    title: str
+    before: float
+    after: float
+    line: tuple[float, float]
 
 
 def light(colour: str) -> str:
@@ -154,6 +164,33 @@ def row_dots(values: Sequence[float], colour: str) -> dict[str, Any]:
         "marker": {"size": 10, "opacity": 1, "color": light(colour)},
         "hoverinfo": "skip",
     }
+
+
+def draw_rows(name: str, rows: Sequence[Row], axis: dict[str, Any], label: str) -> Drawing:
+    """A row each, from the top: its name, its thin line, and a stroke from before to after.
+
+    Args:
+        name: Of the drawing.
+        rows: From the top.
+        axis: Of the values.
+        label: The text alternative.
+    """
+    layout = {
+        "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
+        "xaxis": axis,
+        "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
+        "annotations": [row_name(row, one.title) for row, one in enumerate(rows)],
+    }
+    traces = [
+        *(row_line(row, one.line, "rule", 2) for row, one in enumerate(rows)),
+        *(
+            row_line(row, (one.before, one.after), "warn" if one.after < one.before else "pale", 4)
+            for row, one in enumerate(rows)
+        ),
+        row_dots([one.before for one in rows], "mute"),
+        row_dots([one.after for one in rows], "accent"),
+    ]
+    return Drawing(name, figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -117,21 +117,16 @@ class Harm(NamedTuple):
 
 def harm_of(report: Report) -> Harm | None:
     """None where answers are no classes, or the reference itself was chosen."""
-    before, after = trusted_arm(report), chosen_arm(report)
-    if not is_classification(report) or before is None or after is None or before == after:
+    arms = compared(report)
+    if arms is None:
         return None
     told = report.predictions
-    names = [f"{arm.artifact}/{arm.runtime}" for arm in (before, after)]
-    if not told.labels or any(name not in told.arms for name in names):
-        return None
-    labels = np.asarray(told.labels, dtype=np.int64)
-    answers = [np.asarray(told.arms[name], dtype=np.int64) for name in names]
+    labels, answers = classes_of(told.labels), [answers_of(report, arm) for arm in arms]
     right = [found == labels for found in answers]
     overall = flips(right[0], right[1])
-    classes = _class_names(report, labels)
+    classes = class_names(report, labels)
     return Harm(
-        before,
-        after,
+        *arms,
         len(labels),
         float(np.mean(answers[0] != answers[1])),
         overall.lost,
@@ -140,17 +135,44 @@ def harm_of(report: Report) -> Harm | None:
         _shares(labels, classes, right),
         _groups(told.groups, right),
         _confusions(labels, answers, classes),
-        _calibrations(report, (before, after), right),
-        _divergence(report, names[1]),
+        _calibrations(report, arms, right),
+        _divergence(report, _key(arms[1])),
     )
 
 
-def _class_names(report: Report, labels: np.ndarray) -> list[str]:
+def compared(report: Report) -> tuple[Arm, Arm] | None:
+    """The reference and the chosen arm; None unless they are two, and both gave a class for every sample."""
+    before, after = trusted_arm(report), chosen_arm(report)
+    if not is_classification(report) or before is None or after is None or before == after:
+        return None
+    told = report.predictions
+    answered = all(_key(arm) in told.arms for arm in (before, after))
+    return (before, after) if told.labels and answered else None
+
+
+def answers_of(report: Report, arm: Arm) -> np.ndarray:
+    """The class that an arm gave to each sample of the report split."""
+    return classes_of(report.predictions.arms[_key(arm)])
+
+
+def classes_of(values: Sequence[float]) -> np.ndarray:
+    """Classes as the report keeps them, as whole numbers."""
+    return np.asarray(values, dtype=np.int64)
+
+
+def class_names(report: Report, labels: np.ndarray) -> list[str]:
+    """Names of the classes, or their numbers where they have none."""
     return list(report.labels) or [str(index) for index in range(int(labels.max(initial=0)) + 1)]
 
 
-def _name(names: Sequence[str], index: int) -> str:
+def class_name(names: Sequence[str], index: int) -> str:
+    """The name of one class, or its number where an answer is beyond those that are named."""
     return names[index] if index < len(names) else str(index)
+
+
+def _key(arm: Arm) -> str:
+    """How predictions name an arm."""
+    return f"{arm.artifact}/{arm.runtime}"
 
 
 def _shares(parts: np.ndarray, names: Sequence[str], right: Sequence[np.ndarray]) -> tuple[Share, ...]:
@@ -168,7 +190,7 @@ def _shares(parts: np.ndarray, names: Sequence[str], right: Sequence[np.ndarray]
         moved = flips(before, after)
         interval = wilson(int(after.sum()), int(mine.sum()))
         figures = (int(mine.sum()), float(before.mean()), float(after.mean()), interval)
-        found.append(Share(_name(names, int(index)), *figures, moved.lost, moved.gained, moved.p_value))
+        found.append(Share(class_name(names, int(index)), *figures, moved.lost, moved.gained, moved.p_value))
     adjusted = holm([one.p_value for one in found])
     shares = [one._replace(p_value=value) for one, value in zip(found, adjusted, strict=True)]
     return tuple(sorted(shares, key=lambda one: (one.change, one.p_value, one.name)))
@@ -195,7 +217,7 @@ def _confusions(
     numbers = [(int(before[truth, answer]), int(after[truth, answer])) for truth, answer in cells]
     p_values = holm([float(stats.binomtest(one, one + other).pvalue) for one, other in numbers])
     found = [
-        Confusion(_name(classes, truth), _name(classes, answer), *counts)
+        Confusion(class_name(classes, truth), class_name(classes, answer), *counts)
         for (truth, answer), counts, p_value in zip(cells, numbers, p_values, strict=True)
         if p_value < ALPHA
     ]
@@ -209,7 +231,7 @@ def _calibrations(
     found = [
         Calibration(arm.metrics["calibration_error"], reliability(np.asarray(sure.confidence), own))
         for arm, own in zip(arms, right, strict=True)
-        if (sure := told.get(f"{arm.artifact}/{arm.runtime}")) and "calibration_error" in arm.metrics
+        if (sure := told.get(_key(arm))) and "calibration_error" in arm.metrics
     ]
     return (found[0], found[1]) if len(found) == 2 else None
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lissom.report.drawing import (
     Drawing,
+    Row,
+    draw_rows,
     figure_json,
     light,
     linear_axis,
-    row_dots,
-    row_line,
-    row_name,
 )
 from lissom.report.reading import arm_name
 from lissom.report.schema import Flip, Report
@@ -33,8 +32,10 @@ from lissom.report.wording import (
 if TYPE_CHECKING:
     from lissom.report.harm import Calibration, Harm, Share
 
-ROW_PIXELS, MOST_ROWS, MOST_CONFUSIONS = 34, 16, 20
-_KEYS = (
+Ranked = TypeVar("Ranked")
+
+MOST_ROWS, MOST_CONFUSIONS = 16, 20
+KEYS = (
     '<span class="keys"><span class="key mute">reference</span><span class="key accent">chosen</span></span>'
 )
 SHARE_HEADER = ("", "samples", "before", "after", "change, points", "lost", "gained", "p")
@@ -67,7 +68,7 @@ def told(found: Harm) -> str:
     share = f"{percent(found.changed)} of {found.num_samples:,} samples"
     who = f"{arm_name(found.after)} answers {share} otherwise"
     changed = f"{found.lost:,} answers became wrong and {found.gained:,} right"
-    flipped = f"{who} than {arm_name(found.before)}: {changed} (McNemar {_chance(found.p_value)})."
+    flipped = f"{who} than {arm_name(found.before)}: {changed} (McNemar {chance(found.p_value)})."
     several = f"{listed([shortened(name, 24) for name in harmed[:6]])}{' and others' * (len(harmed) > 6)}"
     classes = (
         f"{count(len(harmed), 'class', 'classes')} surely lost: {several}."
@@ -110,43 +111,35 @@ def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
             points(one.change, signed=True),
             f"{one.lost:,}",
             f"{one.gained:,}",
-            _chance(one.p_value).removeprefix("p ").removeprefix("= "),
+            chance(one.p_value).removeprefix("p ").removeprefix("= "),
         )
         for one in shares
     ]
 
 
-def _chance(p_value: float) -> str:
+def chance(p_value: float) -> str:
     """A p-value; beyond four digits it says no more."""
     return "p < 0.0001" if p_value < 1e-4 else f"p = {significant(p_value)}"
 
 
 def draw_classes(found: Harm) -> Drawing:
     """Right answers of the classes that lost most, and of those that gained most."""
-    rows = _shown(found.classes)
-    low = min(min(one.before, one.interval[0]) for one in rows)
-    layout = {
-        "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
-        "xaxis": linear_axis("right answers", range=[max(0.0, low - 0.03), 1.01], tickformat=".0%", nticks=6),
-        "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
-        "annotations": [
-            row_name(row, f"{shortened(one.name, 32)} · {one.num_samples:,}{' · harmed' * one.is_harmed}")
-            for row, one in enumerate(rows)
-        ],
-    }
-    traces = [
-        *(row_line(row, one.interval, "rule", 2) for row, one in enumerate(rows)),
-        *(
-            row_line(row, (one.before, one.after), "warn" if one.change < 0 else "pale", 4)
-            for row, one in enumerate(rows)
-        ),
-        row_dots([one.before for one in rows], "mute"),
-        row_dots([one.after for one in rows], "accent"),
+    shown = extremes(found.classes)
+    rows = [
+        Row(
+            f"{shortened(one.name, 32)} · {one.num_samples:,}{' · harmed' * one.is_harmed}",
+            one.before,
+            one.after,
+            one.interval,
+        )
+        for one in shown
     ]
+    low = min(min(one.before, one.interval[0]) for one in shown)
+    axis = linear_axis("right answers", range=[max(0.0, low - 0.03), 1.01], tickformat=".0%", nticks=6)
     label = "Right answers before and after: " + "; ".join(
-        f"{one.name} {percent(one.before)} and {percent(one.after)}" for one in rows[:10]
+        f"{one.name} {percent(one.before)} and {percent(one.after)}" for one in shown[:10]
     )
-    return Drawing("harm-classes", figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
+    return draw_rows("harm-classes", rows, axis, label)
 
 
 def draw_calibration(found: Harm) -> Drawing | None:
@@ -172,16 +165,16 @@ def draw_calibration(found: Harm) -> Drawing | None:
     return Drawing("harm-calibration", figure_json(traces, layout), 320, certainty_told(found))
 
 
-def _shown(shares: Sequence[Share]) -> list[Share]:
-    """The classes that lost most, and, where not all have room, a few that gained most."""
-    if len(shares) <= MOST_ROWS:
-        return list(shares)
-    return [*shares[: MOST_ROWS - 4], *shares[-4:]]
+def extremes(ordered: Sequence[Ranked]) -> list[Ranked]:
+    """The first of a sequence, and, where not all have room, a few of its last."""
+    if len(ordered) <= MOST_ROWS:
+        return list(ordered)
+    return [*ordered[: MOST_ROWS - 4], *ordered[-4:]]
 
 
 def _classes(found: Harm) -> str:
     caption = (
-        f"{_KEYS}Share of right answers of each class, those that lost most first; the thin line is Wilson’s "
+        f"{KEYS}Share of right answers of each class, those that lost most first; the thin line is Wilson’s "
         "95 % interval of the chosen arm, the number that of samples. A class is called harmed when "
         "McNemar’s exact test, adjusted by Holm’s method for how many classes are asked, is below 0.05."
     )
@@ -242,7 +235,7 @@ def _certainty(found: Harm) -> str:
     if not sentence:
         return ""
     caption = (
-        f"{_KEYS}Answers in bins by how sure the model is of them. On the thin line it is right as often as "
+        f"{KEYS}Answers in bins by how sure the model is of them. On the thin line it is right as often as "
         "it is sure; below it is too sure."
     )
     drawing = draw_calibration(found)
@@ -272,15 +265,17 @@ def _flip(report: Report, flip: Flip, names: Sequence[str]) -> str:
         for name in names
     ]
     became = "right" if answers[1] == truth else "wrong"
-    content = (
-        f'<img src="{escape(flip.picture)}" alt="Sample {flip.place}: {escape(truth)}">'
-        if flip.picture
-        else f"<blockquote>{escape(flip.text or '')}</blockquote>"
-    )
     return (
-        f"<li>{content}<span><strong>{escape(truth)}</strong> became {became}<br>"
+        f"<li>{sample_shown(flip, truth)}<span><strong>{escape(truth)}</strong> became {became}<br>"
         f"{escape(answers[0])}{sure[0]} → {escape(answers[1])}{sure[1]}</span></li>"
     )
+
+
+def sample_shown(flip: Flip, truth: str) -> str:
+    """The picture of a sample, or its text as it begins."""
+    if flip.picture:
+        return f'<img src="{escape(flip.picture)}" alt="Sample {flip.place}: {escape(truth)}">'
+    return f"<blockquote>{escape(flip.text or '')}</blockquote>"
 
 
 def _label(report: Report, index: float) -> str:

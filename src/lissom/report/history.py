@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lissom.report import exemplars_section
 from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis
 from lissom.report.frame import filled, framed
 from lissom.report.reading import chosen_arm, stage_row
@@ -38,7 +39,11 @@ def history_page(entries: Sequence[Entry], folder: Path) -> str:
         entries: At least one run.
         folder: Where the page goes; runs are linked from there.
     """
+    from lissom.report.exemplars import LEAST_SEEDS, exemplars_of, population  # with what loads slowly
+
     ordered = in_order(entries)
+    runs = population([entry.report for entry in ordered])
+    exemplars = exemplars_section.section(runs, exemplars_of(runs))
     names = sorted({entry.report.name for entry in ordered})
     body = filled(
         "history.html",
@@ -53,6 +58,9 @@ def history_page(entries: Sequence[Entry], folder: Path) -> str:
             )
             if drawing
         ),
+        advice=exemplars_section.advice(runs, LEAST_SEEDS),
+        exemplars=exemplars,
+        exemplars_link=exemplars_section.LINK if exemplars else "",
         table=_table(ordered, folder),
     )
     return framed(body, title="lissom: runs", skip="Skip to the runs")

@@ -41,9 +41,21 @@
     });
   };
 
-  const drawAll = () => plots.forEach(draw);
+  // Plots near the window are drawn at once, the others one by one while the browser has nothing else to do: a page
+  // of many plots can be read before its last is drawn. What is printed has every plot.
+  const idle = () => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done, { timeout: 500 }));
+  const isNear = (plot) => plot.getBoundingClientRect().top < 1.5 * innerHeight;
+  const drawAll = async () => {
+    const near = plots.filter(isNear);
+    near.forEach(draw);
+    for (const plot of plots.filter((other) => !near.includes(other))) {
+      await idle();
+      await draw(plot);
+    }
+  };
   drawAll();
   dark.addEventListener("change", drawAll);
+  addEventListener("beforeprint", () => plots.filter((plot) => !plot.dataset.drawn).forEach(draw));
 
   // Rows without a key, such as those of an arm that failed, stay last in both directions.
   const keyOf = (row, column) => {

@@ -130,6 +130,7 @@ def reported(report: Report, folder: Path) -> Outcome:
 
 def reported_several(reports: Sequence[Report], folder: Path) -> Outcome:
     """Several runs, the oldest first; a run that failed is told, and no failure of this."""
+    from lissom.report.exemplars import exemplars_of, population
     from lissom.report.history import CSV_FILE, HTML_FILE
 
     rows = [
@@ -143,12 +144,16 @@ def reported_several(reports: Sequence[Report], folder: Path) -> Outcome:
         for report in reports
     ]
     lines = table(["run", "measured", "gates", "chosen", "speed-up"], rows, right=[4])
+    found = exemplars_of(population(reports))
+    if found:
+        number, seeds = f"{len(found.found):,} of {found.num_samples:,}", len(found.seeds)
+        lines += ["", f"exemplars  {number} samples change their usual answer over {seeds} seeds"]
     lines += ["", f"page  {folder / HTML_FILE}", f"csv   {folder / CSV_FILE}"]
     told = [
         {"name": report.name, "created": report.created, "verdict": report.verdict.model_dump(mode="json")}
         for report in reports
     ]
-    return Outcome(lines, out=folder, extra={"runs": told})
+    return Outcome(lines, out=folder, extra={"runs": told, "exemplars": found.document() if found else None})
 
 
 def cleaned(removed: Sequence[Path], folder: Path, *, dry_run: bool) -> Outcome:
