@@ -39,10 +39,12 @@ def report(
     """Draw the pages of a run again from its report.json. Says the verdict, too.
 
     Several runs are drawn on one page, the oldest first: their verdicts, and how score, speed and size moved.
+    Three or more seeds of one recipe also show which answers compression changes in most trainings.
 
     \b
     lissom report runs/digits
     lissom report runs/monday runs/tuesday runs/wednesday --out runs
+    lissom report runs/seed-0 runs/seed-1 runs/seed-2 --out runs
     """
     from lissom import verbs
 
@@ -58,21 +60,59 @@ def report(
 
 
 @verb
-def inspect_(artifact: ArtifactPath, runtime: RuntimeChoice = None, device: Device = None) -> Outcome:
-    """Show what is known about an artifact. Every hash is checked first.
+def inspect_(
+    artifact: ArtifactPath,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="PARENT", help="Artifact that it was made from, shown beside it."),
+    ] = None,
+    data: OptionalData = None,
+    runtime: RuntimeChoice = None,
+    device: Device = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="Whose feature maps are shown. [the first with some]"),
+    ] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="That are explained. [32, or as many as a minute allows]"),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of inspect.html and inspect.json.")
+    ] = Path("runs/inspect"),
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Show what is known about an artifact, and look inside. Every hash is checked first.
 
-    With --runtime also every operator as that engine executes it: its type, and where.
+    The page has what answers hang on (Grad-CAM and integrated gradients; parts covered one by one where a
+    model has no gradients, as int8, ONNX and OpenVINO), what layers hold and cost, dead units, feature maps
+    and gradients over training. With --against both models are asked about the same samples: how far the
+    explanations moved, and where most. With --runtime every operator is listed, too, as that engine
+    executes it.
 
     \b
     lissom inspect runs/digits/artifact
-    lissom inspect runs/digits/artifact --runtime openvino
+    lissom inspect runs/digits/artifact --against runs/digits/01-train-* --out runs/digits/inside
+    lissom inspect runs/digits/01-train-* --layer blocks.1.conv1
+    lissom inspect runs/digits/artifact --runtime openvino --dry-run
     """
     from lissom import verbs
+    from lissom.cli.views.inside import with_page
 
+    with writable(out):
+        pass
     found = verbs.inspect(artifact)
-    if runtime is None and device is None:
-        return views.inspected(found)
-    return views.executed(found, verbs.layers(found, runtime=runtime, device=device), runtime)
+    listed = runtime is not None or device is not None
+    layers = verbs.layers(found, runtime=runtime, device=device) if listed else None
+    known = views.executed(found, layers, runtime) if listed else views.inspected(found)
+    request = {
+        "against": against,
+        "data": data,
+        "runtime": runtime,
+        "layer": layer,
+        "num_samples": num_samples,
+    }
+    return with_page(known, found, request, None if dry_run else out)
 
 
 @verb

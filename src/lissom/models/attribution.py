@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import ModelError
-from lissom.logs import NoProgress, Progress
+from lissom.logs import Advance, NoProgress, Progress
 from lissom.optional import require
 
 Method = Literal["grad-cam", "integrated-gradients", "occlusion"]
@@ -75,7 +75,9 @@ class Attributed(NamedTuple):
     layer: str = ""
 
 
-def gradient_maps(model: nn.Module, inputs: Tensors, targets: np.ndarray) -> list[Attributed]:
+def gradient_maps(
+    model: nn.Module, inputs: Tensors, targets: np.ndarray, *, progress: Progress | None = None
+) -> list[Attributed]:
     """Maps by every method that fits a model whose gradients are known.
 
     Args:
@@ -83,6 +85,7 @@ def gradient_maps(model: nn.Module, inputs: Tensors, targets: np.ndarray) -> lis
             of which the last position is explained.
         inputs: Tensors after preprocessing, shape [samples, ...], in the order of the signature.
         targets: Class that is explained, shape [samples].
+        progress: Shows how far it is.
 
     Raises:
         ModelError: the model has no gradients, or its output is not of these shapes.
@@ -96,7 +99,8 @@ def gradient_maps(model: nn.Module, inputs: Tensors, targets: np.ndarray) -> lis
         for parameter in frozen:  # gradients of the inputs alone are wanted
             parameter.requires_grad_(False)
         found = [_grad_cam(attr, model, tensors, goals)] if tensors[0].ndim == 4 else []
-        return [*(one for one in found if one), _integrated(attr, model, tensors, goals)]
+        with (progress or NoProgress()).task("follow gradients", len(goals)) as advance:
+            return [*(one for one in found if one), _integrated(attr, model, tensors, goals, advance)]
     except (RuntimeError, AssertionError, NotImplementedError) as exc:
         raise ModelError(f"gradients of the model are not known: {exc}") from exc
     finally:
@@ -281,25 +285,27 @@ def _back(grid: Tensor, output: Tensor, place: FeatureMap) -> Tensor:
     return torch.cat([output[:, : place.extra], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _integrated(attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Tensor) -> Attributed:
-    first, rest = tensors[0], tuple(tensors[1:]) or None
+def _integrated(
+    attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Tensor, advance: Advance
+) -> Attributed:
+    first, rest = tensors[0], tensors[1:]
     if first.is_floating_point():
         method = attr.IntegratedGradients(_explained(model))
     else:
         method = attr.LayerIntegratedGradients(_explained(model), _embedding(model, tensors))
-    given = _baseline(first)
-    maps = [
-        method.attribute(
-            first[place : place + 1],
-            baselines=given,
-            target=goals[place : place + 1],
-            additional_forward_args=tuple(one[place : place + 1] for one in rest) if rest else None,
+    maps = []
+    for place in range(len(first)):
+        one = slice(place, place + 1)
+        found = method.attribute(
+            first[one],
+            baselines=_baseline(first),
+            target=goals[one],
+            additional_forward_args=tuple(other[one] for other in rest) or None,
             n_steps=NUM_STEPS,
-        ).detach()
-        for place in range(len(first))
-    ]
-    whole = torch.cat(maps)
-    return Attributed("integrated-gradients", _on_grid(whole))
+        )
+        maps.append(_on_grid(found.detach()))
+        advance(1)
+    return Attributed("integrated-gradients", np.concatenate(maps))
 
 
 def _embedding(model: nn.Module, tensors: Sequence[Tensor]) -> nn.Module:

@@ -21,7 +21,7 @@ from lissom.verbs.making import (
 )
 from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
 from lissom.verbs.shared import load_data
-from lissom.verbs.studying import plan_sensitivity, sensitivity, sensitivity_folder
+from lissom.verbs.studying import dissect, plan_dissect, plan_sensitivity, sensitivity, sensitivity_folder
 from lissom.verbs.using import doctor, history, inspect, layers, models, predict, report, serve
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "bench",
     "check",
     "compare",
+    "dissect",
     "distill",
     "divergence",
     "doctor",
@@ -41,6 +42,7 @@ __all__ = [
     "load_data",
     "models",
     "plan_bench",
+    "plan_dissect",
     "plan_prune",
     "plan_quantize",
     "plan_sensitivity",

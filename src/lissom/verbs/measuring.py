@@ -114,7 +114,7 @@ def bench(
     """
     from lissom.report.measurement import measure
 
-    opened = _comparable(artifacts)
+    opened = comparable(artifacts)
     manifest = opened[0].manifest
     samples = with_classes(data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
@@ -170,7 +170,7 @@ def plan_bench(
     from lissom.report.opening import planned_arms
     from lissom.runtime.availability import usable_runtimes
 
-    opened = _comparable(artifacts)
+    opened = comparable(artifacts)
     arms = planned_arms(opened, usable_runtimes(config.runtimes))
     compiled = sum(arm.runtime in COMPILING for arm in arms)
     rounds = (len(arms) + 1) * config.num_rounds * config.round_ms / 1e3  # one arm is timed twice
@@ -219,7 +219,7 @@ def ask(
     from lissom.report.opening import open_arms, planned_arms
     from lissom.runtime.availability import usable_runtimes
 
-    opened, told = _comparable(artifacts), progress or NoProgress()
+    opened, told = comparable(artifacts), progress or NoProgress()
     planned = planned_arms(opened, usable_runtimes(runtimes))
     with ExitStack() as stack:
         arms = open_arms(opened, planned, stack, told, threads=threads, device=device)
@@ -267,7 +267,7 @@ def sweep(
     from lissom.runtime.availability import usable_runtimes
 
     settings, told = config or BenchmarkConfig(), progress or NoProgress()
-    opened = _comparable(artifacts)
+    opened = comparable(artifacts)
     planned = planned_arms(opened, usable_runtimes(settings.runtimes))
 
     def opens(stack: ExitStack, number: int | None) -> Mapping[ArmKey, Runtime]:
@@ -363,7 +363,7 @@ def evaluate(
         return evaluate_split(session.infer_batch, samples, split, task)
 
 
-def _comparable(artifacts: Sequence[str | Path | Artifact]) -> list[Artifact]:
+def comparable(artifacts: Sequence[str | Path | Artifact]) -> list[Artifact]:
     """Opened artifacts that answer the same question; those with one name are told apart by their ids.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What layers cost, one by one, without making anything of it."""
+"""What layers cost, one by one, and what goes on inside a model, without making anything of it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from lissom.pipeline import load_data as load_recipe_data
 from lissom.recipe import PruneConfig, QuantizeConfig, Recipe
 from lissom.registry import check_references
 from lissom.verbs.making import recipe_of
+from lissom.verbs.measuring import comparable
 from lissom.verbs.shared import Model, data_for, with_classes
 
 if TYPE_CHECKING:
     from lissom.compress.layer_noise import LayerNoise, NoisePlan, NoiseStudy
     from lissom.compress.sensitivity import Plan, Sensitivity, Study
     from lissom.models.data import Data
+    from lissom.report.dissection import Dissection, Question
 
 
 SHARES = (0.25, 0.5, 0.75)
@@ -242,3 +244,78 @@ def _check_of_quantization(options: Mapping[str, Any]) -> None:
             f"{named} concerns pruning; with --quantization nothing is removed",
             hint=f"leave out {named}, or --quantization",
         )
+
+
+def dissect(
+    artifact: str | Path | Artifact,
+    *,
+    against: str | Path | Artifact | None = None,
+    data: str | Path | None = None,
+    runtime: str | None = None,
+    layer: str | None = None,
+    num_samples: int | None = None,
+    out: str | Path = "runs/inspect",
+    progress: Progress | None = None,
+) -> Dissection:
+    """Look inside a model: what its answers hang on, what its layers hold, how it was trained.
+
+    `inspect.json` and `inspect.html` are written.
+
+    Args:
+        artifact: An artifact of any format.
+        against: The artifact that it was made from, or another that takes and gives the same.
+        data: DATA; default: what the artifact was made with.
+        runtime: Where `artifact` is executed; default: the first that works.
+        layer: Layer whose feature maps are shown; default: the first that has some.
+        num_samples: Samples that are explained; default: 32, or as many as a minute allows.
+        out: Folder of the page; it is made when it is not there.
+        progress: Shows how far it is.
+
+    Raises:
+        LissomError: an artifact is damaged, they cannot be compared, or the data or the layer do not fit.
+    """
+    from lissom.report.dissection import dissect as look
+    from lissom.report.dissection_page import write_dissection
+
+    question = _question(artifact, against, data, runtime, layer, num_samples)
+    found = look(question, progress=progress)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_dissection(found, folder)
+    return found
+
+
+def plan_dissect(
+    artifact: str | Path | Artifact,
+    *,
+    against: str | Path | Artifact | None = None,
+    data: str | Path | None = None,
+    runtime: str | None = None,
+    layer: str | None = None,
+    num_samples: int | None = None,
+) -> float:
+    """About how many seconds `dissect` would take; its arguments.
+
+    Raises:
+        LissomError: as `dissect`.
+    """
+    from lissom.report.dissection import estimated_seconds
+
+    return estimated_seconds(_question(artifact, against, data, runtime, layer, num_samples))
+
+
+def _question(
+    artifact: str | Path | Artifact,
+    against: str | Path | Artifact | None,
+    data: str | Path | None,
+    runtime: str | None,
+    layer: str | None,
+    num_samples: int | None,
+) -> Question:
+    from lissom.report.dissection import Question
+
+    opened = comparable([artifact] if against is None else [against, artifact])
+    manifest = opened[-1].manifest
+    samples = with_classes(data_for(manifest, data), manifest.labels)
+    runtimes = (*[None] * (len(opened) - 1), runtime)
+    return Question(tuple(opened), samples, runtimes, layer, num_samples)
