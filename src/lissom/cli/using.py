@@ -75,7 +75,7 @@ def inspect_(
     ] = None,
     num_samples: Annotated[
         int | None,
-        typer.Option("--samples", min=1, help="That are explained. [32, or as many as a minute allows]"),
+        typer.Option("--samples", min=1, help="That are explained. [two of every class, as a minute allows]"),
     ] = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of inspect.html and inspect.json.")

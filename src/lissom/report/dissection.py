@@ -31,8 +31,8 @@ from lissom.runtime.machine import machine
 from lissom.structure import load_model
 
 SCHEMA = "lissom.inspection/1"
-NUM_SAMPLES = 32
-"""That are explained unless others are asked for."""
+NUM_SAMPLES, MOST_SAMPLES = 32, 96
+"""That are explained unless others are asked for: two of every class, but not fewer nor more than these."""
 _WATCHED, _WATCHED_VALUES = 128, 1 << 22
 """Samples that pass through the layers, and values of the first input that they may have together."""
 _SPLITS = ("report", "select", "calibrate")
@@ -110,7 +110,8 @@ class Question:
         data: As the models take them.
         runtimes: Of each; None for the first that works.
         layer: Whose feature maps are shown; None for the first that has some.
-        num_samples: That are explained; None for as many of 32 as a minute allows.
+        num_samples: That are explained; None for two of every class, 32 to 96, as far as a minute
+            allows.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -138,7 +139,7 @@ def dissect(question: Question, *, progress: Progress | None = None) -> Dissecti
             labels if labels is not None and data.kind != "values" else None, len(data.indices[split])
         )
         tensors = {name: array[order] for name, array in data.tensors(split).items()}
-        chosen = first_of(tensors, question.num_samples or NUM_SAMPLES)
+        chosen = first_of(tensors, _num_explained(question))
         size = len(next(iter(chosen.values())))
         scores = [_last(_first(runtime, chosen)) for runtime in runtimes]
         targets, labelled = _targets(labels, order[:size], scores[0], data.kind)
@@ -188,7 +189,7 @@ def estimated_seconds(question: Question) -> float:
     """About how long `dissect` would take, from one call of each model."""
     data, seconds = question.data, 0.0
     split = next(name for name in _SPLITS if len(data.indices[name]))
-    chosen = first_of(data.tensors(split), question.num_samples or NUM_SAMPLES)
+    chosen = first_of(data.tensors(split), _num_explained(question))
     for artifact, name in zip(question.artifacts, question.runtimes, strict=True):
         started = time.perf_counter()
         with open_runtime(artifact, name) as runtime:
@@ -228,6 +229,13 @@ def _of_onnx(artifact: Artifact, inputs: Tensors, layer: str | None) -> Inside:
     from lissom.export.onnx_inspection import look_inside_onnx
 
     return look_inside_onnx(artifact, inputs, layer=layer)
+
+
+def _num_explained(question: Question) -> int:
+    """Samples that are explained, if time allows."""
+    if question.num_samples is not None:
+        return question.num_samples
+    return min(max(NUM_SAMPLES, 2 * question.data.num_classes), MOST_SAMPLES)
 
 
 def _num_watched(tensors: Tensors) -> int:
@@ -358,7 +366,7 @@ def _explained_document(one: Explained) -> dict[str, Any]:
         "method": one.maps[0].method,
         "layers": [side.layer for side in one.maps],
         "cosines": cosines,
-        "unrelated": one.unrelated,
+        "unrelated": one.unrelated._asdict() if one.unrelated else None,
     }
 
 

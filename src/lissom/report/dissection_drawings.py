@@ -39,7 +39,7 @@ def draw_cosines(found: Dissection, explained: Explained, name: str) -> Drawing 
         return None
     groups = by_target(found, explained.cosines)[:MOST_ROWS]
     lowest = min(float(min(values)) for _, values in groups)
-    level = explained.unrelated
+    level = explained.unrelated.cosine if explained.unrelated else None
     low = min(lowest, level if level is not None else lowest, 0.9)
     layout: dict[str, Any] = {
         "margin": {"l": 6, "r": 12, "t": 0, "b": 8},

@@ -26,7 +26,7 @@ from lissom.report.dissection_drawings import (
     shown_layers,
     target_name,
 )
-from lissom.report.explanations import Explained
+from lissom.report.explanations import Explained, Unrelated
 from lissom.report.frame import filled, framed
 from lissom.report.pictures import image_of, map_picture, marked_text, overlaid, picture_of
 from lissom.report.sections import ABSENT_CELL, plot
@@ -90,12 +90,16 @@ def _moved(found: Dissection, one: Explained) -> str:
     known = one.cosines[np.isfinite(one.cosines)]
     if not known.size:
         return f"{_METHODS[one.maps[0].method]}: no sample has a map in both models."
-    control = (
-        f", {one.unrelated:.3f} between different samples of a class" if one.unrelated is not None else ""
-    )
+    control = ""
+    if one.unrelated is not None:
+        control = f", {one.unrelated.cosine:.3f} between {_unrelated(one.unrelated)}"
     method, median = _METHODS[one.maps[0].method], float(np.median(known))
     what = f"{method} before and after agree with a median cosine of {median:.3f}"
     return f"{what} (lowest {known.min():.3f}{control})."
+
+
+def _unrelated(found: Unrelated) -> str:
+    return f"different samples {'of a class' if found.of_a_class else 'of different classes'}"
 
 
 def dead_told(inside: Inside) -> str:
@@ -135,10 +139,12 @@ def _cosines(found: Dissection, one: Explained, number: int) -> str:
     if one.cosines is None:
         return ""
     drawing = draw_cosines(found, one, f"cosines-{number}")
-    caption = (
-        "Each dot is a sample, classes whose maps moved most first. The dashed line is the median for "
-        "different samples of a class: left of it a map says no more about the sample than any other."
-    )
+    caption = "Each dot is a sample, classes whose maps moved most first."
+    if one.unrelated is not None:
+        caption += (
+            f" The dashed line is the median for {_unrelated(one.unrelated)}: left of it a map says no more "
+            "about the sample than any other."
+        )
     layers = [side.layer for side in one.maps]
     where = f" of {listed([escape(layer) for layer in dict.fromkeys(layers)])}" if all(layers) else ""
     heading = f"<h3>{_METHODS[one.maps[0].method]}{where}: before against after</h3>"

@@ -35,19 +35,30 @@ SECONDS, FEWEST = 60.0, 4
 Tensors = Mapping[str, np.ndarray]
 
 
+class Unrelated(NamedTuple):
+    """How alike maps of one model are for different samples.
+
+    Attributes:
+        cosine: Median.
+        of_a_class: The samples are of one class; else of different ones, because each class has one sample.
+    """
+
+    cosine: float
+    of_a_class: bool
+
+
 class Explained(NamedTuple):
     """Maps of the same samples of every side.
 
     Attributes:
         maps: Of each side, all by one method.
         cosines: Of the maps of both sides, shape [samples], NaN where one is empty; None for one side.
-        unrelated: Median cosine of maps of the first side for different samples of a class; None where each
-            class has one sample.
+        unrelated: Of maps of the first side for different samples; None where there is one sample.
     """
 
     maps: tuple[Attributed, ...]
     cosines: np.ndarray | None
-    unrelated: float | None
+    unrelated: Unrelated | None
 
 
 class Explanations(NamedTuple):
@@ -102,19 +113,20 @@ def explain(
     return Explanations((), tuple(remarks))
 
 
-def unrelated_cosine(maps: np.ndarray, targets: np.ndarray) -> float | None:
-    """Median cosine of the maps of neighbours in a class; None where no class has two samples that have maps.
+def unrelated_cosine(maps: np.ndarray, targets: np.ndarray) -> Unrelated | None:
+    """How alike the maps of neighbours in a class are, else of neighbours; None for one sample, or no maps.
 
     >>> unrelated_cosine(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([0, 0, 1]))
-    0.0
+    Unrelated(cosine=0.0, of_a_class=True)
     """
-    pairs = [
-        pair for target in np.unique(targets) for pair in pairwise(np.flatnonzero(targets == target).tolist())
-    ]
+    classes = [np.flatnonzero(targets == target).tolist() for target in np.unique(targets)]
+    pairs = [pair for mine in classes for pair in pairwise(mine)]
+    of_a_class = bool(pairs)
+    pairs = pairs or list(pairwise(range(len(targets))))
     if not pairs:
         return None
     found = cosine(maps[[one for one, _ in pairs]], maps[[other for _, other in pairs]])
-    return float(np.nanmedian(found)) if np.isfinite(found).any() else None
+    return Unrelated(float(np.nanmedian(found)), of_a_class) if np.isfinite(found).any() else None
 
 
 def have_gradients(artifacts: Sequence[Artifact]) -> bool:

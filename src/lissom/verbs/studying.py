@@ -267,7 +267,8 @@ def dissect(
         data: DATA; default: what the artifact was made with.
         runtime: Where `artifact` is executed; default: the first that works.
         layer: Layer whose feature maps are shown; default: the first that has some.
-        num_samples: Samples that are explained; default: 32, or as many as a minute allows.
+        num_samples: Samples that are explained; default: two of every class, as far as a
+            minute allows.
         out: Folder of the page; it is made when it is not there.
         progress: Shows how far it is.
 

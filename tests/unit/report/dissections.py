@@ -20,7 +20,7 @@ from lissom.models.inspection import (
     histogram,
 )
 from lissom.report.dissection import Dissection, Side, Training
-from lissom.report.explanations import Explained
+from lissom.report.explanations import Explained, Unrelated
 
 NUM_SAMPLES = 12
 
@@ -44,7 +44,7 @@ def pair(folder: Path, *, name: str = "conv") -> Dissection:
         Explained(
             tuple(Attributed(method, one, layer) for one in maps),  # type: ignore[arg-type]
             np.linspace(0.6, 1.0, NUM_SAMPLES),
-            0.5,
+            Unrelated(0.5, of_a_class=True),
         )
         for method, layer in (("grad-cam", name), ("integrated-gradients", ""))
     )
@@ -77,7 +77,7 @@ def text(folder: Path) -> Dissection:
     tokens = np.tile(np.frombuffer(b"what a <b>text</b>", np.uint8).astype(np.int64), (NUM_SAMPLES, 1))
     maps = np.random.default_rng(0).normal(size=tokens.shape)
     side = found.sides[0]._replace(inside=None, unseen="layers cannot be watched")
-    explained = (Explained((Attributed("occlusion", maps),), None, 0.2),)
+    explained = (Explained((Attributed("occlusion", maps),), None, Unrelated(0.2, of_a_class=False)),)
     return Dissection(
         (side,),
         found.data,

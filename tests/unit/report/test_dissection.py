@@ -160,8 +160,9 @@ def test_in_turn_begins_with_one_of_every_class() -> None:
 
 def test_unrelated_maps_are_those_of_the_same_class() -> None:
     maps = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert unrelated_cosine(maps, np.array([0, 0, 1])) == pytest.approx(1.0)
-    assert unrelated_cosine(maps, np.array([0, 1, 2])) is None
+    assert unrelated_cosine(maps, np.array([0, 0, 1])) == (pytest.approx(1.0), True)
+    assert unrelated_cosine(maps, np.array([0, 1, 2])) == (pytest.approx(0.5), False)
+    assert unrelated_cosine(maps[:1], np.array([0])) is None
     assert unrelated_cosine(np.zeros((2, 2)), np.array([0, 0])) is None
 
 
