@@ -257,6 +257,7 @@ def estimate(recipe: Recipe, *, out: str | Path | None = None) -> Estimate:
         LissomError: the recipe, the data or the machine does not allow it.
     """
     from lissom.models.estimation import ModelCost, stage_cost
+    from lissom.report.pair import estimated_seconds
     from lissom.runtime.availability import usable_runtimes
 
     folder = Path(out) if out is not None else Path("runs") / recipe.name
@@ -278,8 +279,10 @@ def estimate(recipe: Recipe, *, out: str | Path | None = None) -> Estimate:
     runtimes = usable_runtimes(recipe.benchmark.runtimes)
     arms = len(stages) * 2
     rounds = arms * recipe.benchmark.num_rounds * recipe.benchmark.round_ms / 1e3
+    pair = estimated_seconds(recipe.benchmark)
+    compiling = 30.0 * len({*runtimes} & {*COMPILING})
     measured = all(stage.reused for stage in stages)
-    return Estimate(tuple(stages), 0.0 if measured else 5.0 + rounds + 30.0 * len({*runtimes} & {*COMPILING}))
+    return Estimate(tuple(stages), 0.0 if measured else 5.0 + rounds + compiling + pair)
 
 
 def preview_stage(
@@ -486,10 +489,11 @@ def _report(
     from lissom.report.building import build_report
     from lissom.report.files import write_report
     from lissom.report.measured_run import Run
+    from lissom.report.pair import look_at_pair
 
-    report = build_report(
-        Run(recipe, artifacts, records, data, key), allow=allow, command=command, folder=folder
-    )
+    run = Run(recipe, artifacts, records, data, key)
+    pair = look_at_pair(run, progress=progress)
+    report = build_report(run, allow=allow, command=command, folder=folder, pair=pair)
     write_report(report, folder, progress=progress)
     if not report.complete:
         raise KeyboardInterrupt

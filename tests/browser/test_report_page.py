@@ -156,13 +156,13 @@ def test_what_is_printed_has_every_plot_before_the_browser_was_ever_idle(browser
         browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
-def test_a_typical_page_has_six_plots_with_marks_in_each(browser: Browser) -> None:
+def test_a_typical_page_has_seven_plots_with_marks_in_each(browser: Browser) -> None:
     browser.open(samples.typical())
     marks = [
         len(plot.find_elements(By.CSS_SELECTOR, ".points path, .lines path"))
         for plot in browser.all(".chart")
     ]
-    assert len(marks) == 6
+    assert len(marks) == 7
     assert all(number >= 5 for number in marks)
 
 
@@ -233,7 +233,7 @@ def test_page_and_plots_take_the_colours_of_the_system(browser: Browser, scheme:
         svg.value_of_css_property("background-color") for svg in browser.all(".chart .main-svg:first-child")
     ]
     grounds += [browser.all("body")[0].value_of_css_property("background-color")]
-    assert len(grounds) == 7
+    assert len(grounds) == 8
     assert {ground.replace("rgba", "rgb").replace(", 1)", ")") for ground in grounds} == {wanted}
 
 

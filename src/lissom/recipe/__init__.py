@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lissom.artifact import Frozen
 from lissom.errors import RecipeError, near
@@ -134,6 +141,27 @@ class BenchmarkConfig(Frozen):
         le=3600,
         description="How long energy is counted for each arm where a counter can be read; 0 for never.",
     )
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (),
+        description="Batch sizes, ascending, at which the chosen artifact and the original are timed beside "
+        "each other; default: none.",
+    )
+    slo_ms: float | None = Field(
+        None,
+        gt=0,
+        description="Latency that 99 % of the queries should have at most, milliseconds. Where it is given, "
+        "the chosen artifact and the original are asked at six rates.",
+    )
+    load_seconds: float = Field(
+        2.0, gt=0, le=600, description="How long each is asked at each rate, seconds."
+    )
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _ascending(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError("batch sizes ascend, and none is there twice")
+        return sizes
 
 
 class Recipe(Frozen):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lissom.report.measured_run import Run
+from lissom.report.pictures import picture_of, text_of
 from lissom.report.schema import CertaintyFigures, Flip, Predictions
 
 MOST_FLIPS = 24
 """Of each kind, that are shown."""
-_PIXELS = 96
-_LETTERS = 280
 
 
-def predictions_of(run: Run) -> Predictions:
-    """Answers of every arm in one order; how sure the reference and the chosen arm are."""
+def predictions_of(run: Run, maps: Sequence[Mapping[str, Any]] = ()) -> Predictions:
+    """Answers of every arm in one order; how sure the reference and the chosen arm are.
+
+    Args:
+        run: What was measured.
+        maps: What answers that flipped hang on, as `lissom.report.pair` finds it.
+    """
     if run.data.dataset.labels is None:
         return Predictions(samples=(), labels=(), arms={}, scores={}, certainty={}, groups=(), flips=())
     labels, places = run.data.labels("report"), run.data.indices["report"]
@@ -30,7 +33,7 @@ def predictions_of(run: Run) -> Predictions:
         scores={} if run.data.kind == "classes" else _by_arm(run, "scores"),
         certainty=_certainty(run),
         groups=tuple(str(groups[index]) for index in places) if groups is not None else (),
-        flips=tuple(_flips(run)),
+        flips=tuple(_flips(run, maps)),
     )
 
 
@@ -54,20 +57,40 @@ def _certainty(run: Run) -> dict[str, CertaintyFigures]:
     return found
 
 
-def _flips(run: Run) -> Iterator[Flip]:
-    """Those that lost, then those that gained, each by how much the probability of the truth moved."""
+def flipped(run: Run) -> list[int]:
+    """Places of samples that lost, then of those that gained, by how far the probability of the truth moved.
+
+    At most `MOST_FLIPS` of each; none where answers are no classes, or the reference was chosen.
+    """
     chosen = run.chosen
     if chosen is None or run.data.kind != "classes" or chosen == run.trusted:
-        return
+        return []
     before, after = run.scores(run.trusted, "report"), run.scores(chosen, "report")
     if before is None or after is None or before.dtype != bool:
-        return
-    moved, raw = _moved(run), run.data.raw("report")
+        return []
+    moved = _moved(run)
+    found: list[int] = []
     for one, other in ((before, after), (after, before)):
         places = np.flatnonzero(one & ~other)
-        for place in places[np.argsort(-np.abs(moved[places]), kind="stable")][:MOST_FLIPS]:
-            sample = {name: array[place] for name, array in raw.items()}
-            yield Flip(place=int(place), picture=_picture(sample), text=_text(sample))
+        found += places[np.argsort(-np.abs(moved[places]), kind="stable")][:MOST_FLIPS].tolist()
+    return found
+
+
+def _flips(run: Run, maps: Sequence[Mapping[str, Any]]) -> Iterator[Flip]:
+    """Those that lost, then those that gained, with what both answers hang on where that is known."""
+    raw, known = run.data.raw("report"), {one["place"]: one for one in maps}
+    for place in flipped(run):
+        sample = {name: array[place] for name, array in raw.items()}
+        sides = [known.get(place, {}).get(side, {}) for side in ("before", "after")]
+        yield Flip(
+            place=place,
+            picture=picture_of(sample),
+            text=text_of(sample),
+            before_map=sides[0].get("map"),
+            after_map=sides[1].get("map"),
+            before_weights=tuple(sides[0].get("weights", ())),
+            after_weights=tuple(sides[1].get("weights", ())),
+        )
 
 
 def _moved(run: Run) -> np.ndarray:
@@ -77,30 +100,3 @@ def _moved(run: Run) -> np.ndarray:
         return np.zeros(len(run.data.indices["report"]))
     before, after = (np.asarray(one["likelihood"]) for one in told if one)
     return np.asarray(after - before)
-
-
-def _picture(raw: dict[str, np.ndarray]) -> str | None:
-    """The first input that is an image of one or three channels, as a small PNG."""
-    from PIL import Image
-
-    for array in raw.values():
-        if array.ndim == 3 and array.shape[0] in (1, 3) and min(array.shape[1:]) >= 4:
-            values = array.astype(np.float64)
-            low, high = float(values.min()), float(values.max())
-            levels = np.zeros(array.shape, np.uint8)
-            if high > low:
-                levels = np.round(255 * (values - low) / (high - low)).astype(np.uint8)
-            image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
-            image.thumbnail((_PIXELS, _PIXELS))
-            content = io.BytesIO()
-            image.save(content, "PNG", optimize=True)
-            return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    return None
-
-
-def _text(raw: dict[str, np.ndarray]) -> str | None:
-    """The first input that is a text, as it begins."""
-    for array in raw.values():
-        if array.dtype.kind in "US" and array.ndim == 0:
-            return str(array)[:_LETTERS]
-    return None

@@ -29,9 +29,11 @@ from lissom.report.remarks import control_remark, find_remarks, machine_remarks
 from lissom.report.schema import (
     AccuracyFigures,
     Arm,
+    BatchFigures,
     EnergyFigures,
     Gate,
     LatencyFigures,
+    LoadFigures,
     ParityFigures,
     PercentileFigures,
     Report,
@@ -42,8 +44,24 @@ from lissom.report.schema import (
 )
 
 
-def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], folder: Path) -> Report:
-    """Judge a measured run."""
+def build_report(
+    run: Run,
+    *,
+    allow: Iterable[str],
+    command: Sequence[str],
+    folder: Path,
+    pair: Mapping[str, Any] | None = None,
+) -> Report:
+    """Judge a measured run.
+
+    Args:
+        run: What was measured.
+        allow: Gates that may fail.
+        command: That made the run.
+        folder: Of the run.
+        pair: What `lissom.report.pair` measured of the chosen arm and the original.
+    """
+    further = pair or {}
     judged = [gate.model_copy(update={"allowed": gate.name in set(allow)}) for gate in _gates(run)]
     chosen = run.chosen
     record = run.records[run.artifacts[0].name]
@@ -51,7 +69,7 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
     return Report(
         name=run.recipe.name,
         created=str(record["finished"]),
-        complete=run.complete,
+        complete=run.complete and further.get("complete", True),
         lissom=version("lissom"),
         command=tuple(command),
         out=str(folder),
@@ -69,6 +87,9 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         readings=tuple(run.readings),
         ceilings=run.ceilings,
         layers=layer_table(run),
+        batches=tuple(_batch(found) for found in further.get("batches", ())),
+        load=tuple(LoadFigures(**found) for found in further.get("load", ())),
+        slo_ms=run.recipe.benchmark.slo_ms,
         remarks=(
             *find_remarks(
                 run.artifacts,
@@ -83,8 +104,16 @@ def build_report(run: Run, *, allow: Iterable[str], command: Sequence[str], fold
         stages=tuple(_stage_row(run, artifact, folder) for artifact in run.artifacts),
         arms=arms,
         waterfall=tuple(_steps(run, chosen)),
-        predictions=predictions_of(run),
+        predictions=predictions_of(run, further.get("flips", ())),
     )
+
+
+def _batch(found: Mapping[str, Any]) -> BatchFigures:
+    if found["error"] or not found["rounds_ms"]:
+        return BatchFigures(**found, median_ms=None, samples_per_second=None)
+    median = median_latency(found["rounds_ms"])
+    rate = 1e3 * found["batch_size"] / median.value
+    return BatchFigures(**found, median_ms=interval(median), samples_per_second=rate)
 
 
 def _gates(run: Run) -> list[Gate]:

@@ -23,6 +23,8 @@ from lissom.registry import runtime_entry
 from lissom.runtime.machine import host, machine
 
 EVIDENCE_SCHEMA = "lissom.evidence/5"
+OF_THE_PAIR = ("batch_sizes", "slo_ms", "load_seconds")
+"""Settings of what is measured of two arms only, once all were."""
 Record = dict[str, Any]
 
 
@@ -34,7 +36,7 @@ def measurement_key(
     return content_id(
         {
             "artifacts": [artifact.digest for artifact in artifacts],
-            "benchmark": config.model_dump(mode="json", exclude={"runtimes"}),
+            "benchmark": config.model_dump(mode="json", exclude={"runtimes", *OF_THE_PAIR}),
             "arms": [list(arm) for arm in arms],
             "splits": data.split_hashes,
             "evidence": EVIDENCE_SCHEMA,
@@ -84,7 +86,7 @@ class Writer:
         """
         self.key = key
         self._artifacts, self._config, self._judged_by = artifacts, config, judged_by
-        self._started, self._environment = _now(), environment()
+        self._started, self._environment = now(), environment()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self._name = f"{host()}-{stamp}-{key[:8]}"
         self._works: Mapping[str, Mapping[str, Any]] = {}
@@ -107,7 +109,7 @@ class Writer:
             "measurement": self.key,
             "complete": complete,
             "started": self._started,
-            "finished": _now(),
+            "finished": now(),
             "benchmark": self._config.model_dump(mode="json"),
             "environment": self._environment,
             "readings": list(readings),
@@ -131,5 +133,6 @@ class Writer:
         return records
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

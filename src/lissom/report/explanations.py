@@ -101,7 +101,7 @@ def explain(
                 remarks.append(f"Parts are covered instead of following gradients: {exc.message}.")
         else:
             remarks.append(_without_gradients(artifacts))
-        each = sum(seconds_a_sample(runtime, inputs) for runtime in runtimes)
+        each = sum(seconds_covered(runtime, inputs) for runtime in runtimes)
         number = _affordable(each, num_samples, targets, remarks)
         few, goals = first_of(inputs, number), targets[:number]
         covered = [[occlusion_maps(one.infer_batch, few, goals, progress=progress)] for one in runtimes]
@@ -136,13 +136,26 @@ def have_gradients(artifacts: Sequence[Artifact]) -> bool:
 
 def seconds_a_sample(runtime: Runtime, inputs: Tensors) -> float:
     """About how long it takes to explain one sample of a model, from one call."""
+    if have_gradients([runtime.artifact]):  # a step is a call and its way back, which is about two more
+        return 3 * NUM_STEPS * _seconds_of_call(runtime, inputs)
+    return seconds_covered(runtime, inputs)
+
+
+def seconds_covered(runtime: Runtime, inputs: Tensors) -> float:
+    """About how long it takes to cover every part of one sample, from one call.
+
+    Raises:
+        ModelError: a sample has no grid.
+    """
+    return num_calls(next(iter(inputs.values())).shape[1:]) * _seconds_of_call(runtime, inputs)
+
+
+def _seconds_of_call(runtime: Runtime, inputs: Tensors) -> float:
+    """For one sample of a batch."""
     runtime.infer_batch(inputs)
     started = time.perf_counter()
     runtime.infer_batch(inputs)
-    first = next(iter(inputs.values()))
-    each = (time.perf_counter() - started) / len(first)
-    # A step along the gradients is a call and its way back, which is about two more.
-    return each * (3 * NUM_STEPS if have_gradients([runtime.artifact]) else num_calls(first.shape[1:]))
+    return (time.perf_counter() - started) / len(next(iter(inputs.values())))
 
 
 def first_of(tensors: Tensors, number: int) -> dict[str, np.ndarray]:

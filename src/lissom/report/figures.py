@@ -1,4 +1,4 @@
-"""The two plots that compare arms: accuracy against latency, and the distribution of latency."""
+"""The plot that compares arms: accuracy against latency."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from lissom.report.reading import (
     pareto_front,
     score_title,
 )
-from lissom.report.schema import Arm, LatencyFigures, Report
+from lissom.report.schema import Report
 from lissom.report.wording import between, milliseconds, percent, points, shortened, size
 
 BUBBLE_PIXELS = 36
-NUM_QUANTILES = 200
 NEAR = 0.1
 """Distance from the best accuracy within which an arm is drawn in its place."""
 
@@ -62,26 +61,6 @@ def split_scale(found: Sequence[Point]) -> tuple[list[Point], list[Point]]:
     best = max(point.accuracy.report for point in found)
     near = [point for point in found if point.arm.chosen or point.accuracy.report >= best - NEAR]
     return near, [point for point in found if point not in near]
-
-
-def draw_distribution(report: Report) -> Drawing | None:
-    """Share of calls that took at most a time, one line an arm; None when nothing was measured."""
-    measured = [(arm, arm.latency) for arm in report.arms if arm.latency]
-    if not measured:
-        return None
-    measured.sort(key=lambda pair: (pair[0].chosen, is_reference(report, pair[0])))
-    lines = [(arm, _quantiles(latency)) for arm, latency in measured]
-    layout = {
-        "xaxis": log_axis("time of one call, ms", [time for _, times in lines for time in times], pad=0.05),
-        "yaxis": linear_axis("share of calls, %", range=[0, 102], dtick=25, ticksuffix=" "),
-    }
-    figure = figure_json([_distribution_line(report, arm, times) for arm, times in lines], layout)
-    label = "Distribution of the time of one call, by arm. " + " ".join(
-        f"{arm_name(arm)}: median {milliseconds(latency.median_ms.value)}, "
-        f"90 % within {milliseconds(latency.p90_ms)}."
-        for arm, latency in measured
-    )
-    return Drawing("distribution", figure, 400, label)
 
 
 def _bubbles(report: Report, group: Sequence[Point], colour: str, largest: int) -> dict[str, Any]:
@@ -235,32 +214,3 @@ def _pareto_label(report: Report, found: Sequence[Point], front: Sequence[Point]
         f"{score_title(report)} against median latency of {len(found)} arms. {answer} "
         f"Not dominated: {names}. The table of arms holds the same figures."
     )
-
-
-def _quantiles(latency: LatencyFigures) -> list[float]:
-    """Times at evenly spaced shares of the calls, at most `NUM_QUANTILES` of them."""
-    times = sorted(time for one_round in latency.rounds_ms for time in one_round)
-    if len(times) <= NUM_QUANTILES:
-        return times
-    return [times[int((index + 0.5) / NUM_QUANTILES * len(times))] for index in range(NUM_QUANTILES)]
-
-
-def _line_colour(report: Report, arm: Arm) -> str:
-    return "accent" if arm.chosen else "ink" if is_reference(report, arm) else "mute"
-
-
-def _distribution_line(report: Report, arm: Arm, times: Sequence[float]) -> dict[str, Any]:
-    colour, name = _line_colour(report, arm), escaped(shortened(arm_name(arm), 60))
-    shares = [100 * (index + 0.5) / len(times) for index in range(len(times))]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": list(times),
-        "y": shares,
-        "line": {"color": light(colour), "width": 1.2 if colour == "mute" else 2.4},
-        "text": [
-            f"<b>{name}</b><br>{share:.0f} % of calls within {milliseconds(time)}"
-            for share, time in zip(shares, times, strict=True)
-        ],
-        "hovertemplate": "%{text}<extra></extra>",
-    }

@@ -14,6 +14,7 @@ from lissom.report.drawing import (
     light,
     linear_axis,
 )
+from lissom.report.marking import marked
 from lissom.report.reading import arm_name
 from lissom.report.schema import Flip, Report
 from lissom.report.sections import plot
@@ -252,7 +253,17 @@ def _gallery(report: Report, found: Harm) -> str:
     shown = f"{len(flips):,} of {found.lost + found.gained:,}"
     return (
         f"<h3>Answers that flipped</h3><p>{escape(shown)}: those that became wrong first, by how much the "
-        f'probability of the truth fell.</p><ul class="flips">{items}</ul>'
+        f'probability of the truth fell.{_legend(flips)}</p><ul class="flips">{items}</ul>'
+    )
+
+
+def _legend(flips: Sequence[Flip]) -> str:
+    """How maps are read, where there are some."""
+    if not any(flip.before_map or flip.before_weights for flip in flips):
+        return ""
+    return (
+        " Orange speaks for the answer that was given, blue against it: of the reference first, then of the "
+        "chosen model (parts of the input covered one by one)."
     )
 
 
@@ -265,9 +276,21 @@ def _flip(report: Report, flip: Flip, names: Sequence[str]) -> str:
         for name in names
     ]
     became = "right" if answers[1] == truth else "wrong"
+    shown = sample_shown(flip, truth) + _maps(flip, answers)
     return (
-        f"<li>{sample_shown(flip, truth)}<span><strong>{escape(truth)}</strong> became {became}<br>"
+        f"<li>{shown}<span><strong>{escape(truth)}</strong> became {became}<br>"
         f"{escape(answers[0])}{sure[0]} → {escape(answers[1])}{sure[1]}</span></li>"
+    )
+
+
+def _maps(flip: Flip, answers: Sequence[str]) -> str:
+    """What both answers hang on, over the picture; nothing where that is unknown."""
+    return "".join(
+        f'<img src="{escape(url)}" alt="What speaks for {escape(answer)} {when}">'
+        for url, answer, when in zip(
+            (flip.before_map, flip.after_map), answers, ("before", "after"), strict=True
+        )
+        if url
     )
 
 
@@ -275,7 +298,9 @@ def sample_shown(flip: Flip, truth: str) -> str:
     """The picture of a sample, or its text as it begins."""
     if flip.picture:
         return f'<img src="{escape(flip.picture)}" alt="Sample {flip.place}: {escape(truth)}">'
-    return f"<blockquote>{escape(flip.text or '')}</blockquote>"
+    sides = [weights for weights in (flip.before_weights, flip.after_weights) if weights]
+    texts = [marked(list(flip.text or ""), weights) for weights in sides] or [escape(flip.text or "")]
+    return "".join(f"<blockquote>{one}</blockquote>" for one in texts)
 
 
 def _label(report: Report, index: float) -> str:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
+from lissom.report import roof_section
 from lissom.report.drawing import Drawing, figure_json, linear_axis, row_dots, row_line, row_name
 from lissom.report.reading import chosen_arm
 from lissom.report.schema import LayerChange, LayerFigures, LayerTable, Report
 from lissom.report.sections import plot
 from lissom.report.tables import Cell, Column, table, text
-from lissom.report.wording import ABSENT, NO_BREAK, count, milliseconds, percent, shortened, significant
+from lissom.report.wording import ABSENT, NO_BREAK, count, milliseconds, shortened, significant
 
 ROW_PIXELS, MOST_ROWS = 34, 20
 """Of the picture; the table has every layer."""
@@ -22,7 +23,7 @@ _KEYS = '<span class="keys"><span class="key mute">before</span><span class="key
 
 def section(report: Report) -> str:
     """Nothing where neither layers nor the roof are known."""
-    parts = [part for part in (_layers(report), _roof(report)) if part]
+    parts = [part for part in (_layers(report), roof_section.part(report)) if part]
     heading = '<h2 id="layers">Where the time goes</h2>'
     inner = "\n".join(parts)
     return f'<section aria-labelledby="layers">{heading}\n{inner}\n</section>' if parts else ""
@@ -111,39 +112,6 @@ def layer_rows(found: LayerTable) -> list[tuple[str, ...]]:
     ]
 
 
-def roof_rows(report: Report) -> list[tuple[str, ...]]:
-    """Artifact, runtime, type, operations a second, operations a byte, share of the roof, what bounds it."""
-    return [
-        (
-            arm.artifact,
-            arm.runtime,
-            arm.roofline.precision,
-            f"{significant(arm.roofline.flops_per_s / 1e9)}{NO_BREAK}GFLOP/s",
-            significant(arm.roofline.intensity),
-            percent(arm.roofline.share),
-            arm.roofline.bound,
-        )
-        for arm in report.arms
-        if arm.roofline is not None
-    ]
-
-
-def roof_told(report: Report) -> str:
-    """What the machine can do at most, as a sentence."""
-    found = report.ceilings
-    if found is None:
-        return ""
-    peaks = ", ".join(
-        f"{kind} {significant(peak / 1e9)}{NO_BREAK}GFLOP/s" for kind, peak in found.flops_per_s.items()
-    )
-    threads = "" if found.device == "cuda" else f" with {count(found.threads, 'thread')}"
-    return (
-        f"Measured here{threads}: large matrix products {peaks}; a large copy "
-        f"{significant(found.bytes_per_s / 1e9)}{NO_BREAK}GB/s read and written."
-    )
-
-
-ROOF_HEADER = ("artifact", "runtime", "type", "reached", "operations a byte", "of the roof", "bound by")
 LAYER_HEADER = ("layer", "before", "after", "before, ms", "after, ms", "saved, ms")
 
 
@@ -177,25 +145,6 @@ def _layers(report: Report) -> str:
 
 def _timed(row: Sequence[str], one: LayerChange) -> list[tuple[str, float]]:
     return list(zip(row[3:], (_ms(one.before), _ms(one.after), _saved(one)), strict=True))
-
-
-def _roof(report: Report) -> str:
-    rows = roof_rows(report)
-    if not rows:
-        return ""
-    columns = [Column(title.capitalize(), 2 < place < 6) for place, title in enumerate(ROOF_HEADER)]
-    caption = (
-        "Operations are counted on the float32 graph, two a multiply-add; bytes are weights, inputs and "
-        "outputs once. A small model lives in caches that are faster than the memory whose copy was timed."
-    )
-    cells = [
-        [text(cell) if place in (0, 1, 2, 6) else Cell(cell) for place, cell in enumerate(row)]
-        for row in rows
-    ]
-    return (
-        f"<h3>Share of what the machine can do</h3><p>{escape(roof_told(report))}</p>"
-        f"{table('roof-table', caption, columns, cells)}"
-    )
 
 
 def _totals(found: LayerTable) -> tuple[float, float]:

@@ -10,15 +10,13 @@ from lissom.report.harm_section import SHARE_HEADER, certainty_told, share_rows
 from lissom.report.harm_section import told as harm_told
 from lissom.report.layers_section import (
     LAYER_HEADER,
-    ROOF_HEADER,
     layer_rows,
     layers_told,
     operators_changed,
-    roof_rows,
-    roof_told,
     watching_told,
 )
 from lissom.report.metrics import compared_arms, figure, metric_names
+from lissom.report.pair_section import BATCH_HEADER, LOAD_HEADER, batch_rows, load_rows, load_told
 from lissom.report.reading import (
     bound_words,
     executed_words,
@@ -28,6 +26,7 @@ from lissom.report.reading import (
     stage_row,
 )
 from lissom.report.resources_section import resource_rows
+from lissom.report.roof_section import ROOF_HEADER, roof_rows, roof_told
 from lissom.report.rungs import (
     best_row,
     best_word,
@@ -80,6 +79,7 @@ def markdown_from_report(report: Report) -> str:
             for row in climbed_stages(report)
         ),
         _harm(report),
+        _section("By batch size and load", _pair(report), "") if report.batches or report.load else "",
         _section("Where the time goes", _layers(report), "") if report.layers or roof_rows(report) else "",
         _section("Hardware and libraries", _hardware(report), "Not recorded."),
         f"### Command\n\n{_fenced(shlex.join(report.command))}",
@@ -177,6 +177,16 @@ def _harm(report: Report) -> str:
         parts += [_table((title, *SHARE_HEADER[1:]), rows, range(1, 8))] if rows else []
     content = "\n\n".join(part for part in parts if part)
     return _section("Who is harmed", content, "")
+
+
+def _pair(report: Report) -> str:
+    parts = []
+    if report.batches:
+        parts += [_table(BATCH_HEADER, [tuple(map(inline, row)) for row in batch_rows(report)], range(2, 6))]
+    if report.load:
+        parts += [inline(load_told(report))]
+        parts += [_table(LOAD_HEADER, [tuple(map(inline, row)) for row in load_rows(report)], range(2, 6))]
+    return "\n\n".join(parts)
 
 
 def _layers(report: Report) -> str:

@@ -98,4 +98,12 @@ def _percentiles(rounds_ms: list[list[float]]) -> list[Document]:
     return [found.model_dump(mode="json") for found in percentile_figures(samples)]
 
 
-_STEPS: Mapping[int, Step] = {1: _with_what_was_seen}
+def _with_the_pair(old: Document) -> Document:
+    """From 2 to 3: batch sizes and rates were not asked, and flips not explained."""
+    unknown: Document = {"before_map": None, "after_map": None, "before_weights": [], "after_weights": []}
+    told = old["predictions"]
+    flips = [{**unknown, **flip} for flip in told["flips"]]
+    return {"batches": [], "load": [], "slo_ms": None, **old, "predictions": {**told, "flips": flips}}
+
+
+_STEPS: Mapping[int, Step] = {1: _with_what_was_seen, 2: _with_the_pair}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from html import escape
 
-from lissom.report import harm_section, layers_section, rungs_section, sections
+from lissom.report import harm_section, layers_section, pair_section, rungs_section, sections
 from lissom.report.confusion import draw_confusion
-from lissom.report.figures import draw_distribution, draw_pareto, split_scale
+from lissom.report.distribution import draw_distribution, draw_tail
+from lissom.report.figures import draw_pareto, split_scale
 from lissom.report.frame import filled, framed
 from lissom.report.glossary import drop_explained
 from lissom.report.markdown import markdown_from_report
@@ -40,6 +41,7 @@ def _body(report: Report) -> str:
     from lissom.report.harm import harm_of  # with scipy, which importing the pages need not
 
     harm, layers = harm_section.section(report, harm_of(report)), layers_section.section(report)
+    load = pair_section.section(report)
     return filled(
         "page.html",
         name=escape(report.name),
@@ -60,6 +62,8 @@ def _body(report: Report) -> str:
         distribution=_distribution(report),
         harm=harm,
         harm_link='<a href="#harm">Who is harmed</a> ' if harm else "",
+        load=load,
+        load_link='<a href="#load">Load</a> ' if load else "",
         layers=layers,
         layers_link='<a href="#layers">Where the time goes</a> ' if layers else "",
         quantization=rungs_section.section(report),
@@ -139,7 +143,13 @@ def _distribution(report: Report) -> str:
         f"{_keys(*keys, ('mute', 'the others'))}Every timed call of every arm; point at a line to read its "
         "name. Further left is faster, steeper is steadier, and a long flat top is a slow tail."
     )
-    return sections.plot(draw_distribution(report), "", caption, "There is no plot: no latency was measured.")
+    whole = sections.plot(
+        draw_distribution(report), "", caption, "There is no plot: no latency was measured."
+    )
+    slow = (
+        "The same calls with every further nine as far as the one before: what one call in a hundred waits."
+    )
+    return whole + sections.plot(draw_tail(report), "The tail", slow, "") if draw_tail(report) else whole
 
 
 def _keys(*entries: tuple[str, str]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from html import escape
 
 import numpy as np
 
+from lissom.report.marking import AGAINST, FOR, marked
+
 _PIXELS = 96
 _LETTERS = 280
-_FOR, _AGAINST = (224, 96, 0), (43, 79, 209)
-"""Colours of what speaks for a class and against it: orange and blue, told apart by every eye."""
 
 
 def picture_of(sample: Mapping[str, np.ndarray]) -> str | None:
@@ -66,7 +65,7 @@ def overlaid(sample: Mapping[str, np.ndarray], scores: np.ndarray) -> str:
     else:
         grey = np.full(scores.shape, 235.0)
     strength = np.abs(scores) / max(float(np.abs(scores).max()), 1e-30)
-    colour = np.where(scores[None] > 0, np.reshape(_FOR, (3, 1, 1)), np.reshape(_AGAINST, (3, 1, 1)))
+    colour = np.where(scores[None] > 0, np.reshape(FOR, (3, 1, 1)), np.reshape(AGAINST, (3, 1, 1)))
     mixed = grey * (1 - strength) + colour * strength
     return _png(np.clip(mixed, 0, 255).astype(np.uint8))
 
@@ -81,22 +80,16 @@ def marked_text(tokens: np.ndarray, scores: np.ndarray) -> str:
     """A text with its letters or tokens on colours as in `overlaid`, as HTML.
 
     Args:
-        tokens: Codes of ASCII, or other ids, shape [positions].
+        tokens: Codes of ASCII, or other ids, shape [positions]; 0 pads.
         scores: Shape [positions].
     """
-    strongest = max(float(np.abs(scores).max()), 1e-30)
     letters = is_ascii(tokens)
-    parts = []
-    for token, score in zip(tokens.tolist(), scores.tolist(), strict=True):
-        if token == 0:
-            continue
-        red, green, blue = _FOR if score > 0 else _AGAINST
-        shown = escape(chr(token)) if letters else f"{token} "
-        share = round(0.4 * abs(score) / strongest, 2)
-        parts.append(
-            f'<i style="background:rgb({red} {green} {blue}/{share})">{shown}</i>' if share else shown
-        )
-    return "".join(parts)
+    shown = [
+        (chr(token) if letters else f"{token} ", score)
+        for token, score in zip(tokens.tolist(), scores.tolist(), strict=True)
+        if token != 0
+    ]
+    return marked([part for part, _ in shown], [score for _, score in shown])
 
 
 def _levels(array: np.ndarray) -> np.ndarray:

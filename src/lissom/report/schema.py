@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lissom.artifact import Frozen
 
-REPORT_SCHEMA = "lissom.report/2"
+REPORT_SCHEMA = "lissom.report/3"
 
 
 class Interval(Frozen):
@@ -234,6 +234,32 @@ class RooflineFigures(Frozen):
     precision: str = Field(description="Type whose peak was taken.")
 
 
+class BatchFigures(Frozen):
+    """One arm at one batch size."""
+
+    artifact: str
+    runtime: str
+    batch_size: int
+    median_ms: Interval | None = Field(description="Of a call; null where it failed.")
+    samples_per_second: float | None
+    rounds_ms: tuple[tuple[float, ...], ...]
+    error: str | None
+
+
+class LoadFigures(Frozen):
+    """One arm under one rate: queries come as they were planned, whether it keeps up or not."""
+
+    artifact: str
+    runtime: str
+    rate: float = Field(description="Queries a second that were planned, one sample each.")
+    num_queries: int
+    kept_up: bool = Field(description="False when answers fell further and further behind.")
+    percentiles: tuple[PercentileFigures, ...] = Field(
+        description="50, 90, 95, 99 and 99.9 % of the latencies, from the planned time of a query."
+    )
+    error: str | None
+
+
 class Step(Frozen):
     """One bar of the waterfall: the model after a stage."""
 
@@ -284,6 +310,16 @@ class Flip(Frozen):
     place: int = Field(description="In the report split, from 0.")
     picture: str | None = Field(description="PNG as a data URL; null for what is no picture.")
     text: str | None = Field(description="Beginning of a text; null for what is none.")
+    before_map: str | None = Field(
+        None, description="What the answer of the reference hangs on, over the picture: PNG as a data URL."
+    )
+    after_map: str | None = Field(None, description="The same of the chosen arm.")
+    before_weights: tuple[int, ...] = Field(
+        (),
+        description="What the answer of the reference hangs on, position by position of a text, -100 to 100; "
+        "empty where unknown.",
+    )
+    after_weights: tuple[int, ...] = Field((), description="The same of the chosen arm.")
 
 
 class Predictions(Frozen):
@@ -315,7 +351,7 @@ class Predictions(Frozen):
 class Report(Frozen):
     """One run, measured."""
 
-    schema_: Literal["lissom.report/2"] = Field("lissom.report/2", alias="schema")
+    schema_: Literal["lissom.report/3"] = Field("lissom.report/3", alias="schema")
     name: str
     created: str = Field(description="UTC, ISO 8601.")
     complete: bool
@@ -340,6 +376,11 @@ class Report(Frozen):
     )
     ceilings: Ceilings | None = Field(description="What the machine can do at most; null: not measured.")
     layers: LayerTable | None = Field(description="Null where the engine does not tell.")
+    batches: tuple[BatchFigures, ...] = Field(
+        description="The original at its best and the chosen arm by batch size; empty: not measured."
+    )
+    load: tuple[LoadFigures, ...] = Field(description="Both by rate; empty: not measured.")
+    slo_ms: float | None = Field(description="Latency that 99 % of the queries should have at most.")
     remarks: tuple[str, ...] = Field(description="What a reader should know beside the gates.")
     gates: tuple[Gate, ...]
     stages: tuple[StageRow, ...]

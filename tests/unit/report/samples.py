@@ -85,6 +85,9 @@ def typical(**changes: Any) -> Report:
         "readings": (),
         "ceilings": None,
         "layers": None,
+        "batches": (),
+        "load": (),
+        "slo_ms": None,
     }
     return Report(**{**fields, **changes})
 

@@ -14,7 +14,7 @@ from tests.unit.small import Chain, blobs, data_for
 
 from lissom.artifact import Artifact
 from lissom.errors import MissingExtra, ModelError
-from lissom.models.attribution import Attributed
+from lissom.models.attribution import Attributed, num_calls
 from lissom.models.data import Data, Dataset
 from lissom.report import dissection, explanations
 from lissom.report.dissection import (
@@ -131,8 +131,8 @@ def test_a_model_whose_gradients_are_unknown_is_covered(chain: Made, monkeypatch
 
 
 def test_a_slow_model_explains_what_a_minute_allows(chain: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (dissection, explanations):
-        monkeypatch.setattr(module, "seconds_a_sample", lambda *_: 12.0)
+    seconds = 12.0 / num_calls((1, 8, 8))
+    monkeypatch.setattr(explanations, "_seconds_of_call", lambda *_: seconds)
     question = _question(chain("resnet").exported, data=data_for("resnet"), samples=None)
     found = dissect(question)
     assert len(found.places) == 5

@@ -11,10 +11,10 @@ from lissom.report.layers_section import (
     layer_rows,
     layers_told,
     operators_changed,
-    roof_rows,
     watching_told,
 )
 from lissom.report.pages import html_from_report, markdown_from_report
+from lissom.report.roof_section import roof_rows
 from lissom.report.schema import (
     Ceilings,
     Interval,

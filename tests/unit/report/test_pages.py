@@ -14,8 +14,9 @@ from html.parser import HTMLParser
 import pytest
 from tests.unit.report import samples
 
+from lissom.report.distribution import draw_distribution, draw_tail
 from lissom.report.drawing import PALETTE
-from lissom.report.figures import draw_distribution, draw_pareto, split_scale
+from lissom.report.figures import draw_pareto, split_scale
 from lissom.report.pages import html_from_report, markdown_from_report
 from lissom.report.reading import measured_points, pareto_front, serve_command
 from lissom.report.schema import Report
@@ -35,7 +36,14 @@ EVERY_REPORT = [
     samples.empty,
     samples.hostile,
 ]
-EVERY_DRAWING = [draw_pareto, draw_size_steps, draw_latency_steps, draw_accuracy_steps, draw_distribution]
+EVERY_DRAWING = [
+    draw_pareto,
+    draw_size_steps,
+    draw_latency_steps,
+    draw_accuracy_steps,
+    draw_distribution,
+    draw_tail,
+]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -153,6 +161,7 @@ def test_plotly_is_inlined_once_and_each_plot_has_its_data_and_a_text_alternativ
         "plot-steps-accuracy",
         "plot-rounds",
         "plot-distribution",
+        "plot-tail",
     ]
     assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 40 for plot in plots)
 
