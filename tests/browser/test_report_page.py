@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from tests.unit.report import samples
 from tests.unit.report.test_exemplars import runs
-from tests.unit.report.test_harm import PIXEL, certain, forgotten
+from tests.unit.report.test_harm import PIXEL, certain, explained, forgotten
 from tests.unit.report.test_layers_section import known
+from tests.unit.report.test_pair import paired
 
 from lissom.report.drawing import PALETTE
 from lissom.report.history import Entry, history_page
@@ -58,6 +59,7 @@ EVERY_REPORT = [
     certain,
     forgotten,
     known,
+    paired,
 ]
 
 
@@ -289,8 +291,20 @@ def test_flips_are_shown_as_pictures(browser: Browser) -> None:
     assert len(browser.all(".flips blockquote")) == 1
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+def test_what_flipped_answers_hang_on_leaves_room_for_the_words(browser: Browser, width: int) -> None:
+    browser.open(explained(), width=width)
+    assert len(browser.all(".flips img")) == 3
+    assert len(browser.all(".flips blockquote")) == 2
+    assert all(words.rect["width"] > 150 for words in browser.all(".flips span"))
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.faults() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("sample", [samples.typical, samples.with_errors, samples.quantized, certain, known])
+@pytest.mark.parametrize(
+    "sample", [samples.typical, samples.with_errors, samples.quantized, certain, known, paired]
+)
 def test_nothing_on_a_page_keeps_people_out(
     browser: Browser, sample: Callable[[], Report], scheme: str
 ) -> None:

@@ -40,7 +40,7 @@ from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import host
 
 PAIR_SCHEMA = "lissom.pair/1"
-SHARES_OF_CAPACITY = (0.2, 0.5, 0.7, 0.8, 0.9, 1.0)
+SHARES_OF_CAPACITY = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 """Rates that an arm is asked at, as shares of calls one after the other in its median latency."""
 SWEEP_ROUNDS = 12
 _FLIP_SECONDS = 10.0

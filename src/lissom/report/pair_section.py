@@ -35,7 +35,7 @@ def load_told(report: Report) -> str:
         within = within_slo(own, report.slo_ms)
         many = f"{significant(within)} queries a second" if within else "not even the lowest rate"
         told.append(f"{name} on {runtime} answers {many}")
-    return f"99 % within {milliseconds(report.slo_ms)}: {'; '.join(told)}."
+    return f"99 % within {milliseconds(report.slo_ms)}: {'; '.join(told)} (of the rates that were asked)."
 
 
 def within_slo(figures: Sequence[LoadFigures], slo_ms: float) -> float | None:

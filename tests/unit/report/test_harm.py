@@ -121,6 +121,25 @@ def certain() -> Report:
     return found.model_copy(update={"arms": tuple(arms)})
 
 
+def explained() -> Report:
+    """The same, with what both answers hang on."""
+    found = certain()
+    maps = {"before_map": PIXEL, "after_map": PIXEL}
+    weights = {"before_weights": (100, -50, 0) * 3, "after_weights": (0,) * 9}
+    one, other = found.predictions.flips
+    flips = (one.model_copy(update=maps), other.model_copy(update={"text": "<b>a text", **weights}))
+    return found.model_copy(update={"predictions": found.predictions.model_copy(update={"flips": flips})})
+
+
+def test_what_flipped_answers_hang_on_is_shown_and_escaped() -> None:
+    page = html_from_report(explained())
+    assert page.count('alt="What speaks for') == 2
+    assert "Orange speaks for the answer" in page
+    assert '<i style="background:rgb(224 96 0/0.4)">&lt;</i>' in page
+    assert "<b>a text" not in page
+    assert "Orange speaks" not in html_from_report(certain())
+
+
 def test_certainty_is_told_and_drawn() -> None:
     found = harm_of(certain())
     assert found is not None

@@ -165,7 +165,8 @@ def _load(rate: float, milliseconds: float, *, arm: str = "quantize", kept_up: b
     )
 
 
-def _drawn(**changes: Any) -> Report:
+def paired(**changes: Any) -> Report:
+    """A report with batches and rates of both arms."""
     batch = {
         "artifact": samples.HOSTILE,
         "runtime": "openvino",
@@ -198,14 +199,14 @@ def test_the_highest_rate_within_the_target_ends_at_the_first_that_is_not() -> N
 
 
 def test_the_sentence_names_every_arm_and_its_rate() -> None:
-    told = load_told(_drawn())
+    told = load_told(paired())
     assert "quantize on openvino answers 200 queries a second" in told
     assert "train on openvino answers 90.0 queries a second" in told
-    assert "not even the lowest rate" in load_told(_drawn(slo_ms=0.1))
+    assert "not even the lowest rate" in load_told(paired(slo_ms=0.1))
 
 
 def test_both_pictures_are_drawn_and_their_tables_hold_the_figures() -> None:
-    report = _drawn()
+    report = paired()
     page = html_from_report(report)
     assert {"plot-batches", "plot-load"} <= {
         attributes["id"] for _, attributes in Page(page).elements if attributes.get("class") == "chart"
@@ -220,4 +221,4 @@ def test_both_pictures_are_drawn_and_their_tables_hold_the_figures() -> None:
 def test_nothing_is_drawn_of_nothing() -> None:
     assert draw_batches(samples.typical()) is None
     assert draw_load(samples.typical()) is None
-    assert draw_load(_drawn(load=())) is None
+    assert draw_load(paired(load=())) is None
