@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import ModelError
 from lissom.logs import Advance, NoProgress, Progress
@@ -213,13 +214,18 @@ def feature_maps(model: nn.Module, tensors: Sequence[Tensor]) -> list[FeatureMap
 
         if name:
             handles.append(module.register_forward_hook(see))
+    _call_once(model, tensors, handles)
+    return [found[0] for found in seen.values() if len(found) == 1 and found[0] is not None]
+
+
+def _call_once(model: nn.Module, tensors: Sequence[Tensor], handles: Sequence[RemovableHandle]) -> None:
+    """Call a model that is watched with the first sample; it is not watched any more afterwards."""
     try:
         with torch.no_grad():
             model(*(tensor[:1] for tensor in tensors))
     finally:
         for handle in handles:
             handle.remove()
-    return [found[0] for found in seen.values() if len(found) == 1 and found[0] is not None]
 
 
 def _as_map(name: str, output: Any, height: int, width: int) -> FeatureMap | None:
@@ -322,12 +328,7 @@ def _embedding(model: nn.Module, tensors: Sequence[Tensor]) -> nn.Module:
         for module in model.modules()
         if isinstance(module, nn.Embedding)
     ]
-    try:
-        with torch.no_grad():
-            model(*(tensor[:1] for tensor in tensors))
-    finally:
-        for handle in handles:
-            handle.remove()
+    _call_once(model, tensors, handles)
     if not found:
         raise ModelError("the model has no nn.Embedding of its tokens, whose gradients would be asked for")
     return found[0]

@@ -136,6 +136,20 @@ def note(text: str, **properties: Any) -> dict[str, Any]:
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": light("soft")}, **properties}
 
 
+def level_line(height: float, dash: str, colour: str = "mute") -> dict[str, Any]:
+    """A line across the plot at a height, behind everything."""
+    return {
+        "type": "line",
+        "layer": "below",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": height,
+        "y1": height,
+        "line": {"color": light(colour), "width": 1, "dash": dash},
+    }
+
+
 def row_name(row: int, text: str) -> dict[str, Any]:
     """The name of a row, above its line at the left edge."""
     place = {"x": 0, "xref": "paper", "xanchor": "left", "y": row, "yanchor": "bottom", "yshift": 4}

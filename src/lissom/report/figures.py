@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, log_axis, note
+from lissom.report.drawing import (
+    Drawing,
+    escaped,
+    figure_json,
+    level_line,
+    light,
+    linear_axis,
+    log_axis,
+    note,
+)
 from lissom.report.reading import (
     Point,
     accuracy_budget,
@@ -181,26 +190,13 @@ def _accuracy_levels(
     if reference is None:
         return [], []
     level, budget = 100 * reference.accuracy.report, accuracy_budget(report)
-    lines = [_level(level, "dot")]
+    lines = [level_line(level, "dot")]
     names = [note("reference", xref="paper", x=0, xanchor="left", y=level, yanchor="bottom")]
     if budget is not None:
-        lines.append(_level(level - 100 * budget, "dash"))
+        lines.append(level_line(level - 100 * budget, "dash"))
         text = f"gate: {points(budget)} points below"
         names.append(note(text, xref="paper", x=1, xanchor="right", y=level - 100 * budget, yanchor="top"))
     return lines, names
-
-
-def _level(height: float, dash: str) -> dict[str, Any]:
-    return {
-        "type": "line",
-        "layer": "below",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": height,
-        "y1": height,
-        "line": {"color": light("mute"), "width": 1, "dash": dash},
-    }
 
 
 def _pareto_label(report: Report, found: Sequence[Point], front: Sequence[Point]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from lissom.report.drawing import Drawing, escaped, figure_json, light, log_axis, note
+from lissom.report.drawing import Drawing, escaped, figure_json, level_line, light, log_axis, note
 from lissom.report.schema import BatchFigures, LoadFigures, Report
 from lissom.report.sections import plot
 from lissom.report.tables import Cell, Column, table, text
@@ -131,7 +131,7 @@ def draw_load(report: Report) -> Drawing | None:
     layout = {
         "xaxis": log_axis("queries a second, planned", [one.rate for one in known], pad=0.06),
         "yaxis": log_axis("99th percentile, ms", [*values, report.slo_ms], pad=0.1),
-        "shapes": [_line_at(report.slo_ms)],
+        "shapes": [level_line(report.slo_ms, "dash", "warn")],
         "annotations": [
             note(
                 f"asked: {milliseconds(report.slo_ms)}",
@@ -154,14 +154,9 @@ def _batches(report: Report) -> str:
         f"{_keys(report, report.batches)}Figures are samples in a call; up and to the left is better. "
         "All were timed in the same interleaved rounds."
     )
-    columns = [Column(title.capitalize(), place > 1) for place, title in enumerate(BATCH_HEADER)]
-    rows = [
-        [text(row[0]), text(row[1]), *(Cell(escape(cell)) for cell in row[2:])] for row in batch_rows(report)
-    ]
-    inner = table("batches-table", "Latency and throughput by batch size", columns, rows)
+    inner = _folded("batches", "Latency and throughput by batch size", BATCH_HEADER, batch_rows(report))
     figure = plot(draw_batches(report), "", caption, "No batch size could be timed.")
-    folded = f"<details><summary>The same figures as a table</summary>{inner}</details>"
-    return f"<h3>Batches</h3>{figure}{folded}"
+    return f"<h3>Batches</h3>{figure}{inner}"
 
 
 def _load(report: Report) -> str:
@@ -172,14 +167,17 @@ def _load(report: Report) -> str:
         "and latency counts from the plan, so that a model that falls behind shows it. Hollow: answers fell "
         "further and further behind."
     )
-    columns = [Column(title.capitalize(), 1 < place < 6) for place, title in enumerate(LOAD_HEADER)]
-    rows = [
-        [text(row[0]), text(row[1]), *(Cell(escape(cell)) for cell in row[2:])] for row in load_rows(report)
-    ]
-    inner = table("load-table", "Latency by rate", columns, rows)
+    inner = _folded("load", "Latency by rate", LOAD_HEADER, load_rows(report))
     figure = plot(draw_load(report), "", caption, "No rate could be asked.")
-    folded = f"<details><summary>The same figures as a table</summary>{inner}</details>"
-    return f"<h3>Load</h3><p>{escape(load_told(report))}</p>{figure}{folded}"
+    return f"<h3>Load</h3><p>{escape(load_told(report))}</p>{figure}{inner}"
+
+
+def _folded(name: str, caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The figures of a plot as a table: two columns of names, then numbers."""
+    columns = [Column(title.capitalize(), place > 1) for place, title in enumerate(header)]
+    cells = [[text(row[0]), text(row[1]), *(Cell(escape(cell)) for cell in row[2:])] for row in rows]
+    inner = table(f"{name}-table", caption, columns, cells)
+    return f"<details><summary>The same figures as a table</summary>{inner}</details>"
 
 
 def _batch_line(own: Sequence[BatchFigures], colour: str) -> dict[str, Any]:
@@ -250,19 +248,6 @@ def _bound(one: LoadFigures, share: float) -> float | None:
 
 def _written(value: float | None) -> str:
     return ABSENT if value is None else significant(value)
-
-
-def _line_at(height: float) -> dict[str, Any]:
-    return {
-        "type": "line",
-        "layer": "below",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": height,
-        "y1": height,
-        "line": {"color": light("warn"), "width": 1.5, "dash": "dash"},
-    }
 
 
 def _log(value: float | None) -> float:

@@ -11,6 +11,7 @@ from lissom.artifact import MANIFEST_NAME, Artifact
 from lissom.errors import RequestError
 from lissom.logs import NoProgress, Progress
 from lissom.options import (
+    DissectOptions,
     LayerNoiseOptions,
     SensitivityOptions,
 )
@@ -249,13 +250,9 @@ def _check_of_quantization(options: Mapping[str, Any]) -> None:
 def dissect(
     artifact: str | Path | Artifact,
     *,
-    against: str | Path | Artifact | None = None,
-    data: str | Path | None = None,
-    runtime: str | None = None,
-    layer: str | None = None,
-    num_samples: int | None = None,
     out: str | Path = "runs/inspect",
     progress: Progress | None = None,
+    **options: Unpack[DissectOptions],
 ) -> Dissection:
     """Look inside a model: what its answers hang on, what its layers hold, how it was trained.
 
@@ -263,14 +260,9 @@ def dissect(
 
     Args:
         artifact: An artifact of any format.
-        against: The artifact that it was made from, or another that takes and gives the same.
-        data: DATA; default: what the artifact was made with.
-        runtime: Where `artifact` is executed; default: the first that works.
-        layer: Layer whose feature maps are shown; default: the first that has some.
-        num_samples: Samples that are explained; default: two of every class, as far as a
-            minute allows.
         out: Folder of the page; it is made when it is not there.
         progress: Shows how far it is.
+        options: What it is held against, on which samples, and what is shown of it.
 
     Raises:
         LissomError: an artifact is damaged, they cannot be compared, or the data or the layer do not fit.
@@ -278,45 +270,30 @@ def dissect(
     from lissom.report.dissection import dissect as look
     from lissom.report.dissection_page import write_dissection
 
-    question = _question(artifact, against, data, runtime, layer, num_samples)
-    found = look(question, progress=progress)
+    found = look(_question(artifact, options), progress=progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_dissection(found, folder)
     return found
 
 
-def plan_dissect(
-    artifact: str | Path | Artifact,
-    *,
-    against: str | Path | Artifact | None = None,
-    data: str | Path | None = None,
-    runtime: str | None = None,
-    layer: str | None = None,
-    num_samples: int | None = None,
-) -> float:
-    """About how many seconds `dissect` would take; its arguments.
+def plan_dissect(artifact: str | Path | Artifact, **options: Unpack[DissectOptions]) -> float:
+    """About how many seconds `dissect` would take; its options.
 
     Raises:
         LissomError: as `dissect`.
     """
     from lissom.report.dissection import estimated_seconds
 
-    return estimated_seconds(_question(artifact, against, data, runtime, layer, num_samples))
+    return estimated_seconds(_question(artifact, options))
 
 
-def _question(
-    artifact: str | Path | Artifact,
-    against: str | Path | Artifact | None,
-    data: str | Path | None,
-    runtime: str | None,
-    layer: str | None,
-    num_samples: int | None,
-) -> Question:
+def _question(artifact: str | Path | Artifact, options: DissectOptions) -> Question:
     from lissom.report.dissection import Question
 
+    against = options.get("against")
     opened = comparable([artifact] if against is None else [against, artifact])
     manifest = opened[-1].manifest
-    samples = with_classes(data_for(manifest, data), manifest.labels)
-    runtimes = (*[None] * (len(opened) - 1), runtime)
-    return Question(tuple(opened), samples, runtimes, layer, num_samples)
+    samples = with_classes(data_for(manifest, options.get("data")), manifest.labels)
+    runtimes = (*[None] * (len(opened) - 1), options.get("runtime"))
+    return Question(tuple(opened), samples, runtimes, options.get("layer"), options.get("num_samples"))
