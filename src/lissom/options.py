@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from lissom.logs import Progress
-
-if TYPE_CHECKING:
-    from lissom.artifact import Artifact
 
 
 class RunOptions(TypedDict, total=False):
@@ -171,14 +168,12 @@ class DissectOptions(TypedDict, total=False):
     """Options of `dissect`.
 
     Attributes:
-        against: The artifact that it was made from, or another that takes and gives the same.
         data: DATA; default: what the artifact was made with.
         runtime: Where the artifact is executed; default: the first that works.
         layer: Layer whose feature maps are shown; default: the first that has some.
         num_samples: Samples that are explained; default: two of every class, as far as a minute allows.
     """
 
-    against: str | Path | Artifact | None
     data: str | Path | None
     runtime: str | None
     layer: str | None

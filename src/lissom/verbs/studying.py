@@ -250,6 +250,7 @@ def _check_of_quantization(options: Mapping[str, Any]) -> None:
 def dissect(
     artifact: str | Path | Artifact,
     *,
+    against: str | Path | Artifact | None = None,
     out: str | Path = "runs/inspect",
     progress: Progress | None = None,
     **options: Unpack[DissectOptions],
@@ -260,9 +261,10 @@ def dissect(
 
     Args:
         artifact: An artifact of any format.
+        against: The artifact that it was made from, or another that takes and gives the same.
         out: Folder of the page; it is made when it is not there.
         progress: Shows how far it is.
-        options: What it is held against, on which samples, and what is shown of it.
+        options: On which samples it is looked at, and what is shown of it.
 
     Raises:
         LissomError: an artifact is damaged, they cannot be compared, or the data or the layer do not fit.
@@ -270,28 +272,34 @@ def dissect(
     from lissom.report.dissection import dissect as look
     from lissom.report.dissection_page import write_dissection
 
-    found = look(_question(artifact, options), progress=progress)
+    found = look(_question(artifact, against, options), progress=progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_dissection(found, folder)
     return found
 
 
-def plan_dissect(artifact: str | Path | Artifact, **options: Unpack[DissectOptions]) -> float:
-    """About how many seconds `dissect` would take; its options.
+def plan_dissect(
+    artifact: str | Path | Artifact,
+    *,
+    against: str | Path | Artifact | None = None,
+    **options: Unpack[DissectOptions],
+) -> float:
+    """About how many seconds `dissect` would take; its arguments.
 
     Raises:
         LissomError: as `dissect`.
     """
     from lissom.report.dissection import estimated_seconds
 
-    return estimated_seconds(_question(artifact, options))
+    return estimated_seconds(_question(artifact, against, options))
 
 
-def _question(artifact: str | Path | Artifact, options: DissectOptions) -> Question:
+def _question(
+    artifact: str | Path | Artifact, against: str | Path | Artifact | None, options: DissectOptions
+) -> Question:
     from lissom.report.dissection import Question
 
-    against = options.get("against")
     opened = comparable([artifact] if against is None else [against, artifact])
     manifest = opened[-1].manifest
     samples = with_classes(data_for(manifest, options.get("data")), manifest.labels)
