@@ -35,6 +35,18 @@ def test_inspect_compares_every_file_with_its_hash(tmp_path: Path) -> None:
         lissom.inspect(made.path)
 
 
+def test_inspecting_what_nothing_here_executes_still_says_what_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lissom.cli import main
+
+    made = tiny_onnx_artifact(tmp_path / "tiny", format="tensorrt")
+    assert main(["inspect", str(made.path), "--out", str(tmp_path / "page")]) == 0
+    found = capsys.readouterr().out
+    assert "every file matches its hash" in found
+    assert "no page" in found
+
+
 def test_doctor_and_models_give_a_row_each() -> None:
     assert [row.runtime for row in lissom.doctor()] == list(RUNTIMES)
     assert [row.name for row in lissom.models()] == sorted(MODELS)

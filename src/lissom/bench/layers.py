@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from lissom.runtime.base import LayerTime
 
 REST = "(rest)"
-_WEIGHT = re.compile(r"([A-Za-z_][\w.]*)\.weight(_quantized)?$")
+_WEIGHT = re.compile(r"(\w[\w.]*)\.(weight|bias)(_\w+)?$")
 _FOLLOWING = {
     *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Gelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid"),
     *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Erf", "Neg", "Softplus", "BatchNormalization"),
@@ -97,10 +97,10 @@ def aligned(before: Sequence[LayerGroup], after: Sequence[LayerGroup]) -> list[C
 
 
 def module_of(weight: str) -> str | None:
-    """The module of a weight by the name that an exporter kept, or None.
+    """The module of a weight or bias by the name that an exporter kept, or None.
 
-    >>> module_of("blocks.0.conv1.weight_quantized"), module_of("val_12")
-    ('blocks.0.conv1', None)
+    >>> module_of("blocks.0.conv1.weight_quantized"), module_of("lstm.weight_ih_l0"), module_of("val_12")
+    ('blocks.0.conv1', 'lstm', None)
     """
     match = _WEIGHT.match(weight)
     return match[1] if match else None

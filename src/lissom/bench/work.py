@@ -119,11 +119,11 @@ def _sample_shapes(artifact: Artifact) -> dict[str, list[int]]:
 
 
 def _of_onnx(artifact: Artifact) -> int:
-    return sum(flops_by_tensor(artifact).values())
+    return sum(operations for _, operations in flops_of_nodes(artifact))
 
 
-def flops_by_tensor(artifact: Artifact) -> dict[str, int]:
-    """Operations of every node of an ONNX artifact by its first output, for a batch of one.
+def flops_of_nodes(artifact: Artifact) -> list[tuple[str, int]]:
+    """The first output that each node of an ONNX artifact gives, and its operations for a batch of one.
 
     Raises:
         ArtifactError: a shape that is needed cannot be inferred, or an operator is not counted.
@@ -145,7 +145,7 @@ def flops_by_tensor(artifact: Artifact) -> dict[str, int]:
         if value.type.tensor_type.HasField("shape")
     }
     shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    return {node.output[0]: _of_node(node, shapes) for node in graph.node}
+    return [(next(filter(None, node.output), ""), _of_node(node, shapes)) for node in graph.node]
 
 
 def _make_inferable(graph: Any, helper: Any) -> None:

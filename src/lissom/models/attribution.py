@@ -200,7 +200,7 @@ def cosine(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def feature_maps(model: nn.Module, tensors: Sequence[Tensor]) -> list[FeatureMap]:
     """Modules that are called once and give something on a grid over the image, in the order of execution.
 
-    Of a transformer not the products inside its blocks, but what blocks and norms give.
+    Of a transformer not the products inside its blocks nor its attention, but what blocks and norms give.
     """
     height, width = tensors[0].shape[2:]
     seen: dict[str, list[FeatureMap | None]] = {}
@@ -208,14 +208,19 @@ def feature_maps(model: nn.Module, tensors: Sequence[Tensor]) -> list[FeatureMap
     for name, module in model.named_modules():
 
         def see(own: nn.Module, _: Any, output: Any, name: str = name) -> None:
-            seen.setdefault(name, []).append(
-                None if isinstance(own, nn.Linear) else _as_map(name, output, height, width)
-            )
+            place = None if isinstance(own, nn.Linear) else _as_map(name, output, height, width)
+            seen.setdefault(name, []).append(place)
 
         if name:
             handles.append(module.register_forward_hook(see))
     _call_once(model, tensors, handles)
-    return [found[0] for found in seen.values() if len(found) == 1 and found[0] is not None]
+    found = [places[0] for places in seen.values() if len(places) == 1 and places[0] is not None]
+    lengths = {place.rows * place.columns + place.extra for place in found if place.extra is not None}
+    return [
+        place
+        for place in found
+        if place.extra is not None or not (place.rows == place.columns and place.rows in lengths)
+    ]
 
 
 def _call_once(model: nn.Module, tensors: Sequence[Tensor], handles: Sequence[RemovableHandle]) -> None:
@@ -231,7 +236,8 @@ def _call_once(model: nn.Module, tensors: Sequence[Tensor], handles: Sequence[Re
 def _as_map(name: str, output: Any, height: int, width: int) -> FeatureMap | None:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
-    if output.ndim == 4 and min(output.shape[2:]) > 1:
+    fits = output.ndim == 4 and output.shape[2] <= height and output.shape[3] <= width
+    if fits and min(output.shape[2:]) > 1:
         return FeatureMap(name, output.shape[2], output.shape[3], None)
     if output.ndim == 3:
         for patch in range(1, min(height, width) // 2 + 1):
@@ -248,32 +254,42 @@ def _grad_cam(attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Ten
     The last layer may have none at the patches: a class token is all that the head reads of it. A map of 2x2
     points at everything, so that the last of at least 4x4 is taken where there is one.
     """
-    image = tensors[0].detach().requires_grad_(True)  # else no gradient reaches the layers
-    modules = dict(model.named_modules())
     places = feature_maps(model, tensors)
     fine = [place for place in places if min(place.rows, place.columns) >= _FINE]
     for place in reversed((fine or places)[-_MOST_LAYERS:]):
-        layer = nn.Identity()
-
-        def through(
-            _: nn.Module, __: Any, output: Tensor, place: FeatureMap = place, layer: Any = layer
-        ) -> Any:
-            return _back(layer(to_grid(output, place)), output, place)
-
-        handle = modules[place.name].register_forward_hook(through)
-        try:
-            maps = attr.LayerGradCam(_explained(model), layer).attribute(
-                image,
-                target=goals,
-                additional_forward_args=tuple(tensors[1:]) or None,
-                relu_attributions=True,
-            )
-        finally:
-            handle.remove()
-        if maps.abs().max() > 0:
-            whole = nn.functional.interpolate(maps.detach(), tensors[0].shape[2:], mode="bilinear")
-            return Attributed("grad-cam", whole[:, 0].numpy(), place.name)
+        maps = [
+            _weighted(attr, model, [tensor[start : start + _AT_ONCE] for tensor in tensors], own, place)
+            for start, own in zip(range(0, len(goals), _AT_ONCE), torch.split(goals, _AT_ONCE), strict=True)
+        ]
+        if any(own.any() for own in maps):
+            return Attributed("grad-cam", np.concatenate(maps), place.name)
     return None
+
+
+def _weighted(
+    attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Tensor, place: FeatureMap
+) -> np.ndarray:
+    """The channels of one feature map, weighted, as large as the image."""
+    layer = nn.Identity()
+
+    def through(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return _back(layer(to_grid(output, place)), output, place)
+
+    handle = model.get_submodule(place.name).register_forward_hook(through)
+    try:
+        maps = attr.LayerGradCam(
+            _explained(model), layer
+        ).attribute(
+            tensors[0].detach().requires_grad_(True),  # else no gradient reaches the layers
+            target=goals,
+            additional_forward_args=tuple(tensors[1:]) or None,
+            relu_attributions=True,
+        )
+    finally:
+        handle.remove()
+    whole = nn.functional.interpolate(maps.detach(), tensors[0].shape[2:], mode="bilinear")
+    found: np.ndarray = whole[:, 0].numpy()
+    return found
 
 
 def to_grid(output: Tensor, place: FeatureMap) -> Tensor:
@@ -323,7 +339,7 @@ def _embedding(model: nn.Module, tensors: Sequence[Tensor]) -> nn.Module:
     found: list[nn.Module] = []
     handles = [
         module.register_forward_pre_hook(
-            lambda own, given: found.append(own) if given and given[0].shape == tensors[0][:1].shape else None
+            lambda own, given: found.append(own) if given and torch.equal(given[0], tensors[0][:1]) else None
         )
         for module in model.modules()
         if isinstance(module, nn.Embedding)

@@ -25,9 +25,9 @@ REST = "(rest)"
 NUM_BINS = 48
 MOST_MAPS = 32
 """Channels of a layer that are shown, those that vary most first."""
-_MOST_COUNTED = 1 << 20
-"""Values of a tensor that are counted; of more, evenly spaced ones."""
 _RECTIFIERS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu6)
+_CLAMPS = (nn.functional.hardtanh, torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)
+"""Rectifiers where they begin at zero."""
 
 
 class Histogram(NamedTuple):
@@ -175,7 +175,8 @@ def look_inside_torch(
             model(*tensors)
     work = _own(flops_by_module(model, [tensor[:1] for tensor in tensors]), watched)
     names = [name for name in seen if name in watched]
-    layers = tuple(_layer(name, watched[name], work.get(name), seen[name]) for name in names)
+    sizes = _counted(watched, names)
+    layers = tuple(_layer(name, watched[name], sizes[name], work.get(name), seen[name]) for name in names)
     return Inside(layers, rectified.found(), chosen_maps(_as_arrays(maps), layer), len(tensors[0]))
 
 
@@ -185,14 +186,14 @@ def histogram(values: np.ndarray) -> Histogram:
     >>> histogram(np.array([0.0, 1.0, 1.0, np.nan]))[:2], sum(histogram(np.ones(5)).counts)
     ((0.0, 1.0), 5)
     """
-    flat = np.asarray(values).reshape(-1)
-    flat = flat[:: max(1, flat.size // _MOST_COUNTED)].astype(np.float64)
+    flat = np.asarray(values, dtype=np.float32).reshape(-1)
     finite = flat[np.isfinite(flat)]
     if not finite.size:
         return Histogram(0.0, 0.0, (0,) * NUM_BINS, 0.0, 0.0, int(flat.size))
     low, high = float(finite.min()), float(finite.max())
-    counts = np.histogram(finite, NUM_BINS, (low, high if high > low else low + 1.0))[0]
-    mean, deviation = float(finite.mean()), float(finite.std())
+    wide = finite.astype(np.float64)  # in float32 there may be no room for the bins
+    counts = np.histogram(wide, NUM_BINS, (low, high if high > low else low + 1.0))[0]
+    mean, deviation = float(wide.mean()), float(wide.std())
     return Histogram(low, high, tuple(counts.tolist()), mean, deviation, int(flat.size - finite.size))
 
 
@@ -226,27 +227,33 @@ class _Rectified(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._path: list[str] = []
+        self._convolved = False
         self._alive: dict[str, Tensor] = {}
 
     def enter(self, name: str, *_: Any) -> None:
         """A module begins."""
         self._path.append(name)
 
-    def leave(self, *_: Any) -> None:
+    def leave(self, module: nn.Module, *_: Any) -> None:
         """It ends."""
         self._path.pop()
+        if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
+            self._convolved = isinstance(module, nn.Conv1d)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        output = function(*args, **(kwargs or {}))
-        if function in _RECTIFIERS:
+        named = kwargs or {}
+        output = function(*args, **named)
+        least = args[1] if len(args) > 1 else named.get("min_val", named.get("min"))
+        if function in _RECTIFIERS or (function in _CLAMPS and type(least) in (int, float) and least == 0):
             self._note(output)
         return output
 
     def _note(self, output: Tensor) -> None:
-        """Units are axis 1 of images, else the last axis."""
-        axis = 1 if output.ndim in (2, 4) else output.ndim - 1
+        """Units are the channels of convolutions, else the last axis."""
+        sequence = output.ndim == 3 and not self._convolved
+        axis = output.ndim - 1 if sequence else min(1, output.ndim - 1)
         alive = (output > 0).sum(dim=[number for number in range(output.ndim) if number != axis]) > 0
         place = self._path[-1] if self._path else ""
         name, number = place, 2
@@ -287,14 +294,21 @@ def _own(work: Mapping[str, int], watched: Collection[str]) -> dict[str, int]:
     return own
 
 
-def _layer(name: str, module: nn.Module, flops: int | None, outputs: Any) -> Layer:
+def _counted(watched: Mapping[str, nn.Module], seen: Collection[str]) -> dict[str, int]:
+    """Parameters of every module that was called: shared ones once, uncalled ones with what is around."""
+    counts = dict.fromkeys(seen, 0)
+    known: set[int] = set()
+    for name, module in watched.items():
+        own = [one for one in module.parameters(recurse=False) if id(one) not in known]
+        known |= {id(one) for one in own}
+        around = [other for other in seen if not other or name == other or name.startswith(f"{other}.")]
+        if around:
+            counts[max(around, key=len)] += sum(one.numel() for one in own)
+    return counts
+
+
+def _layer(name: str, module: nn.Module, num_parameters: int, flops: int | None, outputs: Any) -> Layer:
     own = list(module.parameters(recurse=False))
     weight = max(own, key=lambda parameter: (parameter.ndim > 1, parameter.numel()))
-    return Layer(
-        name or REST,
-        type(module).__name__,
-        sum(parameter.numel() for parameter in own),
-        flops,
-        Held(histogram(weight.detach().float().numpy())),
-        outputs,
-    )
+    held = Held(histogram(weight.detach().float().numpy()))
+    return Layer(name or REST, type(module).__name__, num_parameters, flops, held, outputs)

@@ -5,6 +5,7 @@ Samples are taken class by class in turn, so that a few stand for all.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from lissom.artifact import MANIFEST_NAME, Artifact
 from lissom.errors import ArtifactError, LissomError
 from lissom.logs import NoProgress, Progress, log
 from lissom.models.data import Data
+from lissom.models.evaluation import predict
 from lissom.models.inspection import Held, Inside, look_inside_torch
 from lissom.report.explanations import (
     FEWEST,
@@ -26,7 +28,7 @@ from lissom.report.explanations import (
     first_of,
     seconds_a_sample,
 )
-from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.base import open_runtime
 from lissom.runtime.machine import machine
 from lissom.structure import load_model
 
@@ -35,7 +37,7 @@ NUM_SAMPLES, MOST_SAMPLES = 32, 96
 """That are explained unless others are asked for: two of every class, but not fewer nor more than these."""
 _WATCHED, _WATCHED_VALUES = 128, 1 << 22
 """Samples that pass through the layers, and values of the first input that they may have together."""
-_SPLITS = ("report", "select", "calibrate")
+_SPLITS = ("report", "select", "calibrate", "train")
 Tensors = dict[str, np.ndarray]
 
 
@@ -128,46 +130,75 @@ def dissect(question: Question, *, progress: Progress | None = None) -> Dissecti
         LissomError: a model cannot be opened, or the layer is unknown to the last of them.
     """
     told, data = progress or NoProgress(), question.data
-    split = next(name for name in _SPLITS if len(data.indices[name]))
+    split = _split(data)
+    labels = _last(data.labels(split)) if data.dataset.labels is not None else None
+    order = in_turn(labels if data.kind != "values" else None, len(data.indices[split]))
+    tensors = {name: array[order] for name, array in _tensors(question, split).items()}
+    chosen = first_of(tensors, _num_explained(question))
     with ExitStack() as stack:
         runtimes = [
             stack.enter_context(open_runtime(artifact, runtime))
             for artifact, runtime in zip(question.artifacts, question.runtimes, strict=True)
         ]
-        labels = _last(data.labels(split)) if data.dataset.labels is not None else None
-        order = in_turn(
-            labels if labels is not None and data.kind != "values" else None, len(data.indices[split])
-        )
-        tensors = {name: array[order] for name, array in data.tensors(split).items()}
-        chosen = first_of(tensors, _num_explained(question))
-        size = len(next(iter(chosen.values())))
-        scores = [_last(_first(runtime, chosen)) for runtime in runtimes]
-        targets, labelled = _targets(labels, order[:size], scores[0], data.kind)
+        scores = [_last(predict(runtime.infer_batch, chosen)) for runtime in runtimes]
+        places = order[: len(scores[0])]
+        targets, labelled = _targets(labels, places, scores[0], data.kind)
         explained, remarks = explain(runtimes, chosen, targets, told, num_samples=question.num_samples)
         insides = _insides(question, first_of(tensors, _num_watched(tensors)), told)
-    size = min([size, *(len(one.maps[0].maps) for one in explained)])
+    size = min([len(places), *(len(one.maps[0].maps) for one in explained)])
     sides = tuple(
-        Side(artifact, runtime.name, *_answers(found[:size], data.kind), *inside)
-        for artifact, runtime, found, inside in zip(
-            question.artifacts, runtimes, scores, insides, strict=True
-        )
+        Side(runtime.artifact, runtime.name, *_answers(found[:size], data.kind), *inside)
+        for runtime, found, inside in zip(runtimes, scores, insides, strict=True)
     )
-    places = order[:size]
+    samples = _Samples(split, places[:size], targets[:size], labelled)
+    return _dissection(question, samples, sides, explained, remarks)
+
+
+class _Samples(NamedTuple):
+    """Those that were explained: split, places in it, class that is explained, whether it is the true one."""
+
+    split: str
+    places: np.ndarray
+    targets: np.ndarray
+    labelled: bool
+
+
+def _dissection(
+    question: Question,
+    samples: _Samples,
+    sides: tuple[Side, ...],
+    explained: tuple[Explained, ...],
+    remarks: tuple[str, ...],
+) -> Dissection:
+    data, last = question.data, question.artifacts[-1]
+    here = data.indices[samples.split]
+    raw = data.raw(samples.split)
     return Dissection(
         sides,
         data.source,
-        split,
+        samples.split,
         _machine_words(),
-        places,
-        tuple(data.sample_hashes[data.indices[split][place]][:16] for place in places),
-        {name: array[places] for name, array in data.raw(split).items()},
-        targets[:size],
-        data.dataset.label_names if data.kind == "classes" else question.artifacts[0].manifest.labels,
-        labelled,
+        samples.places,
+        tuple(data.sample_hashes[here[place]][:16] for place in samples.places),
+        {spec.name: raw[spec.name][samples.places] for spec in last.manifest.signature.inputs},
+        samples.targets,
+        data.dataset.label_names if data.kind == "classes" else last.manifest.labels,
+        samples.labelled,
         explained,
         remarks,
-        _training(question.artifacts[-1]),
+        _training(last),
     )
+
+
+def _split(data: Data) -> str:
+    """The first that has samples, the one that nothing was chosen on before all others."""
+    return next(name for name in _SPLITS if len(data.indices[name]))
+
+
+def _tensors(question: Question, split: str) -> Tensors:
+    """Inputs in the order of the signature, which a torch model is called in."""
+    tensors = question.data.tensors(split)
+    return {spec.name: tensors[spec.name] for spec in question.artifacts[-1].manifest.signature.inputs}
 
 
 def in_turn(labels: np.ndarray | None, number: int) -> np.ndarray:
@@ -187,9 +218,8 @@ def in_turn(labels: np.ndarray | None, number: int) -> np.ndarray:
 
 def estimated_seconds(question: Question) -> float:
     """About how long `dissect` would take, from one call of each model."""
-    data, seconds = question.data, 0.0
-    split = next(name for name in _SPLITS if len(data.indices[name]))
-    chosen = first_of(data.tensors(split), _num_explained(question))
+    seconds = 0.0
+    chosen = first_of(_tensors(question, _split(question.data)), _num_explained(question))
     for artifact, name in zip(question.artifacts, question.runtimes, strict=True):
         started = time.perf_counter()
         with open_runtime(artifact, name) as runtime:
@@ -244,11 +274,6 @@ def _num_watched(tensors: Tensors) -> int:
     return min(_WATCHED, max(FEWEST, _WATCHED_VALUES // max(each, 1)))
 
 
-def _first(runtime: Runtime, inputs: Tensors) -> np.ndarray:
-    """The first output."""
-    return next(iter(runtime.infer_batch(inputs).values()))
-
-
 def _last(values: np.ndarray) -> np.ndarray:
     """Of every position of a sequence the last; what has none stays as it is."""
     return values[:, -1] if values.ndim == 3 or (values.ndim == 2 and values.dtype.kind in "iu") else values
@@ -260,10 +285,11 @@ def _targets(
     """Class or output that is explained for each sample, and whether it is the true one."""
     if kind == "values":
         return np.zeros(len(places), dtype=np.int64), False
-    if labels is not None and labels.ndim == 1 and (labels[places] >= 0).all():
-        return labels[places].astype(np.int64), True
     answers = scores.reshape(len(scores), -1).argmax(axis=1)
-    return answers.astype(np.int64), False
+    if labels is None or labels.ndim != 1:
+        return answers.astype(np.int64), False
+    known = labels[places]  # of a language model those that do not count are negative
+    return np.where(known >= 0, known, answers).astype(np.int64), bool((known >= 0).any())
 
 
 def _answers(scores: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -333,8 +359,8 @@ def _side_document(side: Side) -> dict[str, Any]:
             "precision": side.artifact.manifest.precision,
         },
         "runtime": side.runtime,
-        "answers": side.answers.tolist(),
-        "certainty": None if side.certainty is None else side.certainty.tolist(),
+        "answers": _finite(side.answers),
+        "certainty": None if side.certainty is None else _finite(side.certainty),
         "num_watched": None if inside is None else inside.num_samples,
         "layers": None
         if inside is None
@@ -359,15 +385,18 @@ def _held_document(held: Held | None) -> dict[str, Any] | None:
 
 
 def _explained_document(one: Explained) -> dict[str, Any]:
-    cosines = (
-        None if one.cosines is None else [None if np.isnan(value) else float(value) for value in one.cosines]
-    )
+    cosines = None if one.cosines is None else _finite(one.cosines)
     return {
         "method": one.maps[0].method,
         "layers": [side.layer for side in one.maps],
         "cosines": cosines,
         "unrelated": one.unrelated._asdict() if one.unrelated else None,
     }
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """As JSON has them; what is no number is null."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _machine_words() -> str:

@@ -93,11 +93,11 @@ def draw_layers(
         of: The figure of a layer.
     """
     sides = [
-        {layer.name: of(layer) or 0 for layer in side.inside.layers} if side.inside else {}
-        for side in found.sides
+        {layer.name: of(layer) for layer in side.inside.layers} if side.inside else {} for side in found.sides
     ]
     most = {
-        layer: max(side.get(layer, 0) for side in sides) for layer in {key for side in sides for key in side}
+        layer: max(side.get(layer) or 0 for side in sides)
+        for layer in {key for side in sides for key in side}
     }
     largest = max(most.values(), default=0)
     if not largest:
@@ -107,18 +107,14 @@ def draw_layers(
     ]
     rows = rows[:_MOST_LAYERS]
     colours = ["accent"] if len(sides) == 1 else ["mute", "accent"]
-    layout = {
-        "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
-        "xaxis": linear_axis(title, range=[-0.02 * largest, 1.04 * largest], nticks=5, tickformat="~s"),
-        "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
-        "annotations": [row_name(row, shortened(layer, 36)) for row, layer in enumerate(rows)],
-    }
+    span = [-0.02 * largest, 1.04 * largest]
+    layout = _rows_layout(rows, title, span, nticks=5, tickformat="~s")
     traces = [row_line(row, (0, most[layer]), "rule", 2) for row, layer in enumerate(rows)]
     traces += [
-        row_dots([side.get(layer, 0) for layer in rows], c) for side, c in zip(sides, colours, strict=True)
+        row_dots([side.get(layer) for layer in rows], c) for side, c in zip(sides, colours, strict=True)
     ]
     label = f"{title.capitalize()} of the largest layers: " + "; ".join(
-        f"{layer} {' and '.join(f'{side.get(layer, 0):,}' for side in sides)}" for layer in rows[:8]
+        f"{layer} {' and '.join(_known(side.get(layer)) for side in sides)}" for layer in rows[:8]
     )
     return Drawing(name, figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
 
@@ -229,33 +225,53 @@ def _add_panel(
 
 def draw_dead(found: Dissection) -> Drawing | None:
     """Share of dead units behind each rectifier that has any, of both sides; None where there are none."""
-    sides = [
-        {one.name: one.num_dead / one.num_units for one in side.inside.rectifiers} if side.inside else {}
-        for side in found.sides
-    ]
+    sides = _dead_shares(found)
     names = list(dict.fromkeys(name for side in sides for name, share in side.items() if share))
     rows = sorted(names, key=lambda name: -max(side.get(name, 0.0) for side in sides))[:MOST_ROWS]
     if not rows:
         return None
     colours = ["accent"] if len(sides) == 1 else ["mute", "accent"]
     most = max(side.get(name, 0.0) for side in sides for name in rows)
-    layout = {
-        "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
-        "xaxis": linear_axis("dead units", range=[-0.02 * most, 1.04 * most], tickformat=".0%", nticks=6),
-        "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
-        "annotations": [row_name(row, shortened(name, 36)) for row, name in enumerate(rows)],
-    }
+    layout = _rows_layout(rows, "dead units", [-0.02 * most, 1.04 * most], tickformat=".0%", nticks=6)
     traces = [
         row_line(row, (0, max(side.get(name, 0.0) for side in sides)), "rule", 2)
         for row, name in enumerate(rows)
     ]
-    traces += [
-        row_dots([side.get(name, 0.0) for name in rows], c) for side, c in zip(sides, colours, strict=True)
-    ]
+    traces += [row_dots([side.get(name) for name in rows], c) for side, c in zip(sides, colours, strict=True)]
     label = "Share of dead units: " + "; ".join(
         f"{name} {' and '.join(percent(side.get(name, 0.0)) for side in sides)}" for name in rows[:10]
     )
     return Drawing("dead", figure_json(traces, layout), ROW_PIXELS * len(rows) + 64, label)
+
+
+def _dead_shares(found: Dissection) -> list[dict[str, float]]:
+    """Shares by rectifier.
+
+    Where both sides have as many, the second is called as the first: an exporter names them otherwise, but
+    keeps their order.
+    """
+    sides = [side.inside.rectifiers if side.inside else () for side in found.sides]
+    names = [[one.name for one in side] for side in sides]
+    if len({len(own) for own in names}) == 1:
+        names = [names[0]] * len(names)
+    return [
+        {name: one.num_dead / one.num_units for name, one in zip(own, side, strict=True)}
+        for own, side in zip(names, sides, strict=True)
+    ]
+
+
+def _rows_layout(rows: Sequence[str], title: str, span: list[float], **axis: Any) -> dict[str, Any]:
+    """Names above their lines, the figure across."""
+    return {
+        "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
+        "xaxis": linear_axis(title, range=span, **axis),
+        "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
+        "annotations": [row_name(row, shortened(name, 36)) for row, name in enumerate(rows)],
+    }
+
+
+def _known(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def draw_training(training: Training) -> Drawing | None:

@@ -28,7 +28,7 @@ from lissom.report.dissection_drawings import (
 )
 from lissom.report.explanations import Explained, Unrelated
 from lissom.report.frame import filled, framed
-from lissom.report.pictures import image_of, map_picture, marked_text, overlaid, picture_of
+from lissom.report.pictures import map_picture, marked_text, overlaid, picture_of
 from lissom.report.sections import ABSENT_CELL, plot
 from lissom.report.tables import Cell, Column, table, text
 from lissom.report.wording import count, listed, percent, shortened, significant
@@ -122,10 +122,12 @@ def _kind(found: Dissection) -> str:
 
 
 def _samples(found: Dissection) -> str:
+    samples = f"{count(len(found.places), 'sample')} of the {found.split} split of {found.data}"
+    if found.sides[0].certainty is None:
+        return f"{samples}; maps explain the first value."
+    turn = ", class by class in turn" if found.labelled and found.labels else ""
     who = "the true class" if found.labelled else "the answer of the first model"
-    turn = ", class by class in turn" if found.labels else ""
-    samples = count(len(found.places), "sample")
-    return f"{samples} of the {found.split} split of {found.data}{turn}; maps explain the score of {who}."
+    return f"{samples}{turn}; maps explain the score of {who}."
 
 
 def _explanations(found: Dissection) -> str:
@@ -209,9 +211,9 @@ def _figure(content: str, caption: str) -> str:
 
 def _map(raw: dict[str, np.ndarray], scores: np.ndarray, caption: str) -> str:
     """A map over an image, in a text, or as the values that weigh most."""
-    first = next(iter(raw.values()))
-    if image_of(raw) is not None or first.ndim == 3:
-        return f'<img src="{overlaid(raw, scores)}" alt="{escape(caption)}">'
+    name, first = next(iter(raw.items()))
+    if first.ndim > 1:
+        return f'<img src="{overlaid({name: first}, scores)}" alt="{escape(caption)}">'
     if first.dtype.kind in "iu":
         return f"<blockquote>{marked_text(first, scores)}</blockquote>"
     strongest = np.argsort(-np.abs(scores), kind="stable")[:5]
@@ -220,7 +222,7 @@ def _map(raw: dict[str, np.ndarray], scores: np.ndarray, caption: str) -> str:
 
 
 def _answer(found: Dissection, side: Side, place: int) -> str:
-    if side.certainty is None:
+    if side.certainty is None or not np.isfinite(side.certainty[place]):
         answer = significant(float(side.answers[place]))
     else:
         answer = f"{target_name(found, int(side.answers[place]))} {percent(float(side.certainty[place]))}"
@@ -267,10 +269,10 @@ def _layer_table(side: Side, number: int) -> str:
         ]
         for layer in side.inside.layers
     ]
-    total = sum(layer.num_parameters for layer in side.inside.layers)
-    caption = (
-        f"{side.artifact.name}: {count(len(rows), 'layer')}, {total:,} parameters, in the order of execution"
-    )
+    total, whole = sum(layer.num_parameters for layer in side.inside.layers), side.artifact.manifest
+    of = f" of {whole.num_parameters:,}" if whole.num_parameters is not None else ""
+    has = f"{count(len(rows), 'layer')} with {total:,}{of} parameters"
+    caption = f"{side.artifact.name}: {has}, in the order of execution"
     inner = table(f"layers-{number}-inside", caption, columns, rows, sortable=True)
     return (
         f"<details><summary>Every layer of {escape(side.artifact.name)} as a table</summary>{inner}</details>"

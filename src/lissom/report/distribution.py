@@ -44,10 +44,10 @@ def draw_tail(report: Report) -> Drawing | None:
     measured = _measured(report)
     if not measured:
         return None
-    lines = [(arm, *tail(latency)) for arm, latency in measured]
-    furthest = max(nines(shares[-1]) for _, shares, _ in lines)
+    lines = [(arm, latency, *tail(latency)) for arm, latency in measured]
+    furthest = max(nines(shares[-1]) for *_, shares, _ in lines)
     ticks = [share for share in _TICKS if nines(share) <= furthest + 0.05]
-    times = [time for _, _, own in lines for time in own]
+    times = [time for *_, own in lines for time in own]
     layout = {
         "xaxis": linear_axis(
             "percentile of the calls",
@@ -58,12 +58,13 @@ def draw_tail(report: Report) -> Drawing | None:
         "yaxis": log_axis("time of one call, ms", times, pad=0.05),
     }
     traces = []
-    for arm, shares, own in lines:
+    for arm, latency, shares, own in lines:
         told = "%{customdata} % of calls within %{y:.3~g} ms"
         trace = _line(report, arm, [nines(share) for share in shares], own, told)
-        traces.append(trace | {"customdata": [f"{100 * share:.4g}" for share in shares]})
+        reached = [100 * (share + 1 / len(_calls(latency))) for share in shares]
+        traces.append(trace | {"customdata": [f"{share:.4g}" for share in reached]})
     label = "The slow calls, by arm. " + " ".join(
-        f"{arm_name(arm)}: slowest {milliseconds(own[-1])}." for arm, _, own in lines
+        f"{arm_name(arm)}: slowest {milliseconds(own[-1])}." for arm, *_, own in lines
     )
     return Drawing("tail", figure_json(traces, layout), 400, label)
 

@@ -168,8 +168,8 @@ def row_line(row: int, ends: Sequence[float], colour: str, width: int) -> dict[s
     }
 
 
-def row_dots(values: Sequence[float], colour: str) -> dict[str, Any]:
-    """A dot in every row, from the first, in a colour of the palette."""
+def row_dots(values: Sequence[float | None], colour: str) -> dict[str, Any]:
+    """A dot in every row that has a value, from the first, in a colour of the palette."""
     return {
         "type": "scatter",
         "mode": "markers",

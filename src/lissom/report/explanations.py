@@ -32,6 +32,8 @@ from lissom.structure import load_model
 
 SECONDS, FEWEST = 60.0, 4
 """That explaining may take unless a number of samples was asked for, and samples that always are."""
+_TIMED = 32
+"""Samples of the call that is timed, as many as are covered at once."""
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -89,6 +91,7 @@ def explain(
     artifacts = [runtime.artifact for runtime in runtimes]
     try:
         if have_gradients(artifacts):
+            before = len(remarks)
             try:
                 models = [load_model(artifact) for artifact in artifacts]
                 number = _affordable(
@@ -98,6 +101,7 @@ def explain(
                 sides = [gradient_maps(model, few, goals, progress=progress) for model in models]
                 return Explanations(_paired(sides, goals), tuple(remarks))
             except ModelError as exc:
+                del remarks[before:]
                 remarks.append(f"Parts are covered instead of following gradients: {exc.message}.")
         else:
             remarks.append(_without_gradients(artifacts))
@@ -152,10 +156,11 @@ def seconds_covered(runtime: Runtime, inputs: Tensors) -> float:
 
 def _seconds_of_call(runtime: Runtime, inputs: Tensors) -> float:
     """For one sample of a batch."""
-    runtime.infer_batch(inputs)
+    few = first_of(inputs, _TIMED)
+    runtime.infer_batch(few)
     started = time.perf_counter()
-    runtime.infer_batch(inputs)
-    return (time.perf_counter() - started) / len(next(iter(inputs.values())))
+    runtime.infer_batch(few)
+    return (time.perf_counter() - started) / len(next(iter(few.values())))
 
 
 def first_of(tensors: Tensors, number: int) -> dict[str, np.ndarray]:

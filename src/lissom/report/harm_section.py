@@ -298,7 +298,8 @@ def sample_shown(flip: Flip, truth: str) -> str:
     """The picture of a sample, or its text as it begins."""
     if flip.picture:
         return f'<img src="{escape(flip.picture)}" alt="Sample {flip.place}: {escape(truth)}">'
-    sides = [weights for weights in (flip.before_weights, flip.after_weights) if weights]
+    shown = len(flip.text or "")
+    sides = [weights for weights in (flip.before_weights, flip.after_weights) if len(weights) == shown > 0]
     texts = [marked(list(flip.text or ""), weights) for weights in sides] or [escape(flip.text or "")]
     return "".join(f"<blockquote>{one}</blockquote>" for one in texts)
 

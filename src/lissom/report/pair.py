@@ -189,8 +189,8 @@ def _flips(run: Run, opened: Mapping[ArmKey, Runtime], progress: Progress) -> li
     for arm in (run.trusted, chosen):
         try:
             sides.append(_maps(run, opened[arm], arm, places, progress))
-        except LissomError as exc:  # captum is absent, or the samples have no grid
-            log.info("flips are not explained: %s", exc)
+        except Exception as exc:  # captum is absent, samples have no grid, or an engine ran out of memory
+            log.warning("flips are not explained: %s", exc)
             return []
     return [
         {"place": int(place), "before": before, "after": after}
@@ -200,21 +200,26 @@ def _flips(run: Run, opened: Mapping[ArmKey, Runtime], progress: Progress) -> li
 
 def _maps(run: Run, runtime: Runtime, arm: ArmKey, places: Sequence[int], progress: Progress) -> list[Record]:
     """What one model's own answers hang on, of as many samples as there is time for."""
-    tensors = {name: array[list(places)] for name, array in run.data.tensors("report").items()}
+    whole = run.data.tensors("report")
+    inputs = runtime.signature.inputs
+    tensors = {spec.name: whole[spec.name][list(places)] for spec in inputs}
     affordable = int(_FLIP_SECONDS / max(seconds_covered(runtime, tensors), 1e-9))
     places = places[: max(1, affordable)]
     answers = np.asarray(run.figures[arm]["predictions"]["report"], dtype=np.int64)[list(places)]
     few = {name: array[: len(places)] for name, array in tensors.items()}
     maps = occlusion_maps(runtime.infer_batch, few, answers, progress=progress).maps
-    raw = run.data.raw("report")
-    return [
-        _drawn({name: array[place] for name, array in raw.items()}, scores)
-        for place, scores in zip(places, maps, strict=True)
-    ]
+    first = inputs[0].name
+    raw = run.data.raw("report")[first]
+    return [_drawn({first: raw[place]}, scores) for place, scores in zip(places, maps, strict=True)]
 
 
 def _drawn(sample: Mapping[str, np.ndarray], scores: np.ndarray) -> Record:
-    """A map as a picture over an image, or as whole numbers from -100 to 100 along a text."""
+    """A map as a picture over an image, or as whole numbers from -100 to 100 along a text.
+
+    Args:
+        sample: The first input, by its name.
+        scores: Its map.
+    """
     if scores.ndim == 2:
         return {"map": overlaid(sample, scores), "weights": []}
     text = text_of(sample)

@@ -121,6 +121,14 @@ def test_other_architectures_are_seen(chain: Callable[[str], Chain], source: str
         found = look_inside_onnx(artifact, inputs)
         assert found.layers
         assert all(layer.weights for layer in found.layers)
+    torch_model = look_inside_torch(load_model(chain(source).trained), inputs)
+    known = {layer.name: layer.num_parameters for layer in torch_model.layers}
+    for layer in look_inside_onnx(chain(source).exported, inputs).layers:
+        if layer.name in known:
+            assert layer.num_parameters == known[layer.name], layer.name
+    names = {layer.name for layer in look_inside_onnx(chain(source).exported, inputs).layers}
+    assert names & {*known}
+    assert "head" in names or source != "lstm"
 
 
 def test_an_unknown_layer_is_answered_with_near_names(tmp_path: Path) -> None:

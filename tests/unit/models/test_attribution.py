@@ -169,3 +169,43 @@ def test_without_captum_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(attribution, "require", missing)
     with pytest.raises(MissingExtra, match="captum"):
         gradient_maps(Corner().eval(), _images(), np.ones(3))
+
+
+class Positions(nn.Module):
+    """Adds the embedding of positions before that of tokens is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.tokens, self.head = nn.Embedding(4, 8), nn.Embedding(9, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = self.positions(torch.arange(tokens.shape[1])[None])
+        return self.head((self.tokens(tokens) + places).mean(dim=1))
+
+
+def test_the_embedding_of_tokens_is_explained_not_that_of_positions() -> None:
+    torch.manual_seed(0)
+    (found,) = gradient_maps(Positions().eval(), {"tokens": np.array([[1, 2, 3, 4]])}, np.array([1]))
+    assert np.abs(found.maps).min() > 0
+
+
+def test_a_matrix_of_attention_is_no_feature_map() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.drop, self.norm = nn.Conv2d(1, 8, 4, 4), nn.Dropout(), nn.LayerNorm(8)
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens = self.norm(self.patches(image).flatten(2).transpose(1, 2))
+            weights = self.drop((tokens @ tokens.transpose(1, 2)).softmax(dim=-1)[:, None])
+            return (weights[:, 0] @ tokens).mean(dim=1)
+
+    places = feature_maps(Attention().eval(), [torch.zeros(1, 1, 16, 16)])
+    assert {place.name for place in places} == {"patches", "norm"}
+
+
+def test_many_samples_are_explained_as_few_are() -> None:
+    model, inputs = Corner().eval(), _images(40)
+    many = _maps(gradient_maps(model, inputs, np.ones(40)))["grad-cam"]
+    few = _maps(gradient_maps(model, {"image": inputs["image"][35:]}, np.ones(5)))["grad-cam"]
+    assert np.allclose(many.maps[35:], few.maps, atol=1e-6)

@@ -115,3 +115,46 @@ def test_histogram_counts_apart_what_is_not_finite() -> None:
     found = histogram(np.array([1.0, np.inf, np.nan, 3.0]))
     assert (found.low, found.high, sum(found.counts), found.num_outside) == (1.0, 3.0, 2, 2)
     assert histogram(np.array([np.nan])).num_outside == 1
+
+
+def test_one_outlier_among_millions_is_seen() -> None:
+    values = np.zeros(1 << 22, np.float32)
+    values[3] = 100
+    found = histogram(values)
+    assert (found.high, found.counts[-1], sum(found.counts)) == (100.0, 1, len(values))
+
+
+@pytest.mark.parametrize("rectifier", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(0.0, 3.0)])
+def test_every_kind_of_rectifier_is_seen(rectifier: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), rectifier).eval()
+    (found,) = look_inside_torch(model, IMAGES).rectifiers
+    assert (found.name, found.num_units) == ("1", 4)
+
+
+def test_what_cuts_off_elsewhere_is_no_rectifier() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Hardtanh()).eval()
+    assert look_inside_torch(model, IMAGES).rectifiers == ()
+
+
+def test_units_of_a_convolution_along_time_are_its_channels() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 5, 3), nn.ReLU()).eval()
+    sequences = {"x": np.random.default_rng(0).standard_normal((3, 2, 12)).astype(np.float32)}
+    assert look_inside_torch(model, sequences).rectifiers[0].num_units == 5
+
+
+def test_parameters_that_are_shared_or_never_called_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 8), nn.Linear(8, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.embedding(tokens))
+
+    layers = look_inside_torch(Tied().eval(), {"tokens": np.ones((2, 3), np.int64)}).layers
+    assert sum(layer.num_parameters for layer in layers) == 40
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    layers = look_inside_torch(attention, {"x": np.ones((2, 3, 8), np.float32)}).layers
+    whole = sum(parameter.numel() for parameter in attention.parameters())
+    assert sum(layer.num_parameters for layer in layers) == whole

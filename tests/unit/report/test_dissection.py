@@ -218,3 +218,37 @@ def test_a_regression_is_explained_by_its_first_value(chain: Made) -> None:
     assert found.targets.tolist() == [0, 0, 0]
     assert found.sides[0].certainty is None
     html_from_dissection(found)
+
+
+def test_inputs_reach_the_model_in_the_order_of_its_signature(chain: Made) -> None:
+    made = chain("resnet").trained
+    specs = made.manifest.signature.inputs
+    other = specs[0].model_copy(update={"name": "mask"})
+    turned = made.manifest.model_copy(
+        update={"signature": made.manifest.signature.model_copy(update={"inputs": (other, *specs)})}
+    )
+    artifact = Artifact(made.path, turned, made.digest)
+    data = blobs(20)
+    both = Dataset({**data.dataset.inputs, "mask": data.dataset.inputs["image"]}, data.dataset.labels)
+    question = _question(artifact, data=Data("both", replace(both, label_names=data.dataset.label_names)))
+    assert list(dissection._tensors(question, "train")) == ["mask", "image"]
+
+
+def test_data_that_all_lie_in_the_train_split_are_explained_all_the_same(chain: Made) -> None:
+    data = blobs(12)
+    only = Data("train", replace(data.dataset, split=np.full(12, "train")))
+    assert dissect(_question(chain("resnet").trained, data=only, samples=2)).split == "train"
+
+
+def test_answers_that_are_no_numbers_are_null(pair: Dissection, tmp_path: Path) -> None:
+    first, last = pair.sides
+    broken = last._replace(certainty=np.full(6, np.nan))
+    write_dissection(replace(pair, sides=(first, broken)), tmp_path)
+    assert json.loads((tmp_path / "inspect.json").read_text())["models"][1]["certainty"] == [None] * 6
+
+
+def test_the_sentence_says_what_is_explained(chain: Made) -> None:
+    data = data_for("resnet")
+    unlabelled = Data("raw", Dataset({"image": data.dataset.inputs["image"][:20]}))
+    page = html_from_dissection(dissect(_question(chain("resnet").trained, data=unlabelled, samples=2)))
+    assert "class by class in turn" not in page

@@ -18,20 +18,23 @@ if TYPE_CHECKING:
 def with_page(known: Outcome, artifact: Artifact, request: Mapping[str, Any], out: Path | None) -> Outcome:
     """What is known, and the page that was drawn in `out`; None only says how long it would take.
 
-    The artifact is told of without its page where the data that it was made with are gone.
+    The artifact is told of without its page where its data are gone or nothing here executes it, unless a
+    page was asked for by an option.
     """
     from lissom import verbs
-    from lissom.errors import DataError
+    from lissom.errors import LissomError
 
     try:
         if out is None:
             seconds = verbs.plan_dissect(artifact, **request)
             return _beside(known, [f"a page would take about {duration(seconds)}"], {"seconds": seconds})
         found = verbs.dissect(artifact, out=out, progress=TerminalProgress(), **request)
-    except DataError as exc:
+    except LissomError as exc:
         if any(request[name] is not None for name in ("data", "against", "layer", "num_samples")):
             raise
-        return _beside(known, [f"no page: {exc.message}", "name samples with --data"], {"inspection": None})
+        return _beside(
+            known, [f"no page: {exc.message}", *([exc.hint] if exc.hint else [])], {"inspection": None}
+        )
     from lissom.report.dissection import document
     from lissom.report.dissection_page import HTML_FILE, JSON_FILE, told
 
