@@ -1,44 +1,85 @@
 """The HTTP application: one ASGI callable without a framework, whose routing would outweigh small models.
 
     GET  /v2  /v2/health/live  /v2/health/ready
-    GET  /v2/models/{model}[/versions/{version}][/ready]
+    GET  /v2/models/{model}[/versions/{version}][/ready|/config|/stats]   GET /v2/models/stats
     POST /v2/models/{model}[/versions/{version}]/infer     tensors, by the Open Inference Protocol
+    POST /v2/repository/index                              every model and its state
     POST /predict[/{model}]                                raw rows
 
-Bodies are decoded, computed and encoded in the thread of the model, so that health is answered meanwhile.
-Every error has the shape `{"error": "..."}`; the cause of a 500 is in the log only.
+Large JSON is read and written in a thread, so that health is answered meanwhile; models are called through
+their scheduler. Every error has the shape `{"error": "..."}`; the cause of a 500 is in the log only. Every
+answer has the request id that came with the request, or a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import orjson
 
 from lissom.errors import RequestError, near
 from lissom.logs import log
 from lissom.optional import version
-from lissom.serve.bodies import Disconnected, Receive, Refused, Scope, Send, parse_object, read_body
+from lissom.serve.bodies import (
+    BINARY_HEADER,
+    Disconnected,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    packed,
+    parse_object,
+    read_body,
+    split_binary,
+)
+from lissom.serve.description import configuration, statistics
 from lissom.serve.prediction import predict_inputs, predict_response
-from lissom.serve.protocol import infer_request, infer_response, tensor_metadata
-from lissom.serve.repository import VERSION, Repository, ServedModel
+from lissom.serve.protocol import (
+    InferRequest,
+    infer_request,
+    infer_response,
+    raw_request,
+    tensor_metadata,
+)
+from lissom.serve.repository import VERSION, Repository, ServedModel, State
+from lissom.serve.scheduler import Closed, Overloaded, TooLate
 from lissom.serve.tensors import MAX_NAME
 
-_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
+Found = TypeVar("Found")
+
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer|config|stats))?")
+_INDEX_PATH = re.compile(r"/v2/repository(?:/[^/]+)?/index")
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+_TIMEOUT = b"x-request-timeout-ms"
+_REQUEST_ID = b"x-request-id"
+_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LARGE = 1 << 16
+"""Bytes of JSON that are read and written in a thread."""
 _MAX_ERROR = 500
 _READ = ("GET", "HEAD")
 _RETRY_SOON = (b"retry-after", b"1")
 
 
 class Answer(NamedTuple):
-    """Status, JSON body and further headers of a response."""
+    """Status, body and further headers of a response; a body is JSON unless a content type is given."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
 
 
 class Application:
@@ -71,8 +112,13 @@ class Application:
             _allow(scope, *_READ)
             self._ready_repository()
             return _json({"ready": True})
+        if path == "/v2/models/stats":
+            _allow(scope, *_READ)
+            return _json({"model_stats": [statistics(model) for model in self._models()]})
         if found := _MODEL_PATH.fullmatch(path):
             return await self._model(scope, receive, *found.groups())
+        if _INDEX_PATH.fullmatch(path):
+            return await self._index(scope, receive)
         place, _, name = path[1:].partition("/")
         if place == "predict" and "/" not in name:
             return await self._predict(scope, receive, name)
@@ -82,7 +128,7 @@ class Application:
 
     def _server_metadata(self, scope: Scope) -> Answer:
         _allow(scope, *_READ)
-        return _json({"name": "lissom", "version": version("lissom"), "extensions": []})
+        return _json({"name": "lissom", "version": version("lissom"), "extensions": list(_EXTENSIONS)})
 
     async def _model(
         self, scope: Scope, receive: Receive, name: str, model_version: str | None, action: str | None
@@ -90,17 +136,56 @@ class Application:
         _allow(scope, *(("POST",) if action == "infer" else _READ))
         model = self._find(name, model_version)
         if action == "infer":
-            body = await read_body(scope, receive)
-            return await _in_thread(model, lambda: _infer(model, body))
+            return await self._infer(scope, receive, model)
         if action == "ready":
             return _json({"name": model.name, "ready": True})
+        if action == "config":
+            return _json(configuration(model))
+        if action == "stats":
+            return _json({"model_stats": [statistics(model)]})
         return _json(_model_metadata(model))
+
+    async def _infer(self, scope: Scope, receive: Receive, model: ServedModel) -> Answer:
+        body = await read_body(scope, receive)
+        request = await _perhaps_in_thread(len(body), lambda: _read_infer(scope, body, model))
+        deadline = _deadline(scope, request.timeout)
+        outputs = await _computed(model, request.inputs, deadline, receive)
+        size = sum(outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary)
+        content, json_length = await _perhaps_in_thread(
+            size, lambda: infer_response(request, outputs, model=model.name, version=VERSION)
+        )
+        if json_length is None:
+            return _packed(Answer(200, content), scope)
+        header = ((BINARY_HEADER, str(json_length).encode()),)
+        return _packed(Answer(200, content, header, b"application/octet-stream"), scope)
 
     async def _predict(self, scope: Scope, receive: Receive, name: str) -> Answer:
         _allow(scope, "POST")
         model = self._find(name or self._only_model(), None)
         body = await read_body(scope, receive)
-        return await _in_thread(model, lambda: _predict(model, body))
+        inputs = await _perhaps_in_thread(
+            len(body), lambda: predict_inputs(parse_object(body), model.manifest)
+        )
+        outputs = await _computed(model, inputs, _deadline(scope, None), receive)
+        size = sum(array.nbytes for array in outputs.values())
+        answer = await _perhaps_in_thread(
+            size, lambda: _json(predict_response(outputs, model.manifest, model=model.name))
+        )
+        return _packed(answer, scope)
+
+    async def _index(self, scope: Scope, receive: Receive) -> Answer:
+        _allow(scope, "POST")
+        body = await read_body(scope, receive)
+        ready_only = bool(parse_object(body).get("ready")) if body.strip() else False
+        told = [
+            {"name": model.name, "version": VERSION, "state": model.state.value, "reason": ""}
+            for model in self._models()
+            if not ready_only or model.state is State.READY
+        ]
+        return _json(told)
+
+    def _models(self) -> list[ServedModel]:
+        return list(self._ready_repository().models.values())
 
     def _ready_repository(self) -> Repository:
         if self.repository is None:
@@ -124,15 +209,77 @@ class Application:
         return names[0]
 
 
-def _infer(model: ServedModel, body: bytes) -> Answer:
-    request = infer_request(parse_object(body), model.manifest.signature)
-    outputs = model.infer(request.inputs)
-    return _json(infer_response(request, outputs, model=model.name, version=VERSION))
+def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
+    document, binary = split_binary(scope, body)
+    signature = model.manifest.signature
+    if binary is not None and not document:
+        return raw_request(signature, binary)
+    return infer_request(parse_object(document), signature, binary)
 
 
-def _predict(model: ServedModel, body: bytes) -> Answer:
-    inputs = predict_inputs(parse_object(body), model.manifest)
-    return _json(predict_response(model.infer(inputs), model.manifest, model=model.name))
+def _deadline(scope: Scope, timeout: float | None) -> float:
+    """Time of the event loop until which an answer is of use: the sooner of header and request."""
+    header = next((value for name, value in scope["headers"] if name == _TIMEOUT), None)
+    if header is not None:
+        text = header.decode("latin-1")
+        if not (text.isascii() and text.isdigit()) or not 0 < int(text[:12]) < 1e9:
+            raise Refused(400, f"X-Request-Timeout-Ms is {text[:40]!r}; whole milliseconds were expected")
+        timeout = min(int(text) / 1e3, timeout if timeout is not None else math.inf)
+    return math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+
+
+async def _computed(
+    model: ServedModel, inputs: Mapping[str, np.ndarray], deadline: float, receive: Receive
+) -> Mapping[str, np.ndarray]:
+    """The outputs, unless the caller leaves or there is no room for the request."""
+    work = model.scheduler.submit(inputs, deadline=deadline)
+    try:
+        return await (work if model.is_inline else _while_connected(work, receive))
+    except Overloaded as exc:
+        seconds = max(1, math.ceil(exc.retry_after))
+        text = f"more waits for model {model.name!r} than it can take; come back in {seconds} s"
+        raise Refused(429, text, (b"retry-after", str(seconds).encode())) from exc
+    except TooLate as exc:
+        raise Refused(504, f"model {model.name!r} cannot answer before the deadline of the request") from exc
+    except Closed as exc:
+        raise Refused(503, f"model {model.name!r} is being unloaded", _RETRY_SOON) from exc
+
+
+async def _while_connected(
+    work: Coroutine[Any, Any, Mapping[str, np.ndarray]], receive: Receive
+) -> Mapping[str, np.ndarray]:
+    """What is computed, unless the caller goes away meanwhile.
+
+    Raises:
+        Disconnected: nobody waits for the answer.
+    """
+    computing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({computing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if computing.done():
+            return computing.result()
+        raise Disconnected
+    finally:
+        leaving.cancel()
+        computing.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _perhaps_in_thread(size: int, work: Callable[[], Found]) -> Found:
+    """What `work` gives; called in a thread when it handles much."""
+    return work() if size < _LARGE else await asyncio.to_thread(work)
+
+
+def _packed(answer: Answer, scope: Scope) -> Answer:
+    """An answer as the client takes it: compressed when it asked for that."""
+    body, encoding = packed(answer.body, scope)
+    if encoding is None:
+        return answer
+    return answer._replace(body=body, headers=(*answer.headers, (b"content-encoding", encoding)))
 
 
 def _model_metadata(model: ServedModel) -> dict[str, Any]:
@@ -151,10 +298,6 @@ def _model_metadata(model: ServedModel) -> dict[str, Any]:
             "stage": manifest.name,
         },
     }
-
-
-async def _in_thread(model: ServedModel, work: Callable[[], Answer]) -> Answer:
-    return await asyncio.get_running_loop().run_in_executor(model.thread, work)
 
 
 def _allow(scope: Scope, *methods: str) -> None:
@@ -178,8 +321,21 @@ def _failure(exc: Exception) -> Answer:
 
 
 async def _respond(answer: Answer, scope: Scope, send: Send) -> None:
-    length = str(len(answer.body)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", length), *answer.headers]
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", str(len(answer.body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (_REQUEST_ID, _request_id(scope)),
+        *answer.headers,
+    ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     body = b"" if scope["method"] == "HEAD" else answer.body
     await send({"type": "http.response.body", "body": body})
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The id that came with the request, when it is printable and short; else a new one."""
+    for name, value in scope["headers"]:
+        if name == _REQUEST_ID and _ID.fullmatch(value):
+            return bytes(value)
+    return b"%016x" % random.getrandbits(64)

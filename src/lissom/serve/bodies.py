@@ -1,7 +1,9 @@
-"""Request bodies: read within a limit, and parsed only when their nesting is harmless."""
+"""Request bodies: read and unpacked within a limit, and parsed only when their nesting is harmless."""
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -14,6 +16,10 @@ MAX_BODY_BYTES = 64 * 2**20
 MAX_NESTING = 100
 MAX_LISTS = 1_000_000
 """Lists and objects in one body; empty lists cost twenty times their text in memory."""
+
+BINARY_HEADER = b"inference-header-content-length"
+_WINDOWS = {"gzip": (31,), "deflate": (15, -15)}
+"""Of zlib by encoding: deflate is sent with and without zlib's own header."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -42,13 +48,15 @@ class Disconnected(Exception):
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body of a request.
+    """The whole body of a request, unpacked.
 
     Raises:
-        Refused: the body is compressed or binary, or longer than `MAX_BODY_BYTES`.
+        Refused: the body is longer than `MAX_BODY_BYTES`, packed or unpacked, or packed in an unknown way.
         Disconnected: the client went away.
     """
-    _check_headers(dict(scope["headers"]))
+    headers = dict(scope["headers"])
+    encoding = _encoding(headers)
+    _check_length(headers)
     chunks: list[bytes] = []
     size, more = 0, True
     while more:
@@ -61,7 +69,37 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             raise _too_long(f"more than {MAX_BODY_BYTES:,}")
         chunks.append(chunk)
         more = message.get("more_body", False)
-    return b"".join(chunks)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return _unpacked(body, encoding) if encoding else body
+
+
+def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:
+    """The JSON of a request and the tensors behind it; None where it has none.
+
+    Raises:
+        Refused: the header is no length within the body.
+    """
+    declared = next((value for name, value in scope["headers"] if name == BINARY_HEADER), None)
+    if declared is None:
+        return body, None
+    text = declared.decode("latin-1")
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > len(body):
+        raise Refused(
+            400, f"Inference-Header-Content-Length is {text[:40]!r}; the body has {len(body):,} bytes"
+        )
+    length = int(text)
+    return body[:length], memoryview(body)[length:]
+
+
+def packed(body: bytes, scope: Scope) -> tuple[bytes, bytes | None]:
+    """A body as the client asked for it, and its encoding; None for a body as it is."""
+    accepted = next((value for name, value in scope["headers"] if name == b"accept-encoding"), b"")
+    wanted = {part.partition(b";")[0].strip().lower() for part in accepted.split(b",")} if accepted else ()
+    if b"gzip" in wanted:
+        return gzip.compress(body, compresslevel=1), b"gzip"
+    if b"deflate" in wanted:
+        return zlib.compress(body, 1), b"deflate"
+    return body, None
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -83,20 +121,36 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _check_headers(headers: dict[bytes, bytes]) -> None:
-    if b"inference-header-content-length" in headers:
-        raise Refused(
-            400,
-            "the request carries binary tensors (Inference-Header-Content-Length); this version takes JSON",
-        )
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-    if encoding.lower() != "identity":
-        raise Refused(415, f"the body has the Content-Encoding {encoding!r}; send it uncompressed")
+def _encoding(headers: dict[bytes, bytes]) -> str:
+    """How a body is packed; empty for one as it is."""
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding not in ("identity", *_WINDOWS):
+        text = f"the body has the Content-Encoding {encoding[:40]!r}; gzip, deflate or none is taken"
+        raise Refused(415, text, (b"accept-encoding", b"gzip, deflate"))
+    return "" if encoding == "identity" else encoding
+
+
+def _check_length(headers: dict[bytes, bytes]) -> None:
     declared = headers.get(b"content-length", b"0").decode("latin-1")
     if not (declared.isascii() and declared.isdigit()):
         raise Refused(400, f"the Content-Length {declared!r} is not a number")
     if int(declared) > MAX_BODY_BYTES:
         raise _too_long(f"{int(declared):,}")
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """A body that was packed; never more than `MAX_BODY_BYTES` are unpacked."""
+    for window in _WINDOWS[encoding]:
+        unpacker = zlib.decompressobj(window)
+        try:
+            found = unpacker.decompress(body, MAX_BODY_BYTES + 1)
+        except zlib.error:
+            continue
+        if len(found) > MAX_BODY_BYTES:
+            raise _too_long(f"unpacked more than {MAX_BODY_BYTES:,}")
+        if unpacker.eof:
+            return found
+    raise Refused(400, f"the body is not {encoding}, as its Content-Encoding says")
 
 
 def _too_long(found: str) -> Refused:

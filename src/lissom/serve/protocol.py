@@ -1,7 +1,9 @@
-"""The Open Inference Protocol, version 2, in JSON: what a request asks for, and what is answered.
+"""The Open Inference Protocol, version 2: what a request asks for, and what is answered.
 
-Tensors are those of the manifest's signature, after preprocessing. `data` may be flat or nested; numbers
-that JSON cannot write (NaN, infinity) are answered as null.
+Tensors are those of the manifest's signature, after preprocessing. In JSON, `data` may be flat or nested;
+numbers that JSON cannot write (NaN, infinity) are answered as null. By the binary tensor extension they stand
+behind the JSON, little-endian and in row-major order, one after the other in the order of `inputs`; NaN and
+infinity are taken there. A body without JSON is the one input of a model, for one sample.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from lissom.artifact import Signature, TensorSpec
 from lissom.errors import RequestError, near
@@ -19,15 +22,30 @@ from lissom.serve.tensors import DATATYPES, MAX_NAME, array_from_json, check_nam
 
 
 class InferRequest(NamedTuple):
-    """What one request to `infer` asks for."""
+    """What one request to `infer` asks for.
+
+    Attributes:
+        id: Given back with the answer.
+        inputs: Tensors by name.
+        outputs: Names of the outputs, in order, and whether each is answered in binary.
+        timeout: Seconds until which an answer is of use; None for any time.
+    """
 
     id: str | None
     inputs: dict[str, np.ndarray]
-    outputs: list[str]
+    outputs: dict[str, bool]
+    timeout: float | None = None
 
 
-def infer_request(document: Mapping[str, Any], signature: Signature) -> InferRequest:
+def infer_request(
+    document: Mapping[str, Any], signature: Signature, binary: memoryview | None = None
+) -> InferRequest:
     """Read a request.
+
+    Args:
+        document: The JSON.
+        signature: Of the model.
+        binary: What stands behind the JSON; None for a request without the header.
 
     Raises:
         RequestError: it does not fit the protocol or the signature.
@@ -38,28 +56,53 @@ def infer_request(document: Mapping[str, Any], signature: Signature) -> InferReq
     entries = _entries(document, "inputs")
     specs = {spec.name: spec for spec in signature.inputs}
     check_names([entry["name"] for entry in entries], specs)
-    inputs = {entry["name"]: _tensor(entry, specs[entry["name"]]) for entry in entries}
+    reader = _Reader(binary)
+    inputs = {entry["name"]: _tensor(entry, specs[entry["name"]], reader) for entry in entries}
+    reader.check_empty()
     check_shapes(inputs, specs)
-    return InferRequest(request_id, inputs, _wanted_outputs(document, signature))
+    parameters = _parameters(document)
+    return InferRequest(request_id, inputs, _wanted_outputs(document, signature), _timeout(parameters))
+
+
+def raw_request(signature: Signature, binary: memoryview) -> InferRequest:
+    """A request whose body is nothing but the one input of one sample; every output is answered in binary.
+
+    Raises:
+        RequestError: the model has several inputs or axes of free size, or the size is another.
+    """
+    spec = signature.inputs[0]
+    sizes = [1 if place == 0 and isinstance(size, str) else size for place, size in enumerate(spec.shape)]
+    if len(signature.inputs) > 1 or not all(isinstance(size, int) for size in sizes):
+        raise RequestError("a body without JSON needs a model with one input, whose sizes are known")
+    shape = [int(size) for size in sizes]
+    inputs = {spec.name: _from_bytes(binary, spec, shape)}
+    return InferRequest(None, inputs, dict.fromkeys((one.name for one in signature.outputs), True))
 
 
 def infer_response(
     request: InferRequest, outputs: Mapping[str, np.ndarray], *, model: str, version: str
-) -> dict[str, Any]:
-    """Write the answer; its arrays are serialised by the caller."""
+) -> tuple[bytes, int | None]:
+    """The body of the answer, and how many bytes of it are JSON; None where all are."""
     response: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         response["id"] = request.id
-    response["outputs"] = [
-        {
+    buffers = []
+    response["outputs"] = told = []
+    for name, in_binary in request.outputs.items():
+        array = np.ascontiguousarray(outputs[name])
+        entry: dict[str, Any] = {
             "name": name,
-            "datatype": DATATYPES[outputs[name].dtype.name],
-            "shape": list(outputs[name].shape),
-            "data": np.ascontiguousarray(outputs[name]).reshape(-1),
+            "datatype": DATATYPES[array.dtype.name],
+            "shape": list(array.shape),
         }
-        for name in request.outputs
-    ]
-    return response
+        if in_binary:
+            buffers.append(array.tobytes())
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            entry["data"] = array.reshape(-1)
+        told.append(entry)
+    document = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join([document, *buffers]), len(document)) if buffers else (document, None)
 
 
 def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -79,7 +122,61 @@ def _entries(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _tensor(entry: Mapping[str, Any], spec: TensorSpec) -> np.ndarray:
+class _Reader:
+    """Takes the tensors behind the JSON one by one."""
+
+    def __init__(self, binary: memoryview | None) -> None:
+        self._binary, self._place = binary, 0
+
+    def take(self, size: Any, name: str) -> memoryview:
+        """The next bytes.
+
+        Raises:
+            RequestError: the size is no size, or there are not so many bytes.
+        """
+        if type(size) is not int or size < 0:
+            raise RequestError(f"'binary_data_size' of input {name!r} is {shortened(size)}")
+        if self._binary is None:
+            raise RequestError(
+                f"input {name!r} is said to be binary, but Inference-Header-Content-Length is not given"
+            )
+        left = len(self._binary) - self._place
+        if size > left:
+            raise RequestError(f"input {name!r} has {size:,} bytes, {left:,} are left behind the JSON")
+        self._place += size
+        return self._binary[self._place - size : self._place]
+
+    def check_empty(self) -> None:
+        """Refuse bytes that belong to no input."""
+        left = len(self._binary) - self._place if self._binary is not None else 0
+        if left:
+            raise RequestError(f"{left:,} bytes behind the JSON belong to no input")
+
+
+def _from_bytes(binary: memoryview, spec: TensorSpec, shape: list[int]) -> np.ndarray:
+    """A tensor of its own memory, aligned and writable, as engines want it."""
+    dtype = np.dtype(spec.dtype).newbyteorder("<")
+    wanted = math.prod(shape) * dtype.itemsize
+    if len(binary) != wanted:
+        raise RequestError(
+            f"input {spec.name!r} has {len(binary):,} bytes, its shape {shape} wants {wanted:,}"
+        )
+    if dtype.kind == "b" and (np.frombuffer(binary, np.uint8) > 1).any():
+        raise RequestError(f"input {spec.name!r} holds bytes that are neither 0 nor 1")
+    return np.frombuffer(binary, dtype).reshape(shape).astype(spec.dtype, copy=True)
+
+
+def _timeout(parameters: Mapping[str, Any]) -> float | None:
+    """Seconds; the protocol says microseconds, and 0 for none."""
+    timeout = parameters.get("timeout")
+    if timeout is None:
+        return None
+    if type(timeout) is not int or timeout < 0:
+        raise RequestError(f"'timeout' is {shortened(timeout)}; the protocol wants microseconds")
+    return timeout / 1e6 if timeout else None
+
+
+def _tensor(entry: Mapping[str, Any], spec: TensorSpec, reader: _Reader) -> np.ndarray:
     datatype, wanted = entry.get("datatype"), DATATYPES[spec.dtype]
     if datatype != wanted:
         raise RequestError(
@@ -95,9 +192,12 @@ def _tensor(entry: Mapping[str, Any], spec: TensorSpec) -> np.ndarray:
         raise RequestError(
             f"input {spec.name!r} has the shape {shortened(shape)}, the model takes [{wanted}]"
         )
+    if "binary_data_size" in (parameters := _parameters(entry)):
+        if "data" in entry:
+            raise RequestError(f"input {spec.name!r} has both 'data' and 'binary_data_size'")
+        return _from_bytes(reader.take(parameters["binary_data_size"], spec.name), spec, shape)
     if "data" not in entry:
-        binary = "; binary tensors are not taken" if "binary_data_size" in _parameters(entry) else ""
-        raise RequestError(f"input {spec.name!r} has no 'data'{binary}")
+        raise RequestError(f"input {spec.name!r} has no 'data'")
     if not isinstance(entry["data"], list):
         raise RequestError(f"'data' of input {spec.name!r} is not a list")
     array = array_from_json(entry["data"], spec)
@@ -115,15 +215,20 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters if isinstance(parameters, dict) else {}
 
 
-def _wanted_outputs(document: Mapping[str, Any], signature: Signature) -> list[str]:
-    """Names of the outputs to answer with, in the order asked for; all of them when none is named."""
+def _wanted_outputs(document: Mapping[str, Any], signature: Signature) -> dict[str, bool]:
+    """Outputs to answer with, in the order asked for, and whether in binary; all when none is named."""
     known = [spec.name for spec in signature.outputs]
+    usual = bool(_parameters(document).get("binary_data_output", False))
     if not document.get("outputs"):
-        return known
-    wanted = [entry["name"] for entry in _entries(document, "outputs")]
-    for name in wanted:
+        return dict.fromkeys(known, usual)
+    wanted: dict[str, bool] = {}
+    for entry in _entries(document, "outputs"):
+        name, parameters = entry["name"], _parameters(entry)
         if name not in known:
             raise RequestError(f"the model has no output {shortened(name)}; {near(name[:MAX_NAME], known)}")
-        if wanted.count(name) > 1:
+        if name in wanted:
             raise RequestError(f"output {name!r} is asked for twice")
+        if parameters.get("classification"):
+            raise RequestError(f"output {name!r} is asked for as classes; /predict gives labels")
+        wanted[name] = bool(parameters.get("binary_data", usual))
     return wanted

@@ -9,46 +9,81 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
+from lissom.bench.statistics import median_latency
 from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
 from lissom.logs import log
 from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import machine
-from lissom.runtime.probe import probe_error
+from lissom.runtime.probe import load_probe, probe_error
+from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
 
 VERSION = "1"
 """The only version of every model."""
+INLINE_SECONDS = 150e-6
+"""A model that takes less is called on the event loop: a hop to a thread takes about 60 microseconds."""
+_USUAL_BATCH = 32
+_CALLS = 5
+_NEARLY = 0.95
+"""Share of the most samples a second with which a smaller batch is as good."""
+
+
+class State(StrEnum):
+    """Of one model, from its first byte to its last."""
+
+    LOADING = "LOADING"
+    WARMING = "WARMING"
+    READY = "READY"
+    DRAINING = "UNLOADING"
+    UNLOADED = "UNAVAILABLE"
+
 
 _MACHINE_KIND = ("cpu", "architecture", "isa", "cores")
 
 
 class ServedModel:
-    """One artifact, warm on one runtime, called by one thread of its own."""
+    """One artifact, warm on one runtime, with a queue of its own.
+
+    Attributes:
+        artifact: It.
+        runtime: The engine.
+        scheduler: Through which every request goes.
+        state: READY until it drains.
+    """
 
     def __init__(self, artifact: Artifact, *, runtime: str | None = None, threads: int | None = None) -> None:
-        """Open the runtime and call it once.
+        """Open the runtime, call it, and see how long that takes.
 
         Raises:
             LissomError: no runtime opens the artifact and reproduces its probe.
         """
         self.artifact = artifact
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
         names = [runtime] if runtime is not None else ranked_runtimes(artifact)
         try:
-            self.runtime: Runtime = self.thread.submit(_open_first, artifact, names, threads).result()
+            self.runtime: Runtime = self._thread.submit(_open_first, artifact, names, threads).result()
+            seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
         except BaseException:
-            self.thread.shutdown()
+            self._thread.shutdown()
             raise
+        self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
+        self.scheduler = Scheduler(
+            self.runtime.infer_batch,
+            Limits(max_batch=self.runtime.max_batch or best_batch(artifact, self.runtime.name)),
+            executor=None if self.is_inline else self._thread,
+            batches=batches_of(artifact.manifest.signature),
+        )
+        self.state = State.READY
 
     @property
     def name(self) -> str:
@@ -60,14 +95,17 @@ class ServedModel:
         """Everything known about the artifact."""
         return self.artifact.manifest
 
-    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One call, to be made in the model's thread."""
-        return self.runtime.infer_batch(inputs)
+    async def drain(self) -> None:
+        """Take nothing more, finish what was begun, and free the engine."""
+        self.state = State.DRAINING
+        await self.scheduler.close()
+        self.close()
 
     def close(self) -> None:
         """Wait for the calls that were begun, and free the engine."""
-        self.thread.shutdown()
+        self._thread.shutdown()
         self.runtime.close()
+        self.state = State.UNLOADED
 
 
 class Repository:
@@ -176,6 +214,18 @@ def _check_signature(artifact: Artifact) -> None:
         )
 
 
+def best_batch(artifact: Artifact, runtime: str) -> int:
+    """The smallest batch with nearly the most samples a second, as it was measured; 32 where it was not."""
+    rates: dict[int, float] = {}
+    for record in artifact.evidence():
+        for one in record.get("batches", ()):
+            mine = (one["artifact"], one["runtime"]) == (artifact.name, runtime)
+            if mine and one["rounds_ms"] and not one["error"]:
+                rates[one["batch_size"]] = one["batch_size"] / median_latency(one["rounds_ms"]).value
+    good = [size for size, rate in rates.items() if rate >= _NEARLY * max(rates.values())]
+    return min(good, default=_USUAL_BATCH)
+
+
 def _measured(artifact: Artifact) -> Mapping[str, Any]:
     """Figures by runtime of the newest measurement on this kind of machine; empty when there is none."""
     here = machine()
@@ -220,6 +270,14 @@ def _open_warm(artifact: Artifact, name: str, threads: int | None) -> Runtime:
         runtime.close()
         raise
     return runtime
+
+
+def _seconds_of_call(runtime: Runtime) -> float:
+    """Median of a few calls with one sample, after as many to warm up."""
+    inputs, _ = load_probe(runtime.artifact)
+    one = {name: array[:1] for name, array in inputs.items()}
+    times = [runtime.timed_infer(one)[1] for _ in range(2 * _CALLS)]
+    return median(times[_CALLS:])
 
 
 def _check_probe(runtime: Runtime) -> None:

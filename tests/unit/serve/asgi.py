@@ -43,8 +43,9 @@ async def send_request(
     *,
     headers: dict[str, str] | None = None,
     chunks: Sequence[bytes] | None = None,
+    leaves: bool = False,
 ) -> Response:
-    """One request in a loop that runs."""
+    """One request in a loop that runs; a caller who leaves does so once the body was read."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     pieces = list(chunks) if chunks is not None else [content]
     scope = {
@@ -57,13 +58,21 @@ async def send_request(
     messages[-1]["more_body"] = False
     sent: list[Any] = []
 
+    finished = asyncio.Event()
+
     async def receive() -> Any:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
+        if messages:
+            return messages.pop(0)
+        if not leaves:
+            await finished.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body":
+            finished.set()
 
     await app(scope, receive, send)
-    start, *parts = sent
+    start, *parts = sent or [{"status": 0, "headers": []}]
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return Response(start["status"], found, b"".join(part["body"] for part in parts))

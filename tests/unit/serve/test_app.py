@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from tests.unit.serve.asgi import Response, request, send_request
 
 from lissom.errors import ArtifactError
 from lissom.runtime.preprocess import softmax
+from lissom.serve import repository
 from lissom.serve.app import Application
 from lissom.serve.bodies import MAX_BODY_BYTES
-from lissom.serve.repository import Repository
+from lissom.serve.repository import Repository, ServedModel
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 
@@ -55,7 +58,7 @@ def test_the_server_says_what_it_is(app: Application, path: str) -> None:
     assert found.status == 200
     assert found.headers["content-type"] == "application/json"
     assert found.json["name"] == "lissom"
-    assert found.json["extensions"] == []
+    assert {"binary_tensor_data", "statistics", "model_repository"} <= {*found.json["extensions"]}
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -165,13 +168,13 @@ def test_predict_preprocesses_and_names_the_class(app: Application) -> None:
 
 def test_predict_by_name_answers_as_predict_without(app: Application) -> None:
     body = {"inputs": {"image": ROWS.tolist()}}
-    assert request(app, "POST", "/predict/tiny", body) == request(app, "POST", "/predict", body)
+    assert request(app, "POST", "/predict/tiny", body).json == request(app, "POST", "/predict", body).json
 
 
 def test_predict_takes_one_sample_without_the_axis_of_the_batch(app: Application) -> None:
     single, batch = predict(app, ROWS[0].tolist()), predict(app, ROWS[:1].tolist())
     assert single.status == 200
-    assert single == batch
+    assert single.json == batch.json
 
 
 def test_predict_counts_classes_that_have_no_names(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ HOSTILE_INFER: dict[str, tuple[Any, str]] = {
                 {**{k: v for k, v in tensor().items() if k != "data"}, "parameters": {"binary_data_size": 32}}
             ]
         },
-        "binary tensors are not taken",
+        "Inference-Header-Content-Length is not given",
     ),
     "beyond float32": ({"inputs": [tensor(data=[1e300] * 8)]}, "outside the range of FP32"),
     "NaN": (
@@ -333,8 +336,15 @@ def test_what_is_not_there_is_an_error_in_one_shape(
 @pytest.mark.parametrize(
     ("headers", "status", "reason"),
     [
-        ({"Inference-Header-Content-Length": "10"}, 400, "this version takes JSON"),
-        ({"Content-Encoding": "gzip"}, 415, "uncompressed"),
+        ({"Inference-Header-Content-Length": "-1"}, 400, "Inference-Header-Content-Length is '-1'"),
+        ({"Inference-Header-Content-Length": "abc"}, 400, "Inference-Header-Content-Length is 'abc'"),
+        ({"Inference-Header-Content-Length": "9999999"}, 400, "the body has"),
+        ({"Inference-Header-Content-Length": "9" * 5000}, 400, "the body has"),
+        ({"Content-Encoding": "br"}, 415, "gzip, deflate or none"),
+        ({"Content-Encoding": "gzip"}, 400, "not gzip"),
+        ({"Content-Encoding": "deflate"}, 400, "not deflate"),
+        ({"X-Request-Timeout-Ms": "soon"}, 400, "whole milliseconds"),
+        ({"X-Request-Timeout-Ms": "0"}, 400, "whole milliseconds"),
         ({"Content-Length": str(MAX_BODY_BYTES + 1)}, 413, "smaller batches"),
         ({"Content-Length": "-1"}, 400, "not a number"),
         ({"Content-Length": "²"}, 400, "not a number"),
@@ -403,7 +413,7 @@ def test_the_cause_of_an_internal_error_is_in_the_log_only(
         raise exc
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "lissom"):
-        patch.setattr(model, "infer", fail)
+        patch.setattr(model.scheduler, "_run", fail)
         found = predict(app, ROWS.tolist())
     assert found.status == 500
     assert found.json == {"error": "internal error; the cause is in the log of the server"}
@@ -414,35 +424,217 @@ def test_the_cause_of_an_internal_error_is_in_the_log_only(
 def test_an_output_that_is_not_finite_is_null(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     assert app.repository is not None
     logits = np.array([[np.nan, 1.0, np.inf]], dtype=np.float32)
-    monkeypatch.setattr(app.repository.models["tiny"], "infer", lambda inputs: {"logits": logits})
+    monkeypatch.setattr(app.repository.models["tiny"].scheduler, "_run", lambda inputs: {"logits": logits})
     assert predict(app, ROWS[:1].tolist()).json["outputs"] == {"logits": [[None, 1.0, None]]}
     one = tensor(shape=[1, 1, 2, 2], data=[1, 2, 3, 4])
     assert infer(app, {"inputs": [one]}).json["outputs"][0]["data"] == [None, 1.0, None]
 
 
-def test_health_is_answered_while_a_model_computes(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    """A model that is called in its thread, and computes when it is told to."""
+    monkeypatch.setattr(repository, "INLINE_SECONDS", 0.0)
+    app = open_app(tiny_onnx_artifact(tmp_path / "tiny").path)
     assert app.repository is not None
-    model = app.repository.models["tiny"]
-    begun, finish, real = threading.Event(), threading.Event(), model.infer
+    found = Slow(app, app.repository.models["tiny"])
+    yield found
+    found.finish.set()
+    app.repository.close()
 
-    def slow(inputs: Any) -> Any:
-        begun.set()
-        assert finish.wait(30)
-        return real(inputs)
 
-    monkeypatch.setattr(model, "infer", slow)
+class Slow:
+    def __init__(self, app: Application, model: ServedModel) -> None:
+        self.app, self.scheduler = app, model.scheduler
+        self.begun, self.finish = threading.Event(), threading.Event()
+        self.rows: list[int] = []
+        real = self.scheduler._run
 
+        def run(inputs: Any) -> Any:
+            self.begun.set()
+            assert self.finish.wait(30)
+            self.rows.append(len(inputs["image"]))
+            return real(inputs)
+
+        self.scheduler._run = run
+
+    def call(self, **options: Any) -> Coroutine[Any, Any, Response]:
+        return send_request(self.app, "POST", "/predict", {"inputs": {"image": ROWS.tolist()}}, **options)
+
+
+def test_health_is_answered_while_a_model_computes(slow: Slow) -> None:
     async def scenario() -> tuple[Response, Response]:
-        body = {"inputs": {"image": ROWS.tolist()}}
-        busy = asyncio.create_task(send_request(app, "POST", "/predict", body))
-        await asyncio.to_thread(begun.wait, 30)
-        health = await send_request(app, "GET", "/v2/health/ready")
+        busy = asyncio.create_task(slow.call())
+        await asyncio.to_thread(slow.begun.wait, 30)
+        health = await send_request(slow.app, "GET", "/v2/health/ready")
         assert not busy.done()
-        finish.set()
+        slow.finish.set()
         return health, await busy
 
     health, answer = asyncio.run(scenario())
     assert (health.status, answer.status) == (200, 200)
+
+
+def test_a_caller_who_leaves_is_not_computed(slow: Slow) -> None:
+    async def scenario() -> tuple[Response, Response]:
+        busy = asyncio.create_task(slow.call())
+        await asyncio.to_thread(slow.begun.wait, 30)
+        gone = await slow.call(leaves=True)
+        slow.finish.set()
+        return await busy, gone
+
+    answer, gone = asyncio.run(scenario())
+    assert (answer.status, gone.status) == (200, 0)
+    assert slow.rows == [2]
+
+
+def test_a_full_queue_is_refused_with_the_time_to_come_back(slow: Slow) -> None:
+    slow.scheduler.limits = slow.scheduler.limits._replace(max_waiting=2)
+
+    async def scenario() -> Response:
+        busy = [asyncio.create_task(slow.call())]
+        await asyncio.to_thread(slow.begun.wait, 30)
+        busy.append(asyncio.create_task(slow.call()))
+        await asyncio.sleep(0.05)
+        refused = await slow.call()
+        slow.finish.set()
+        assert [answer.status for answer in await asyncio.gather(*busy)] == [200, 200]
+        return refused
+
+    refused = asyncio.run(scenario())
+    assert refused.status == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "come back" in refused.json["error"]
+
+
+@pytest.mark.parametrize("way", ["header", "parameter"])
+def test_a_deadline_is_answered_when_it_passes(slow: Slow, way: str) -> None:
+    async def scenario() -> Response:
+        busy = asyncio.create_task(slow.call())
+        await asyncio.to_thread(slow.begun.wait, 30)
+        document = {"inputs": [tensor()]}
+        headers = {"X-Request-Timeout-Ms": "50"} if way == "header" else {}
+        if way == "parameter":
+            document["parameters"] = {"timeout": 50_000}  # type: ignore[assignment]
+        path = "/v2/models/tiny/infer"
+        late = await send_request(slow.app, "POST", path, document, headers=headers)
+        slow.finish.set()
+        await busy
+        return late
+
+    late = asyncio.run(scenario())
+    assert late.status == 504
+    assert "deadline" in late.json["error"]
+
+
+def binary_request(
+    *arrays: np.ndarray, outputs: list[Any] | None = None, **parameters: Any
+) -> tuple[bytes, dict[str, str]]:
+    """A request to `infer` with tensors behind the JSON, and its headers."""
+    document: dict[str, Any] = {
+        "inputs": [
+            {k: v for k, v in tensor(parameters={"binary_data_size": array.nbytes}).items() if k != "data"}
+            for array in arrays
+        ],
+        "parameters": parameters,
+    }
+    if outputs is not None:
+        document["outputs"] = outputs
+    head = json.dumps(document).encode()
+    body = head + b"".join(array.tobytes() for array in arrays)
+    return body, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def binary_outputs(response: Response) -> tuple[Any, np.ndarray]:
+    length = int(response.headers["inference-header-content-length"])
+    return json.loads(response.body[:length]), np.frombuffer(response.body[length:], np.float32)
+
+
+def test_binary_tensors_give_what_json_gives(app: Application) -> None:
+    body, headers = binary_request(ROWS, binary_data_output=True)
+    document, values = binary_outputs(infer(app, body, headers=headers))
+    wanted = infer(app, {"inputs": [tensor()]}).json["outputs"][0]
+    assert document["outputs"] == [
+        {"name": "logits", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}}
+    ]
+    np.testing.assert_allclose(values, wanted["data"], rtol=1e-6)
+
+
+def test_an_output_may_be_asked_for_in_either_way(app: Application) -> None:
+    wanted = [{"name": "logits", "parameters": {"binary_data": False}}]
+    body, headers = binary_request(ROWS, outputs=wanted, binary_data_output=True)
+    assert len(infer(app, body, headers=headers).json["outputs"][0]["data"]) == 6
+    found = infer(app, {"inputs": [tensor()], "parameters": {"binary_data_output": True}})
+    assert len(binary_outputs(found)[1]) == 6
+
+
+def test_a_body_without_json_is_the_one_input(app: Application) -> None:
+    found = infer(app, ROWS[:1].tobytes(), headers={"Inference-Header-Content-Length": "0"})
+    document, values = binary_outputs(found)
+    assert document["outputs"][0]["shape"] == [1, 3]
+    assert len(values) == 3
+    short = infer(app, b"abc", headers={"Inference-Header-Content-Length": "0"})
+    assert (short.status, "3 bytes" in short.json["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (binary_request(ROWS)[0][:-1], "31 are left"),
+        (binary_request(ROWS)[0] + b"x", "belong to no input"),
+        (binary_request(ROWS[:1])[0], "wants 32"),
+    ],
+    ids=["short", "long", "other shape"],
+)
+def test_binary_tensors_of_another_size_are_refused(app: Application, body: bytes, reason: str) -> None:
+    length = body.index(b"}}") + 2 if body.count(b"}}") == 1 else body.rindex(b"}") + 1
+    found = infer(app, body, headers={"Inference-Header-Content-Length": str(length)})
+    assert found.status == 400
+    assert reason in found.json["error"]
+    assert_lives(app)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bodies_are_packed_both_ways(app: Application, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    body, headers = binary_request(ROWS, binary_data_output=True)
+    headers |= {"Content-Encoding": encoding, "Accept-Encoding": encoding}
+    found = infer(app, pack(body), headers=headers)
+    assert (found.status, found.headers["content-encoding"]) == (200, encoding)
+    unpacked = {"gzip": gzip.decompress, "deflate": zlib.decompress}[encoding](found.body)
+    length = int(found.headers["inference-header-content-length"])
+    assert json.loads(unpacked[:length])["model_name"] == "tiny"
+    assert len(unpacked) - length == 24
+
+
+def test_a_body_that_unpacks_to_too_much_is_refused(app: Application) -> None:
+    bomb = gzip.compress(b" " * (MAX_BODY_BYTES + 1))
+    assert len(bomb) < 1_000_000
+    found = infer(app, bomb, headers={"Content-Encoding": "gzip"})
+    assert found.status == 413
+    assert_lives(app)
+
+
+def test_the_index_the_configuration_and_the_statistics_are_told(app: Application) -> None:
+    for body in (None, {}, {"ready": True}):
+        (found,) = request(app, "POST", "/v2/repository/index", body).json
+        assert (found["name"], found["version"], found["state"]) == ("tiny", "1", "READY")
+    config = request(app, "GET", "/v2/models/tiny/config").json
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [1, 2, 2]}]
+    assert config["max_batch_size"] >= 1
+    infer(app, {"inputs": [tensor()]})
+    for path in ("/v2/models/stats", "/v2/models/tiny/stats", "/v2/models/tiny/versions/1/stats"):
+        (told,) = request(app, "GET", path).json["model_stats"]
+        assert told["inference_stats"]["success"]["count"] >= 1
+        assert told["inference_count"] >= 2
+
+
+def test_the_request_id_is_given_back_and_made_where_there_is_none(app: Application) -> None:
+    own = infer(app, {"inputs": [tensor()]}, headers={"X-Request-ID": "abc-1"})
+    assert own.headers["x-request-id"] == "abc-1"
+    failed = request(app, "GET", "/nothing", headers={"X-Request-ID": "abc-2"})
+    assert failed.headers["x-request-id"] == "abc-2"
+    hostile = infer(app, {"inputs": [tensor()]}, headers={"X-Request-ID": "a b" * 100})
+    assert len(hostile.headers["x-request-id"]) == 16
+    assert hostile.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_thousand_requests_at_once_get_their_own_answers(app: Application) -> None:

@@ -134,7 +134,7 @@ def test_an_engine_that_does_not_reproduce_the_probe_is_not_served(tmp_path: Pat
 
 def test_the_engine_is_opened_and_called_in_one_thread(artifact: Artifact) -> None:
     model = ServedModel(artifact, runtime="onnxruntime", threads=1)
-    names = [model.thread.submit(lambda: threading.current_thread().name).result() for _ in range(3)]
+    names = [model._thread.submit(lambda: threading.current_thread().name).result() for _ in range(3)]
     assert len(set(names)) == 1
     assert names[0] != threading.current_thread().name
     model.close()
@@ -225,4 +225,4 @@ def test_closing_a_repository_closes_every_model(tmp_path: Path) -> None:
         assert [model.name for model in models] == ["a", "b"]
     for model in models:
         with pytest.raises(RuntimeError, match="shutdown"):
-            model.thread.submit(print)
+            model._thread.submit(print)

@@ -1,0 +1,76 @@
+"""What the extensions of the protocol tell of a model: its configuration, and what became of its requests."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lissom.artifact import TensorSpec
+from lissom.serve.repository import VERSION, ServedModel
+from lissom.serve.tensors import DATATYPES
+
+
+def configuration(model: ServedModel) -> dict[str, Any]:
+    """As clients of Triton read it: sizes without the axis of samples, where there is one."""
+    scheduler, signature = model.scheduler, model.manifest.signature
+    skipped = 1 if scheduler.batches else 0
+    return {
+        "name": model.name,
+        "platform": f"{model.runtime.name}_{model.manifest.format}",
+        "backend": model.runtime.name,
+        "max_batch_size": scheduler.limits.max_batch if scheduler.batches else 0,
+        "input": [_tensor(spec, skipped) for spec in signature.inputs],
+        "output": [_tensor(spec, skipped) for spec in signature.outputs],
+        "instance_group": [{"name": model.name, "count": 1, "kind": _kind(model)}],
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": round(scheduler.limits.max_delay * 1e6),
+            "default_queue_policy": {"max_queue_size": scheduler.limits.max_waiting},
+        },
+        "version_policy": {"latest": {"num_versions": 1}},
+    }
+
+
+def statistics(model: ServedModel) -> dict[str, Any]:
+    """Requests and batches since the model was loaded, and the time they took, nanoseconds."""
+    counts = model.scheduler.counts
+    executed = sum(counts.batches.values())
+    computed = {"count": counts.answered, "ns": _ns(counts.compute_seconds)}
+    nothing = {"count": 0, "ns": 0}
+    failed = counts.failed + counts.refused + counts.expired
+    return {
+        "name": model.name,
+        "version": VERSION,
+        "last_inference": round(1e3 * time.time()) if counts.answered else 0,
+        "inference_count": sum(rows * number for rows, number in counts.batches.items()),
+        "execution_count": executed,
+        "inference_stats": {
+            "success": {
+                "count": counts.answered,
+                "ns": _ns(counts.queue_seconds + counts.compute_seconds),
+            },
+            "fail": {"count": failed, "ns": 0},
+            "queue": {"count": counts.answered, "ns": _ns(counts.queue_seconds)},
+            "compute_input": nothing,
+            "compute_infer": computed,
+            "compute_output": nothing,
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [
+            {"batch_size": rows, "compute_infer": {"count": number, "ns": 0}}
+            for rows, number in sorted(counts.batches.items())
+        ],
+    }
+
+
+def _tensor(spec: TensorSpec, skipped: int) -> dict[str, Any]:
+    sizes = [size if isinstance(size, int) else -1 for size in spec.shape[skipped:]]
+    return {"name": spec.name, "data_type": f"TYPE_{DATATYPES[spec.dtype]}", "dims": sizes}
+
+
+def _kind(model: ServedModel) -> str:
+    return "KIND_GPU" if model.runtime.device == "cuda" else "KIND_CPU"
+
+
+def _ns(seconds: float) -> int:
+    return round(1e9 * seconds)
