@@ -135,19 +135,50 @@ def predict(
 
 @verb
 def serve(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts to serve.")],
+    artifacts: Annotated[
+        list[Path] | None, typer.Argument(metavar="ARTIFACT...", help="Artifacts to serve.")
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
     runtime: RuntimeChoice = None,
     threads: Threads = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", metavar="FILE", help="API keys; needed for any host but this machine."),
+    ] = None,
+    rate_limit: Annotated[
+        float | None, typer.Option("--rate-limit", min=0.01, help="Requests a second of each key.")
+    ] = None,
+    new_key: Annotated[
+        str | None,
+        typer.Option("--new-key", metavar="NAME", help="Add a key to --keys, show it once, and end."),
+    ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="With --new-key: may load and unload models.")
+    ] = False,
 ) -> Outcome:
     """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
+
+    Other machines can reach the server only with API keys. Keys are kept as hashes; a line that is removed
+    from the file revokes its key at once.
 
     \b
     lissom serve runs/digits/artifact
     curl -s localhost:3000/v2/models/digits
+    lissom serve --new-key ada --keys keys.txt
+    lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --rate-limit 100
     """
-    return views.served(artifacts, host=host, port=port, runtime=runtime, threads=threads)
+    if new_key is not None:
+        return views.key_made(keys, new_key, admin=admin)
+    return views.served(
+        artifacts or (),
+        host=host,
+        port=port,
+        runtime=runtime,
+        threads=threads,
+        keys=keys,
+        rate_limit=rate_limit,
+    )
 
 
 @verb

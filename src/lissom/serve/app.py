@@ -4,6 +4,7 @@
     GET  /v2/models/{model}[/versions/{version}][/ready|/config|/stats]   GET /v2/models/stats
     POST /v2/models/{model}[/versions/{version}]/infer     tensors, by the Open Inference Protocol
     POST /v2/repository/index                              every model and its state
+    POST /v2/repository/models/{model}/load|unload         for administrators
     POST /predict[/{model}]                                raw rows
 
 Large JSON is read and written in a thread, so that health is answered meanwhile; models are called through
@@ -39,6 +40,7 @@ from lissom.serve.bodies import (
     split_binary,
 )
 from lissom.serve.description import configuration, statistics
+from lissom.serve.keys import Key, Keys
 from lissom.serve.prediction import predict_inputs, predict_response
 from lissom.serve.protocol import (
     InferRequest,
@@ -55,6 +57,9 @@ Found = TypeVar("Found")
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer|config|stats))?")
 _INDEX_PATH = re.compile(r"/v2/repository(?:/[^/]+)?/index")
+_CHANGE_PATH = re.compile(r"/v2/repository(?:/[^/]+)?/models/([^/]+)/(load|unload)")
+_HEALTH = ("/v2/health/live", "/v2/health/ready")
+_METRICS = "/metrics"
 _EXTENSIONS = (
     "binary_tensor_data",
     "model_configuration",
@@ -85,8 +90,16 @@ class Answer(NamedTuple):
 class Application:
     """Answers requests for the models of a repository; not ready until it has one."""
 
-    def __init__(self, repository: Repository | None = None) -> None:
+    def __init__(self, repository: Repository | None = None, *, keys: Keys | None = None) -> None:
         self.repository = repository
+        self.keys = keys
+
+    def guard(self, scope: Scope) -> bool:
+        """True for a request to one of BentoML's own paths that may be answered."""
+        if self.keys is None or scope["path"] != _METRICS:
+            return True
+        key = self.keys.find(_presented(scope))
+        return key is not None and key.is_admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever it holds."""
@@ -103,6 +116,7 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path = scope["path"].rstrip("/")
+        key = self._authorized(scope) if self.keys is not None and path not in _HEALTH else None
         if path == "/v2":
             return self._server_metadata(scope)
         if path == "/v2/health/live":
@@ -119,6 +133,8 @@ class Application:
             return await self._model(scope, receive, *found.groups())
         if _INDEX_PATH.fullmatch(path):
             return await self._index(scope, receive)
+        if found := _CHANGE_PATH.fullmatch(path):
+            return await self._change(scope, receive, found[1], found[2], key)
         place, _, name = path[1:].partition("/")
         if place == "predict" and "/" not in name:
             return await self._predict(scope, receive, name)
@@ -182,7 +198,46 @@ class Application:
             for model in self._models()
             if not ready_only or model.state is State.READY
         ]
+        repository = self._ready_repository()
+        if not ready_only:
+            told += [
+                {"name": name, "version": VERSION, "state": state.value, "reason": reason}
+                for name, (state, reason) in repository.absent.items()
+            ]
         return _json(told)
+
+    async def _change(
+        self, scope: Scope, receive: Receive, name: str, action: str, key: Key | None
+    ) -> Answer:
+        _allow(scope, "POST")
+        repository = self._ready_repository()
+        if key is None or not key.is_admin:
+            raise Refused(403, f"to {action} a model takes the key of an administrator")
+        await read_body(scope, receive)  # overrides of the configuration are not taken
+        if name not in repository.sources:
+            raise Refused(404, f"there is no model {name[:MAX_NAME]!r}; {near(name, repository.sources)}")
+        await (repository.load(name) if action == "load" else repository.unload(name))
+        return _json({})
+
+    def _authorized(self, scope: Scope) -> Key:
+        """The key that came with the request.
+
+        Raises:
+            Refused: there is none, it is unknown, or it comes too often.
+        """
+        assert self.keys is not None
+        presented = _presented(scope)
+        key = self.keys.find(presented) if presented else None
+        if key is None:
+            why = "is unknown" if presented else "is missing: Authorization: Bearer KEY"
+            raise Refused(401, f"the API key {why}", (b"www-authenticate", b"Bearer"))
+        if wait := self.keys.wait(key):
+            seconds = str(math.ceil(wait))
+            text = f"{key.name} asks more often than it may; come back in {seconds} s"
+            raise Refused(429, text, (b"retry-after", seconds.encode()))
+        if scope["path"] == _METRICS and not key.is_admin:
+            raise Refused(403, "metrics take the key of an administrator")
+        return key
 
     def _models(self) -> list[ServedModel]:
         return list(self._ready_repository().models.values())
@@ -193,7 +248,11 @@ class Application:
         return self.repository
 
     def _find(self, name: str, model_version: str | None) -> ServedModel:
-        models = self._ready_repository().models
+        repository = self._ready_repository()
+        models = repository.models
+        if name in repository.absent and name not in models:
+            state, reason = repository.absent[name]
+            raise Refused(503, f"model {name!r} is {state.value.lower()}: {reason}", _RETRY_SOON)
         if name not in models:
             raise Refused(404, f"there is no model {name[:MAX_NAME]!r}; {near(name[:MAX_NAME], models)}")
         if model_version not in (None, VERSION):
@@ -215,6 +274,17 @@ def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
     if binary is not None and not document:
         return raw_request(signature, binary)
     return infer_request(parse_object(document), signature, binary)
+
+
+def _presented(scope: Scope) -> bytes:
+    """The key of a request; empty where it has none."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, key = value.partition(b" ")
+            return bytes(key.strip()) if kind.lower() == b"bearer" else b""
+        if name == b"x-api-key":
+            return bytes(value)
+    return b""
 
 
 def _deadline(scope: Scope, timeout: float | None) -> float:

@@ -18,14 +18,26 @@ THREADS = "LISSOM_THREADS"
 FOLDER = "LISSOM_FOLDER"
 FAILURE = "LISSOM_FAILURE"
 PARENT = "LISSOM_PARENT"
+KEYS = "LISSOM_KEYS"
+RATE_LIMIT = "LISSOM_RATE_LIMIT"
 
 
 class Settings(NamedTuple):
-    """What is served, and how."""
+    """What is served, how, and to whom.
+
+    Attributes:
+        artifacts: Folders.
+        runtime: Of every model; None for the fastest by measurement.
+        threads: Of one call; None for all cores.
+        keys: File of API keys; None where everybody may ask.
+        rate_limit: Requests a second of each key; None for any number.
+    """
 
     artifacts: tuple[Path, ...]
     runtime: str | None = None
     threads: int | None = None
+    keys: Path | None = None
+    rate_limit: float | None = None
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Settings:
@@ -42,11 +54,14 @@ class Settings(NamedTuple):
                 else [part for part in text.split(os.pathsep) if part]
             )
             threads = int(variables[THREADS]) if variables.get(THREADS) else None
+            rate_limit = float(variables[RATE_LIMIT]) if variables.get(RATE_LIMIT) else None
         except ValueError as exc:
             raise RequestError(
                 f"{ARTIFACTS} is {text!r} and {THREADS} is {variables.get(THREADS)!r}: {exc}"
             ) from exc
-        return cls(tuple(Path(path) for path in paths), variables.get(RUNTIME) or None, threads)
+        keys = Path(variables[KEYS]) if variables.get(KEYS) else None
+        artifacts = tuple(Path(path) for path in paths)
+        return cls(artifacts, variables.get(RUNTIME) or None, threads, keys, rate_limit)
 
     def variables(self) -> dict[str, str]:
         """The environment that `read` reads."""
@@ -54,6 +69,8 @@ class Settings(NamedTuple):
             ARTIFACTS: orjson.dumps([str(path) for path in self.artifacts]).decode(),
             RUNTIME: self.runtime or "",
             THREADS: str(self.threads or ""),
+            KEYS: str(self.keys or ""),
+            RATE_LIMIT: str(self.rate_limit or ""),
         }
 
 

@@ -25,24 +25,33 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class FastFirst:
     """Sends every request to `fast`, but for some paths, and the lifespan, which go to `inner`."""
 
-    def __init__(self, inner: Any, fast: ASGIApp, inner_paths: Iterable[str]) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        fast: ASGIApp,
+        inner_paths: Iterable[str],
+        guard: Callable[[Scope], bool] = lambda scope: True,
+    ) -> None:
         """Choose the paths.
 
         Args:
             inner: The application of BentoML.
             fast: The application that answers all other requests.
             inner_paths: Exact paths that `inner` answers.
+            guard: False for a request that `inner` must not answer; `fast` says why.
         """
         self.inner = inner
         self.fast = fast
         self.inner_paths = frozenset(inner_paths)
+        self.guard = guard
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand one request to the application that answers its path."""
-        if scope["type"] == "http" and scope["path"] not in self.inner_paths:
+        is_inner = scope["type"] != "http" or (scope["path"] in self.inner_paths and self.guard(scope))
+        if not is_inner:
             await self.fast(scope, receive, send)
         else:
             await self.inner(scope, receive, send)
@@ -58,4 +67,5 @@ class FastService(bentoml.Service):  # type: ignore[misc]
         if fast is None or not is_main or os.environ.get("LISSOM_FAST_PATH") == "0":
             return app
         logging.getLogger("uvicorn.access").propagate = False  # never printed, yet costs a microsecond
-        return FastFirst(app, fast, self.inner.bento_paths)
+        guard = getattr(self.inner, "fast_guard", lambda scope: True)
+        return FastFirst(app, fast, self.inner.bento_paths, guard)

@@ -25,6 +25,7 @@ from lissom.errors import LissomError, RequestError
 from lissom.logs import log
 from lissom.serve import environment
 from lissom.serve.environment import Settings
+from lissom.serve.keys import read_keys
 from lissom.serve.process import Process
 from lissom.serve.repository import check_artifacts
 
@@ -63,6 +64,8 @@ def serve(
     port: int = 3000,
     runtime: str | None = None,
     threads: int | None = None,
+    keys: Path | None = None,
+    rate_limit: float | None = None,
     on_ready: Callable[[str], None] | None = None,
     on_log: Callable[[str], None] | None = None,
     ready_seconds: float = READY_SECONDS,
@@ -75,6 +78,8 @@ def serve(
         port: Port to listen on; 0 takes a free one.
         runtime: Runtime of every model; default: the fastest by measurement on this kind of machine.
         threads: Threads of one call; default: every core this process may use.
+        keys: File of API keys; needed for every host but this machine's own.
+        rate_limit: Requests a second of each key; default: any number.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
         ready_seconds: How long loading may take.
@@ -84,8 +89,10 @@ def serve(
         LissomError: the server did not become ready, or ended by itself.
     """
     checked = check_artifacts(artifacts, runtime=runtime)
-    settings = Settings(tuple(artifact.path for artifact in checked), runtime, threads)
     address = free_address(host, port)
+    check_access(address, keys, rate_limit)
+    artifact_paths = tuple(artifact.path for artifact in checked)
+    settings = Settings(artifact_paths, runtime, threads, keys and keys.absolute(), rate_limit)
     with tempfile.TemporaryDirectory(prefix="lissom-serve-", ignore_cleanup_errors=True) as home:
         failure = Path(home, "failure.json")
         variables = child_environment(settings, Path(home), failure)
@@ -121,6 +128,24 @@ def free_address(host: str, port: int) -> Address:
     except (OSError, UnicodeError) as exc:
         raise _unusable(host, port, exc) from exc
     return Address(str(ipaddress.ip_address(ip)), free_port)
+
+
+def check_access(address: Address, keys: Path | None, rate_limit: float | None) -> None:
+    """Refuse to serve others than this machine without keys.
+
+    Raises:
+        RequestError: keys are needed, or cannot be read.
+    """
+    if keys is not None:
+        read_keys(keys)
+        return
+    if rate_limit is not None:
+        raise RequestError("a rate limit is one of each key, and no keys are given", hint="--keys FILE")
+    if not ipaddress.ip_address(address.ip).is_loopback:
+        raise RequestError(
+            f"{address.ip} can be reached by other machines, and no keys are given",
+            hint="lissom serve --new-key NAME --keys FILE makes a key; then add --keys FILE",
+        )
 
 
 def child_command(address: Address, home: Path) -> list[str]:

@@ -7,6 +7,7 @@ within its tolerance is not used.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -99,7 +100,7 @@ class ServedModel:
         """Take nothing more, finish what was begun, and free the engine."""
         self.state = State.DRAINING
         await self.scheduler.close()
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Wait for the calls that were begun, and free the engine."""
@@ -109,10 +110,23 @@ class ServedModel:
 
 
 class Repository:
-    """The served models by name; a context manager, because engines must be closed."""
+    """The served models by name; a context manager, because engines must be closed.
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
+    Attributes:
+        models: Those that answer.
+        sources: Where each model is, or was, read from.
+        absent: State and reason of those that do not answer now.
+    """
+
+    def __init__(
+        self, models: Iterable[ServedModel], *, runtime: str | None = None, threads: int | None = None
+    ) -> None:
         self.models = {model.name: model for model in models}
+        self.sources = {name: model.artifact.path for name, model in self.models.items()}
+        self.absent: dict[str, tuple[State, str]] = {}
+        self._runtime, self._threads = runtime, threads
+        self._changing: dict[str, asyncio.Lock] = {}
+        self._draining: set[asyncio.Task[None]] = set()
 
     @classmethod
     def open(cls, paths: Sequence[Path], *, runtime: str | None = None, threads: int | None = None) -> Self:
@@ -129,7 +143,52 @@ class Repository:
             for model in opened:
                 model.close()
             raise
-        return cls(opened)
+        found = cls(opened, runtime=runtime, threads=threads)
+        names = {Artifact.open(path).manifest.recipe: path for path in paths}
+        found.sources |= {name: path for name, path in names.items() if name in found.sources}
+        return found
+
+    async def load(self, name: str) -> None:
+        """Read a model again from where it came, and put it in the place of the one that answers now.
+
+        Requests are answered all the while: by the old model until the new one is warm, then by the new one.
+        The old one finishes what it began, and is freed.
+
+        Raises:
+            LissomError: what lies there now cannot be served; the old model goes on.
+        """
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            if name not in self.models:
+                self.absent[name] = (State.LOADING, "it is being loaded")
+            try:
+                new = await asyncio.to_thread(self._opened, name)
+            except BaseException as exc:
+                if name in self.absent:
+                    self.absent[name] = (State.UNLOADED, str(exc))
+                raise
+            old, self.models[name] = self.models.get(name), new
+            self.absent.pop(name, None)
+            if old is not None:
+                self._drain(old)
+
+    async def unload(self, name: str) -> None:
+        """Take a model away; requests that were begun are finished."""
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            model = self.models.pop(name, None)
+            self.absent[name] = (State.UNLOADED, "it was unloaded")
+            if model is not None:
+                self._drain(model)
+
+    def _opened(self, name: str) -> ServedModel:
+        (artifact,) = check_artifacts([self.sources[name]], runtime=self._runtime)
+        if artifact.manifest.recipe != name:
+            raise RequestError(f"{self.sources[name]} holds {artifact.manifest.recipe!r} now, not {name!r}")
+        return ServedModel(artifact, runtime=self._runtime, threads=self._threads)
+
+    def _drain(self, model: ServedModel) -> None:
+        task = asyncio.get_running_loop().create_task(model.drain())
+        self._draining.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._draining.discard)
 
     def close(self) -> None:
         """Close every model."""

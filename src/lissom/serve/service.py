@@ -24,6 +24,7 @@ from lissom.serve import environment
 from lissom.serve.app import Application
 from lissom.serve.environment import Settings
 from lissom.serve.fast_path import FastService
+from lissom.serve.keys import Keys
 from lissom.serve.repository import Repository
 
 _PR_SET_PDEATHSIG = 1
@@ -69,12 +70,16 @@ class ModelService:
     """Serves the artifacts that the environment names."""
 
     fast_app = staticmethod(application)
+    fast_guard = staticmethod(application.guard)
     bento_paths = ("/metrics", "/livez", "/readyz", "/healthz")
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def load(self) -> None:
         """Begin to load; health is answered from now on."""
         log_to_stderr()
+        settings = Settings.read(os.environ)
+        if settings.keys is not None:  # before anybody is answered
+            application.keys = Keys(settings.keys, per_second=settings.rate_limit)
         loading = asyncio.get_running_loop().run_in_executor(None, _open_repository)
         loading.add_done_callback(_loaded)
 

@@ -144,6 +144,8 @@ def serve(
     port: int = 3000,
     runtime: str | None = None,
     threads: int | None = None,
+    keys: str | Path | None = None,
+    rate_limit: float | None = None,
     on_ready: Callable[[str], None] | None = None,
     on_log: Callable[[str], None] | None = None,
 ) -> int:
@@ -155,6 +157,8 @@ def serve(
         port: Port to listen on; 0 takes a free one.
         runtime: Runtime of every model; default: the fastest by measurement.
         threads: Threads of one call; default: all cores.
+        keys: File of API keys; needed for any host but this machine.
+        rate_limit: Requests a second of each key; default: any number.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
 
@@ -165,7 +169,15 @@ def serve(
 
     folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
     return serve_folders(
-        folders, host=host, port=port, runtime=runtime, threads=threads, on_ready=on_ready, on_log=on_log
+        folders,
+        host=host,
+        port=port,
+        runtime=runtime,
+        threads=threads,
+        keys=Path(keys) if keys is not None else None,
+        rate_limit=rate_limit,
+        on_ready=on_ready,
+        on_log=on_log,
     )
 
 

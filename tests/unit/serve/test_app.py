@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +22,8 @@ from lissom.runtime.preprocess import softmax
 from lissom.serve import repository
 from lissom.serve.app import Application
 from lissom.serve.bodies import MAX_BODY_BYTES
-from lissom.serve.repository import Repository, ServedModel
+from lissom.serve.keys import Keys, add_key
+from lissom.serve.repository import Repository, ServedModel, State
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 
@@ -635,6 +636,136 @@ def test_the_request_id_is_given_back_and_made_where_there_is_none(app: Applicat
     hostile = infer(app, {"inputs": [tensor()]}, headers={"X-Request-ID": "a b" * 100})
     assert len(hostile.headers["x-request-id"]) == 16
     assert hostile.headers["x-content-type-options"] == "nosniff"
+
+
+class Guarded(NamedTuple):
+    """An application that asks for keys, with one of a user and one of an administrator."""
+
+    app: Application
+    user: dict[str, str]
+    admin: dict[str, str]
+    artifact: Path
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    file = tmp_path / "keys"
+    user, admin = add_key(file, "user"), add_key(file, "root", is_admin=True)
+    made = tiny_onnx_artifact(tmp_path / "tiny").path
+    app = open_app(made)
+    app.keys = Keys(file)
+    yield Guarded(app, {"Authorization": f"Bearer {user}"}, {"X-API-Key": admin}, made)
+    assert app.repository is not None
+    app.repository.close()
+
+
+def test_without_a_key_health_alone_is_answered(guarded: Guarded) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready"):
+        assert request(guarded.app, "GET", path).status == 200
+    for method, path in (("GET", "/v2"), ("GET", "/v2/models/tiny"), ("POST", "/predict"), ("GET", "/x")):
+        found = request(guarded.app, method, path)
+        assert (found.status, found.headers["www-authenticate"]) == (401, "Bearer")
+    wrong = request(guarded.app, "GET", "/v2", headers={"Authorization": "Bearer wrong"})
+    assert (wrong.status, "unknown" in wrong.json["error"]) == (401, True)
+    basic = request(guarded.app, "GET", "/v2", headers={"Authorization": "Basic abc"})
+    assert basic.status == 401
+
+
+def test_with_a_key_models_answer(guarded: Guarded) -> None:
+    for headers in (guarded.user, guarded.admin):
+        found = predict(guarded.app, ROWS.tolist(), headers=headers)
+        assert found.status == 200
+
+
+def test_a_key_that_comes_too_often_waits(guarded: Guarded) -> None:
+    assert guarded.app.keys is not None
+    guarded.app.keys._per_second = 0.5
+    first = request(guarded.app, "GET", "/v2", headers=guarded.user)
+    second = request(guarded.app, "GET", "/v2", headers=guarded.user)
+    assert (first.status, second.status) == (200, 429)
+    assert int(second.headers["retry-after"]) >= 1
+    assert request(guarded.app, "GET", "/v2", headers=guarded.admin).status == 200
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_models_are_changed_by_administrators_only(guarded: Guarded, app: Application, action: str) -> None:
+    path = f"/v2/repository/models/tiny/{action}"
+    assert request(guarded.app, "POST", path, {}, headers=guarded.user).status == 403
+    assert request(app, "POST", path, {}).status == 403  # nobody is one where there are no keys
+    unknown = path.replace("tiny", "nope")
+    assert request(guarded.app, "POST", unknown, {}, headers=guarded.admin).status == 404
+    assert request(guarded.app, "GET", path, headers=guarded.admin).status == 405
+
+
+def test_metrics_of_bentoml_take_the_key_of_an_administrator(guarded: Guarded, app: Application) -> None:
+    def scope(headers: dict[str, str], path: str = "/metrics") -> dict[str, Any]:
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        return {"type": "http", "method": "GET", "path": path, "headers": pairs}
+
+    assert guarded.app.guard(scope(guarded.admin))
+    assert not guarded.app.guard(scope(guarded.user))
+    assert not guarded.app.guard(scope({}))
+    assert guarded.app.guard(scope({}, "/livez"))
+    assert app.guard(scope({}))
+    assert request(guarded.app, "GET", "/metrics", headers=guarded.user).status == 403
+
+
+def test_a_model_is_unloaded_told_of_and_loaded_again(guarded: Guarded) -> None:
+    async def scenario() -> list[Response]:
+        async def post(path: str, body: Any = None) -> Response:
+            return await send_request(guarded.app, "POST", path, body, headers=guarded.admin)
+
+        rows = {"inputs": {"image": ROWS.tolist()}}
+        found = [await post("/v2/repository/models/tiny/unload", {}), await post("/predict/tiny", rows)]
+        found += [await post("/v2/repository/index"), await post("/v2/repository/index", {"ready": True})]
+        found += [await post("/v2/repository/models/tiny/load", {}), await post("/predict/tiny", rows)]
+        return [*found, await post("/v2/repository/index")]
+
+    unloaded, absent, index, ready, loaded, answered, again = asyncio.run(scenario())
+    assert (unloaded.status, loaded.status) == (200, 200)
+    assert (absent.status, "unloaded" in absent.json["error"]) == (503, True)
+    assert [one["state"] for one in index.json] == ["UNAVAILABLE"]
+    assert ready.json == []
+    assert answered.status == 200
+    assert [one["state"] for one in again.json] == ["READY"]
+
+
+def test_a_version_is_swapped_under_traffic_without_a_failed_request(guarded: Guarded) -> None:
+    assert guarded.app.repository is not None
+    before = guarded.app.repository.models["tiny"]
+
+    async def scenario() -> tuple[list[int], Response]:
+        stop = asyncio.Event()
+        statuses: list[int] = []
+
+        async def ask() -> None:
+            while not stop.is_set():
+                body = {"inputs": {"image": ROWS.tolist()}}
+                found = await send_request(guarded.app, "POST", "/predict", body, headers=guarded.user)
+                statuses.append(found.status)
+                await asyncio.sleep(0)
+
+        callers = [asyncio.create_task(ask()) for _ in range(4)]
+        path = "/v2/repository/models/tiny/load"
+        swapped = await send_request(guarded.app, "POST", path, {}, headers=guarded.admin)
+        await asyncio.sleep(0.05)
+        stop.set()
+        await asyncio.gather(*callers)
+        return statuses, swapped
+
+    statuses, swapped = asyncio.run(scenario())
+    assert swapped.status == 200
+    assert set(statuses) == {200}
+    assert len(statuses) > 10
+    assert guarded.app.repository.models["tiny"] is not before
+    assert before.state is State.UNLOADED
+
+
+def test_a_load_that_fails_leaves_the_old_model(guarded: Guarded) -> None:
+    next(path for path in (guarded.artifact / "payload").iterdir()).write_bytes(b"changed")
+    found = request(guarded.app, "POST", "/v2/repository/models/tiny/load", {}, headers=guarded.admin)
+    assert found.status == 500
+    assert predict(guarded.app, ROWS.tolist(), headers=guarded.user).status == 200
 
 
 def test_a_thousand_requests_at_once_get_their_own_answers(app: Application) -> None:

@@ -15,7 +15,8 @@ from tests.unit.artifacts import tiny_onnx_artifact
 
 from lissom.errors import ArtifactError, LissomError, MachineError, RequestError
 from lissom.serve.environment import Settings, read_failure, write_failure
-from lissom.serve.launch import Address, child_command, child_environment, free_address, serve
+from lissom.serve.keys import add_key
+from lissom.serve.launch import Address, check_access, child_command, child_environment, free_address, serve
 from lissom.serve.process import Process
 
 DEAF = """
@@ -203,3 +204,18 @@ def test_the_launcher_imports_neither_torch_nor_an_engine_nor_bentoml() -> None:
     ).stdout.split()
     assert "lissom.serve.launch" in found
     assert not {"torch", "onnx", "onnxruntime", "openvino", "bentoml", "scipy"} & set(found)
+
+
+def test_other_machines_are_served_only_with_keys(tmp_path: Path) -> None:
+    check_access(Address("127.0.0.1", 1), None, None)
+    check_access(Address("::1", 1), None, None)
+    for ip in ("0.0.0.0", "192.168.1.2", "::"):
+        with pytest.raises(RequestError, match="can be reached by other machines"):
+            check_access(Address(ip, 1), None, None)
+    file = tmp_path / "keys"
+    with pytest.raises(RequestError, match="cannot be read"):
+        check_access(Address("0.0.0.0", 1), file, None)
+    add_key(file, "one")
+    check_access(Address("0.0.0.0", 1), file, 5.0)
+    with pytest.raises(RequestError, match="rate limit"):
+        check_access(Address("127.0.0.1", 1), None, 5.0)

@@ -10,7 +10,16 @@ from lissom.cli.views.measurements import (
     sensitivity_planned,
     verified,
 )
-from lissom.cli.views.models import evaluated, examined, executed, inspected, listed, predicted, served
+from lissom.cli.views.models import (
+    evaluated,
+    examined,
+    executed,
+    inspected,
+    key_made,
+    listed,
+    predicted,
+    served,
+)
 from lissom.cli.views.runs import (
     checked,
     cleaned,
@@ -36,6 +45,7 @@ __all__ = [
     "executed",
     "finished",
     "inspected",
+    "key_made",
     "keyword_arguments",
     "kwarg_options",
     "listed",

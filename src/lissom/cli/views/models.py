@@ -158,8 +158,29 @@ def evaluated(path: Path, data: str | None, split: str, runtime: str | None) -> 
     return Outcome(lines, artifact=artifact, extra={"split": split, **asdict(found)})
 
 
+def key_made(file: Path | None, name: str, *, admin: bool) -> Outcome:
+    """A new key, which is shown this once."""
+    from lissom.errors import RequestError
+    from lissom.serve.keys import add_key
+
+    if file is None:
+        raise RequestError(
+            "a key needs a file to stand in", hint=f"lissom serve --new-key {name} --keys FILE"
+        )
+    key = add_key(file, name, is_admin=admin)
+    lines = [f"{name}  {key}", "", f"shown this once; {file} holds its hash", "Authorization: Bearer KEY"]
+    return Outcome(lines, extra={"name": name, "key": key, "admin": admin})
+
+
 def served(
-    artifacts: Sequence[Path], *, host: str, port: int, runtime: str | None, threads: int | None
+    artifacts: Sequence[Path],
+    *,
+    host: str,
+    port: int,
+    runtime: str | None,
+    threads: int | None,
+    keys: Path | None,
+    rate_limit: float | None,
 ) -> Outcome:
     """Serve until Ctrl-C; says where once the models answer."""
     from lissom import verbs
@@ -176,6 +197,8 @@ def served(
         port=port,
         runtime=runtime,
         threads=threads,
+        keys=keys,
+        rate_limit=rate_limit,
         on_ready=ready,
         on_log=lambda line: print(line, file=sys.stderr, flush=True),
     )
