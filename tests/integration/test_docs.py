@@ -103,6 +103,13 @@ def test_the_readmes_quantizations_run(folder: Path) -> None:
     assert "node_linear" in process.stdout
 
 
+def test_the_readmes_looks_inside_and_exports_run(folder: Path) -> None:
+    for block in blocks("sh")[5:7]:
+        process = shell(block, folder)
+        assert process.returncode == 0, process.stderr + process.stdout
+    assert (folder / "runs/digits/inside/inspect.html").exists()
+
+
 def test_the_readmes_python_runs(folder: Path) -> None:
     (folder / "python").mkdir()
     for block in blocks("python"):
@@ -177,6 +184,16 @@ def test_the_commands_on_measuring_run(tmp_path: Path) -> None:
         process = shell(script, tmp_path)
         assert process.returncode == 0, process.stderr + process.stdout
     assert {path.name for path in (tmp_path / "runs/compared").iterdir()} >= {"compare.md", "junit.xml"}
+
+
+def test_the_commands_on_inspecting_run(tmp_path: Path) -> None:
+    for script in blocks("sh", (ROOT / "docs" / "inspecting.md").read_text()):
+        process = shell(script, tmp_path)
+        assert process.returncode == 0, process.stderr + process.stdout
+    assert {path.name for path in (tmp_path / "runs/inside-int8").iterdir()} == {
+        "inspect.html",
+        "inspect.json",
+    }
 
 
 def test_the_readmes_figures_are_those_of_the_committed_benchmark() -> None:

@@ -22,12 +22,14 @@ import pytest
 from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
 
 from lissom.runtime.preprocess import softmax
+from lissom.serve.keys import add_key
 
 WORKER = "_bentoml_impl.worker.service"
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 BODY = json.dumps({"inputs": {"image": ROWS.tolist()}}).encode()
 LAUNCHER = """
 import json, sys
+from pathlib import Path
 from lissom.errors import LissomError
 from lissom.serve.launch import serve
 
@@ -38,7 +40,10 @@ def show(line):
     print(line, file=sys.stderr, flush=True)
 
 try:
-    sys.exit(serve(on_ready=ready, on_log=show, **json.loads(sys.argv[1])))
+    options = json.loads(sys.argv[1])
+    if "keys" in options:
+        options["keys"] = Path(options["keys"])
+    sys.exit(serve(on_ready=ready, on_log=show, **options))
 except LissomError as exc:
     print(type(exc).__name__, exc.message, flush=True)
     sys.exit(exc.exit_code)
@@ -141,8 +146,44 @@ def test_a_stock_client_of_the_protocol_is_answered(server: Server) -> None:
     assert found.get_response()["id"] == "7"
     np.testing.assert_allclose(found.as_numpy("logits"), tiny_logits(ROWS), rtol=1e-5, atol=1e-5)
     image.set_data_from_numpy((ROWS - 2) / 4, binary_data=True)
-    with pytest.raises(client_library.InferenceServerException, match="this version takes JSON"):
-        client.infer("tiny", [image])
+    for packing in (None, "gzip", "deflate"):
+        found = client.infer(
+            "tiny", [image], request_compression_algorithm=packing, response_compression_algorithm=packing
+        )
+        np.testing.assert_allclose(found.as_numpy("logits"), tiny_logits(ROWS), rtol=1e-5, atol=1e-5)
+    assert {model["name"] for model in client.get_model_repository_index()} == {"tiny", "second"}
+    assert client.get_model_config("tiny")["input"][0]["dims"] == [1, 2, 2]
+    told = client.get_inference_statistics("tiny")["model_stats"][0]["inference_stats"]
+    assert told["success"]["count"] >= 4
+    with pytest.raises(client_library.InferenceServerException, match="key of an administrator"):
+        client.unload_model("tiny")
+    late = client.infer("tiny", [image], timeout=10_000_000)
+    assert late.as_numpy("logits").shape == (2, 3)
+
+
+def test_with_keys_the_server_answers_those_who_have_one(tmp_path: Path) -> None:
+    client_library = pytest.importorskip("tritonclient.http")
+    keys = tmp_path / "keys"
+    user, admin = add_key(keys, "user"), add_key(keys, "root", is_admin=True)
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    with serving(tmp_path, artifact.path, keys=str(keys)) as server:
+        assert server.request("GET", "/v2/health/ready")[0] == 200
+        assert server.request("POST", "/predict", BODY)[0] == 401
+        assert server.request("GET", "/metrics")[0] == 401
+        client = client_library.InferenceServerClient(f"127.0.0.1:{server.port}")
+        headers = {"Authorization": f"Bearer {user}"}
+        assert client.get_model_metadata("tiny", headers=headers)["name"] == "tiny"
+        for key in (user, admin):
+            headers = {"Authorization": f"Bearer {key}"}
+            if key == user:
+                with pytest.raises(client_library.InferenceServerException, match="administrator"):
+                    client.load_model("tiny", headers=headers)
+                continue
+            client.load_model("tiny", headers=headers)
+            client.unload_model("tiny", headers=headers)
+            assert not client.is_model_ready("tiny", headers=headers)
+            client.load_model("tiny", headers=headers)
+            assert client.is_model_ready("tiny", headers=headers)
 
 
 def test_bentoml_answers_its_own_paths_and_counts_nothing_of_ours(server: Server) -> None:

@@ -93,6 +93,16 @@ class Application:
     def __init__(self, repository: Repository | None = None, *, keys: Keys | None = None) -> None:
         self.repository = repository
         self.keys = keys
+        self.is_draining = False
+        self._num_begun = 0
+        self._finished = asyncio.Event()
+
+    async def drain(self) -> None:
+        """Answer nothing new but that the server is alive, and wait until what was begun is finished."""
+        self.is_draining = True
+        while self._num_begun:
+            self._finished.clear()
+            await self._finished.wait()
 
     def guard(self, scope: Scope) -> bool:
         """True for a request to one of BentoML's own paths that may be answered."""
@@ -106,16 +116,28 @@ class Application:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
         elif scope["type"] == "http":
+            self._num_begun += 1
             try:
-                answer = await self._answer(scope, receive)
+                await _respond(await self._guarded(scope, receive), scope, send)
             except Disconnected:
                 return
-            except Exception as exc:  # the server must outlive every request
-                answer = _failure(exc)
-            await _respond(answer, scope, send)
+            finally:
+                self._num_begun -= 1
+                self._finished.set()
+
+    async def _guarded(self, scope: Scope, receive: Receive) -> Answer:
+        """The answer to one request; an error where anything is raised, since the server must outlive it."""
+        try:
+            return await self._answer(scope, receive)
+        except Disconnected:
+            raise
+        except Exception as exc:
+            return _failure(exc)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path = scope["path"].rstrip("/")
+        if self.is_draining and path != "/v2/health/live":
+            raise Refused(503, "the server is shutting down", _RETRY_SOON, (b"connection", b"close"))
         key = self._authorized(scope) if self.keys is not None and path not in _HEALTH else None
         if path == "/v2":
             return self._server_metadata(scope)

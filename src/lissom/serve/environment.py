@@ -20,6 +20,8 @@ FAILURE = "LISSOM_FAILURE"
 PARENT = "LISSOM_PARENT"
 KEYS = "LISSOM_KEYS"
 RATE_LIMIT = "LISSOM_RATE_LIMIT"
+DRAIN_SECONDS = "LISSOM_DRAIN_SECONDS"
+"""How long a server that was told to end says so before it ends, for a balancer to notice."""
 
 
 class Settings(NamedTuple):

@@ -8,12 +8,14 @@ full collections over it were pauses of 100 ms. A worker that cannot load its mo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import bentoml
@@ -29,6 +31,8 @@ from lissom.serve.repository import Repository
 
 _PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = (10_000, 20, 50)
+_MOST_DRAIN_SECONDS = 30.0
+_tasks: set[asyncio.Task[None]] = set()
 
 
 def end_with_parent() -> None:
@@ -80,7 +84,9 @@ class ModelService:
         settings = Settings.read(os.environ)
         if settings.keys is not None:  # before anybody is answered
             application.keys = Keys(settings.keys, per_second=settings.rate_limit)
-        loading = asyncio.get_running_loop().run_in_executor(None, _open_repository)
+        loop = asyncio.get_running_loop()
+        _drain_on_signal(loop)
+        loading = loop.run_in_executor(None, _open_repository)
         loading.add_done_callback(_loaded)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -92,6 +98,26 @@ class ModelService:
 
     def __is_ready__(self) -> bool:
         return application.repository is not None
+
+
+def _drain_on_signal(loop: asyncio.AbstractEventLoop) -> None:
+    """When told to end, say so to whoever asks, finish what was begun, then let uvicorn end the worker."""
+    ends = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(ends):
+        return
+
+    async def drain() -> None:
+        seconds = float(os.environ.get(environment.DRAIN_SECONDS) or 0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MOST_DRAIN_SECONDS):
+                await asyncio.gather(application.drain(), asyncio.sleep(seconds))
+        ends(signal.SIGTERM, None)
+
+    def begin(*_: object) -> None:
+        signal.signal(signal.SIGTERM, ends)  # told again, it ends at once
+        loop.call_soon_threadsafe(lambda: _tasks.add(loop.create_task(drain())))
+
+    signal.signal(signal.SIGTERM, begin)
 
 
 def _open_repository() -> Repository:

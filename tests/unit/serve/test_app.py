@@ -475,6 +475,26 @@ def test_health_is_answered_while_a_model_computes(slow: Slow) -> None:
     assert (health.status, answer.status) == (200, 200)
 
 
+def test_a_server_that_drains_finishes_what_was_begun_and_takes_nothing_new(slow: Slow) -> None:
+    async def scenario() -> tuple[Response, Response, Response, Response]:
+        busy = asyncio.create_task(slow.call())
+        await asyncio.to_thread(slow.begun.wait, 30)
+        draining = asyncio.create_task(slow.app.drain())
+        await asyncio.sleep(0)
+        new, ready = await slow.call(), await send_request(slow.app, "GET", "/v2/health/ready")
+        live = await send_request(slow.app, "GET", "/v2/health/live")
+        assert not draining.done()
+        slow.finish.set()
+        await draining
+        return await busy, new, ready, live
+
+    answer, new, ready, live = asyncio.run(scenario())
+    assert (answer.status, live.status) == (200, 200)
+    for refused in (new, ready):
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+    assert slow.rows == [2]
+
+
 def test_a_caller_who_leaves_is_not_computed(slow: Slow) -> None:
     async def scenario() -> tuple[Response, Response]:
         busy = asyncio.create_task(slow.call())
