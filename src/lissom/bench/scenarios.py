@@ -15,6 +15,7 @@ Samples are drawn from those that are given, in turn, so that no cache holds the
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -101,6 +102,7 @@ def ask(
     rate: float | None = None,
     workers: int = 1,
     seed: int = 0,
+    patience: float = math.inf,
 ) -> Asked:
     """Ask a runtime as a scenario does.
 
@@ -113,6 +115,8 @@ def ask(
         rate: Server: queries a second.
         workers: Server: queries that are computed at once; more than one takes a runtime that allows it.
         seed: Server: of the gaps.
+        patience: Server: what is not answered after so many times `seconds` is not asked any more; the plan
+            was not kept up with then.
 
     Raises:
         ValueError: Server without a rate, or several workers for a runtime that takes one.
@@ -125,8 +129,11 @@ def ask(
         return _one_after_another(runtime, batches, scenario, size, seconds)
     assert rate is not None
     plan = arrivals(rate, seconds, seed)
-    found = answered(plan, lambda batch: runtime.infer_batch(batch), batches, workers=workers)
-    return Asked(scenario, size, found - plan, float(found.max()), rate, float(plan[-1]))
+    found = answered(
+        plan, lambda batch: runtime.infer_batch(batch), batches, workers=workers, until=patience * seconds
+    )
+    known = np.isfinite(found)
+    return Asked(scenario, size, (found - plan)[known], float(found[known].max()), rate, float(plan[-1]))
 
 
 def check_request(
@@ -237,17 +244,25 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def answered(
-    plan: np.ndarray, call: Callable[[Tensors], object], batches: Iterator[Tensors], *, workers: int = 1
+    plan: np.ndarray,
+    call: Callable[[Tensors], object],
+    batches: Iterator[Tensors],
+    *,
+    workers: int = 1,
+    until: float = math.inf,
 ) -> np.ndarray:
     """When each planned query was answered, seconds from the start; the plan does not wait for answers.
+
+    A query that was not asked because the time was up has NaN.
 
     Args:
         plan: Ascending times, seconds from the start.
         call: Answers one query.
         batches: What is asked.
         workers: Queries that are computed at once.
+        until: Seconds from the start after which none but the first is asked.
     """
-    done, queries, lock = np.zeros(len(plan)), iter(range(len(plan))), threading.Lock()
+    done, queries, lock = np.full(len(plan), np.nan), iter(range(len(plan))), threading.Lock()
     faults: list[BaseException] = []
     started = time.perf_counter()
 
@@ -255,7 +270,7 @@ def answered(
         while not faults:
             with lock:
                 index, batch = next(queries, None), next(batches)
-            if index is None:
+            if index is None or (index and time.perf_counter() - started > until):
                 return
             _sleep_until(started + float(plan[index]))
             try:

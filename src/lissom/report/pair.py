@@ -43,6 +43,8 @@ PAIR_SCHEMA = "lissom.pair/1"
 SHARES_OF_CAPACITY = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 """Rates that an arm is asked at, as shares of calls one after the other in its median latency."""
 SWEEP_ROUNDS = 12
+_PATIENCE = 2.0
+"""Times of `load_seconds` after which a rate that is not kept up with is given up."""
 _FLIP_SECONDS = 10.0
 """That explaining flips may take for each arm; those that lost most come first."""
 Record = dict[str, Any]
@@ -167,7 +169,7 @@ def _at_rate(
     runtime: Runtime, samples: Mapping[str, np.ndarray], rate: float, seconds: float, seed: int
 ) -> Record:
     try:
-        asked = ask(runtime, samples, "Server", seconds=seconds, rate=rate, seed=seed)
+        asked = ask(runtime, samples, "Server", seconds=seconds, rate=rate, seed=seed, patience=_PATIENCE)
     except Exception as exc:  # an engine raises what it likes; the other arm goes on
         return {"rate": rate, "num_queries": 0, "kept_up": False, "percentiles": [], "error": str(exc)}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -176,3 +177,18 @@ def test_an_interruption_keeps_the_turns_that_every_arm_has_come_to() -> None:
 def test_an_interruption_before_the_first_turn_is_passed_on() -> None:
     with pytest.raises(KeyboardInterrupt):
         in_turn({"one": Breaks(2, KeyboardInterrupt())})
+
+
+def test_a_plan_that_is_not_kept_up_with_is_given_up() -> None:
+    plan = arrivals(1000.0, 1.0)
+    started = time.perf_counter()
+    found = answered(plan, lambda batch: time.sleep(0.02), itertools.repeat({}), until=0.2)
+    assert time.perf_counter() - started < 1.0
+    assert np.isfinite(found[:5]).all()
+    assert np.isnan(found[-1])
+
+
+def test_the_first_query_is_asked_however_late_it_is() -> None:
+    found = answered(np.array([0.0, 0.0]), lambda batch: None, itertools.repeat({}), until=-1.0)
+    assert np.isfinite(found[0])
+    assert np.isnan(found[1])
