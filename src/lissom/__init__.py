@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lissom.artifact import Artifact, PreprocessingStep
-    from lissom.errors import LissomError
+    from lissom.errors import LissomError, ServerError
     from lissom.models.data import Dataset
     from lissom.models.tasks import Task
     from lissom.pipeline import Result, clean, run
     from lissom.recipe import Recipe
     from lissom.runtime.base import Runtime, open_runtime
+    from lissom.serve.client import AsyncClient, Client
     from lissom.verbs import (
         bench,
         check,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         inspect,
+        load,
         load_data,
         models,
         predict,
@@ -39,12 +41,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Artifact": "lissom.artifact",
+    "AsyncClient": "lissom.serve.client",
+    "Client": "lissom.serve.client",
     "Dataset": "lissom.models.data",
     "LissomError": "lissom.errors",
     "PreprocessingStep": "lissom.artifact",
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
     "Runtime": "lissom.runtime.base",
+    "ServerError": "lissom.errors",
     "Task": "lissom.models.tasks",
     "bench": "lissom.verbs",
     "check": "lissom.verbs",
@@ -55,6 +60,7 @@ _HOMES = {
     "evaluate": "lissom.verbs",
     "export": "lissom.verbs",
     "inspect": "lissom.verbs",
+    "load": "lissom.verbs",
     "load_data": "lissom.verbs",
     "models": "lissom.verbs",
     "open_runtime": "lissom.runtime.base",
@@ -71,12 +77,15 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "AsyncClient",
+    "Client",
     "Dataset",
     "LissomError",
     "PreprocessingStep",
     "Recipe",
     "Result",
     "Runtime",
+    "ServerError",
     "Task",
     "bench",
     "check",
@@ -87,6 +96,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "load",
     "load_data",
     "models",
     "open_runtime",

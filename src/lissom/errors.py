@@ -9,6 +9,7 @@
     ├── MachineError                3   something this machine lacks
     │   ├── MissingExtra            3   an optional library is not installed
     │   └── DiskFull                3   no space left
+    ├── ServerError                 3   a server cannot be reached, or answers with an error
     └── Interrupted                 130 Ctrl-C, or SIGTERM
 
 A message says what was asked and what was found; the hint says what to type next. A failed gate is no
@@ -33,6 +34,7 @@ __all__ = [
     "ModelError",
     "RecipeError",
     "RequestError",
+    "ServerError",
     "is_disk_full",
     "near",
     "near_files",
@@ -84,6 +86,20 @@ class MissingExtra(MachineError):
 
 class DiskFull(MachineError):
     """A file could not be written because no space is left."""
+
+
+class ServerError(LissomError):
+    """A server cannot be reached, or answers with an error.
+
+    Attributes:
+        status: HTTP status of its answer; None where there was none.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class Interrupted(LissomError):

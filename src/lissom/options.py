@@ -178,3 +178,32 @@ class DissectOptions(TypedDict, total=False):
     runtime: str | None
     layer: str | None
     num_samples: int | None
+
+
+class LoadOptions(TypedDict, total=False):
+    """How `load` asks a server.
+
+    Attributes:
+        model: Name; default: the only one.
+        rates: Queries a second; default: shares of what a closed loop gets, and with `slo_ms` more, to find
+            the highest rate at which 99 % of the queries are answered in time.
+        slo_ms: Latency that is wanted.
+        seconds: Of each rate; default: 10.
+        connections: That are open at once; default: 64.
+        timeout_ms: After which a query is given up; default: 5000.
+        data: DATA whose tensors are sent; default: random numbers of the model's shapes.
+        json_body: Send tensors as JSON.
+        api_key: Default: the environment variable LISSOM_API_KEY.
+        seed: Of random numbers and of the gaps; default: 0.
+    """
+
+    model: str | None
+    rates: Sequence[float]
+    slo_ms: float | None
+    seconds: float
+    connections: int
+    timeout_ms: float
+    data: str | None
+    json_body: bool
+    api_key: str | None
+    seed: int

@@ -20,6 +20,7 @@ from lissom.verbs.making import (
     train,
 )
 from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
+from lissom.verbs.remote import load, plan_load
 from lissom.verbs.shared import load_data
 from lissom.verbs.studying import dissect, plan_dissect, plan_sensitivity, sensitivity, sensitivity_folder
 from lissom.verbs.using import doctor, history, inspect, layers, models, predict, report, serve
@@ -39,10 +40,12 @@ __all__ = [
     "inspect",
     "judge",
     "layers",
+    "load",
     "load_data",
     "models",
     "plan_bench",
     "plan_dissect",
+    "plan_load",
     "plan_prune",
     "plan_quantize",
     "plan_sensitivity",
