@@ -23,7 +23,7 @@ def draw_distribution(report: Report) -> Drawing | None:
         return None
     lines = [(arm, quantiles(latency)) for arm, latency in measured]
     layout = {
-        "xaxis": log_axis("time of one call, ms", [time for _, times in lines for time in times], pad=0.05),
+        "xaxis": _time_axis(measured),
         "yaxis": linear_axis("share of calls, %", range=[0, 102], dtick=25, ticksuffix=" "),
     }
     traces = []
@@ -40,27 +40,26 @@ def draw_distribution(report: Report) -> Drawing | None:
 
 
 def draw_tail(report: Report) -> Drawing | None:
-    """Time against percentile, each further nine as far as the one before; None when nothing was measured."""
+    """Percentile against time, each further nine as far as the one before; None when nothing was measured."""
     measured = _measured(report)
     if not measured:
         return None
     lines = [(arm, latency, *tail(latency)) for arm, latency in measured]
     furthest = max(nines(shares[-1]) for *_, shares, _ in lines)
     ticks = [share for share in _TICKS if nines(share) <= furthest + 0.05]
-    times = [time for *_, own in lines for time in own]
     layout = {
-        "xaxis": linear_axis(
+        "xaxis": _time_axis(measured),
+        "yaxis": linear_axis(
             "percentile of the calls",
             range=[0, 1.03 * furthest],
             tickvals=[nines(share) for share in ticks],
-            ticktext=[f"{100 * share:g}" for share in ticks],
+            ticktext=[f"{100 * share:g} " for share in ticks],
         ),
-        "yaxis": log_axis("time of one call, ms", times, pad=0.05),
     }
     traces = []
     for arm, latency, shares, own in lines:
-        told = "%{customdata} % of calls within %{y:.3~g} ms"
-        trace = _line(report, arm, [nines(share) for share in shares], own, told)
+        told = "%{customdata} % of calls within %{x:.3~g} ms"
+        trace = _line(report, arm, own, [nines(share) for share in shares], told)
         reached = [100 * (share + 1 / len(_calls(latency))) for share in shares]
         traces.append(trace | {"customdata": [f"{share:.4g}" for share in reached]})
     label = "The slow calls, by arm. " + " ".join(
@@ -101,6 +100,12 @@ def _measured(report: Report) -> list[tuple[Arm, LatencyFigures]]:
     """Arms that were timed, those that matter last, so that they are drawn over the others."""
     measured = [(arm, arm.latency) for arm in report.arms if arm.latency]
     return sorted(measured, key=lambda pair: (pair[0].chosen, is_reference(report, pair[0])))
+
+
+def _time_axis(measured: Sequence[tuple[Arm, LatencyFigures]]) -> dict[str, Any]:
+    """The same for both plots, so that a time stands at one place in both."""
+    calls = [time for _, latency in measured for one_round in latency.rounds_ms for time in one_round]
+    return log_axis("time of one call, ms", calls, pad=0.05)
 
 
 def _calls(latency: LatencyFigures) -> list[float]:

@@ -147,7 +147,8 @@ def _distribution(report: Report) -> str:
         draw_distribution(report), "", caption, "There is no plot: no latency was measured."
     )
     slow = (
-        "The same calls with every further nine as far as the one before: what one call in a hundred waits."
+        "The same calls with every further nine as far as the one before: what one call in a hundred waits, "
+        "or in a thousand. A line ends at its slowest call."
     )
     return whole + sections.plot(draw_tail(report), "The tail", slow, "") if draw_tail(report) else whole
 

@@ -2,7 +2,8 @@
 
     batches   latency and throughput by batch size, timed in the same interleaved rounds
     load      the 99th percentile by rate: queries come as MLPerf's Server plans them, each arm is asked at
-              shares of what it could do alone, in turns
+              shares of what it could do alone, up to more than that; every rate in several turns, so that a
+              moment in which the machine is busy meets all rates alike
     flips     what the answers hang on that became wrong or right: each model's own answer, explained by
               covering parts of the input
 
@@ -13,14 +14,14 @@ and used again, by a key of its own: another latency target does not time all ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lissom.artifact import content_id
-from lissom.bench.scenarios import ask
+from lissom.bench.scenarios import Asked, ask, joined
 from lissom.bench.selection import ArmKey
 from lissom.bench.statistics import median_latency
 from lissom.bench.sweeps import sweep
@@ -39,15 +40,33 @@ from lissom.report.pictures import overlaid, text_of
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import host
 
-PAIR_SCHEMA = "lissom.pair/1"
-SHARES_OF_CAPACITY = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-"""Rates that an arm is asked at, as shares of calls one after the other in its median latency."""
+PAIR_SCHEMA = "lissom.pair/2"
+SHARES_OF_CAPACITY = (0.2, 0.4, 0.6, 0.8, 0.95, 1.1)
+"""Rates that an arm is asked at, as shares of calls one after the other in its median latency; the last one
+shows what happens when it cannot keep up."""
 SWEEP_ROUNDS = 12
+_TURNS = 4
+_ALONE_SECONDS = 0.2
+"""How long an arm is asked one query after the other, where the calls that were timed are larger batches."""
 _PATIENCE = 2.0
 """Times of `load_seconds` after which a rate that is not kept up with is given up."""
 _FLIP_SECONDS = 10.0
 """That explaining flips may take for each arm; those that lost most come first."""
 Record = dict[str, Any]
+
+
+class _Opened(NamedTuple):
+    """Arms that are open, and why others are not."""
+
+    runtimes: dict[ArmKey, Runtime]
+    failed: dict[ArmKey, str]
+
+    def only(self, *arms: ArmKey) -> _Opened:
+        """The same of some arms."""
+        return _Opened(
+            {arm: self.runtimes[arm] for arm in dict.fromkeys(arms) if arm in self.runtimes},
+            {arm: self.failed[arm] for arm in dict.fromkeys(arms) if arm in self.failed},
+        )
 
 
 def look_at_pair(run: Run, *, progress: Progress) -> Record:
@@ -67,14 +86,11 @@ def look_at_pair(run: Run, *, progress: Progress) -> Record:
     found: Record = {"schema": PAIR_SCHEMA, "pair": key, "complete": True, **_wanted(run)}
     try:
         with ExitStack() as stack:
-            opened = {
-                arm: stack.enter_context(_opened(run, arm))
-                for arm in dict.fromkeys((original, chosen, run.trusted))
-            }
-            timed = {arm: opened[arm] for arm in dict.fromkeys((original, chosen))}
+            opened = _opened(run, dict.fromkeys((original, chosen, run.trusted)), stack)
+            timed = opened.only(original, chosen)
             found["batches"] = list(_batches(run, timed, progress))
             found["load"] = list(_load(run, timed, progress))
-            found["flips"] = _flips(run, opened, progress)
+            found["flips"] = _flips(run, opened.runtimes, progress)
     except KeyboardInterrupt:
         return {**found, "complete": False}
     except LissomError as exc:
@@ -118,18 +134,27 @@ def _wanted(run: Run) -> Record:
     }
 
 
-def _opened(run: Run, arm: ArmKey) -> Runtime:
-    config = run.recipe.benchmark
-    artifact = run.by_name[arm.artifact]
-    return open_runtime(artifact, arm.runtime, threads=config.threads, device=config.device)
+def _opened(run: Run, arms: Iterable[ArmKey], stack: ExitStack) -> _Opened:
+    config, opened = run.recipe.benchmark, _Opened({}, {})
+    for arm in arms:
+        artifact = run.by_name[arm.artifact]
+        try:
+            runtime = open_runtime(artifact, arm.runtime, threads=config.threads, device=config.device)
+            opened.runtimes[arm] = stack.enter_context(runtime)
+        except Exception as exc:  # an engine raises what it likes; the other arm goes on
+            opened.failed[arm] = _told(exc)
+    return opened
 
 
-def _batches(run: Run, arms: Mapping[ArmKey, Runtime], progress: Progress) -> Iterator[Record]:
+def _batches(run: Run, arms: _Opened, progress: Progress) -> Iterator[Record]:
     config = run.recipe.benchmark
     if not config.batch_sizes:
         return
+    for arm, error in arms.failed.items():
+        for size in config.batch_sizes:
+            yield {**arm._asdict(), "batch_size": size, "rounds_ms": [], "error": error}
     found = sweep(
-        lambda stack, threads: arms,
+        lambda stack, threads: arms.runtimes,
         _samples(run),
         batch_sizes=config.batch_sizes,
         threads=[config.threads],
@@ -139,53 +164,78 @@ def _batches(run: Run, arms: Mapping[ArmKey, Runtime], progress: Progress) -> It
         progress=progress,
     )
     for setting, point in found.items():
-        yield {
-            "artifact": setting.arm.artifact,
-            "runtime": setting.arm.runtime,
-            "batch_size": setting.batch_size,
-            "rounds_ms": point.rounds_ms,
-            "error": point.error,
-        }
+        size = setting.batch_size
+        told = {"batch_size": size, "rounds_ms": point.rounds_ms, "error": point.error}
+        yield setting.arm._asdict() | told
 
 
-def _load(run: Run, arms: Mapping[ArmKey, Runtime], progress: Progress) -> Iterator[Record]:
+def _load(run: Run, arms: _Opened, progress: Progress) -> Iterator[Record]:
     config = run.recipe.benchmark
     if config.slo_ms is None:
         return
-    samples = _samples(run)
-    failed: set[ArmKey] = set()
-    with progress.task("ask at rates", len(SHARES_OF_CAPACITY) * len(arms)) as advance:
-        for turn, share in enumerate(SHARES_OF_CAPACITY):
-            for arm in round_order(list(arms), turn):
-                if arm not in failed:
-                    rate = share * 1e3 / median_latency(run.rounds[arm]).value
-                    found = _at_rate(arms[arm], samples, rate, config.load_seconds, turn)
-                    failed |= {arm} if found["error"] else set()
-                    yield {"artifact": arm.artifact, "runtime": arm.runtime, **found}
-                advance(1)
+    samples, errors = _samples(run), dict(arms.failed)
+    capacities: dict[ArmKey, float] = {}
+    parts: dict[tuple[ArmKey, float], list[Asked]] = {}
+    planned = [
+        (turn, share, arm)
+        for turn in range(_TURNS)
+        for share in SHARES_OF_CAPACITY
+        for arm in round_order(list(arms.runtimes), turn)
+    ]
+    with progress.task("ask at rates", len(planned)) as advance:
+        for turn, share, arm in planned:
+            if arm not in errors:
+                runtime = arms.runtimes[arm]
+                try:
+                    if arm not in capacities:
+                        capacities[arm] = _capacity(run, arm, runtime, samples)
+                    asked = _turn(run, runtime, samples, share * capacities[arm], turn)
+                    parts.setdefault((arm, share), []).append(asked)
+                except Exception as exc:  # as when it is opened
+                    errors[arm] = _told(exc)
+            advance(1)
+    for arm, error in errors.items():
+        if not any(key == arm for key, _ in parts):
+            yield {**arm._asdict(), **_rate_record(0.0, [], error)}
+    for (arm, share), own in parts.items():
+        yield {**arm._asdict(), **_rate_record(share * capacities[arm], own, errors.get(arm))}
 
 
-def _at_rate(
-    runtime: Runtime, samples: Mapping[str, np.ndarray], rate: float, seconds: float, seed: int
-) -> Record:
-    try:
-        asked = ask(runtime, samples, "Server", seconds=seconds, rate=rate, seed=seed, patience=_PATIENCE)
-    except Exception as exc:  # an engine raises what it likes; the other arm goes on
-        return {"rate": rate, "num_queries": 0, "kept_up": False, "percentiles": [], "error": str(exc)}
+def _capacity(run: Run, arm: ArmKey, runtime: Runtime, samples: Mapping[str, np.ndarray]) -> float:
+    """Queries a second, one sample each, when the next waits for the last."""
+    if run.recipe.benchmark.batch_size == 1:
+        return 1e3 / median_latency(run.rounds[arm]).value
+    return 1 / float(np.median(ask(runtime, samples, "SingleStream", seconds=_ALONE_SECONDS).latencies))
+
+
+def _turn(run: Run, runtime: Runtime, samples: Mapping[str, np.ndarray], rate: float, turn: int) -> Asked:
+    seconds = run.recipe.benchmark.load_seconds / _TURNS
+    return ask(runtime, samples, "Server", seconds=seconds, rate=rate, seed=turn, patience=_PATIENCE)
+
+
+def _rate_record(rate: float, parts: Sequence[Asked], error: str | None) -> Record:
+    """What the turns of one rate found together."""
+    if not parts:
+        return {"rate": rate, "num_queries": 0, "kept_up": False, "percentiles": [], "error": error}
+    asked = joined(parts)
     return {
         "rate": rate,
         "num_queries": len(asked.latencies),
         "kept_up": asked.kept_up,
         "percentiles": [found.model_dump() for found in percentile_figures(asked.latencies * 1e3)],
-        "error": None,
+        "error": error,
     }
+
+
+def _told(exc: Exception) -> str:
+    return exc.message if isinstance(exc, LissomError) else f"{type(exc).__name__}: {exc}"
 
 
 def _flips(run: Run, opened: Mapping[ArmKey, Runtime], progress: Progress) -> list[Record]:
     """Maps of both models' answers for the samples that flipped; none where that cannot be said."""
     places, chosen = flipped(run), run.chosen
     assert chosen is not None
-    if not len(places):
+    if not places or not {run.trusted, chosen} <= opened.keys():
         return []
     sides: list[list[Record]] = []
     for arm in (run.trusted, chosen):

@@ -32,10 +32,19 @@ def load_told(report: Report) -> str:
     told = []
     for name, runtime in _arms(report.load):
         own = [one for one in report.load if (one.artifact, one.runtime) == (name, runtime)]
-        within = within_slo(own, report.slo_ms)
-        many = f"{significant(within)} queries a second" if within else "not even the lowest rate"
-        told.append(f"{name} on {runtime} answers {many}")
-    return f"99 % within {milliseconds(report.slo_ms)}: {'; '.join(told)} (of the rates that were asked)."
+        told.append(f"{name} on {runtime} {_answers(own, report.slo_ms)}")
+    return f"Within {report.slo_ms:g} ms at p99: {'; '.join(told)} (of the rates that were asked)."
+
+
+def _answers(own: Sequence[LoadFigures], slo_ms: float) -> str:
+    """What one arm does with queries."""
+    within = within_slo(own, slo_ms)
+    if within is not None:
+        return f"answers up to {significant(within)} queries a second"
+    error = next((one.error for one in own if one.error), None)
+    if error is not None:
+        return f"cannot be asked: {error}"
+    return f"answers not even {significant(min(one.rate for one in own))} queries a second"
 
 
 def within_slo(figures: Sequence[LoadFigures], slo_ms: float) -> float | None:
@@ -43,7 +52,7 @@ def within_slo(figures: Sequence[LoadFigures], slo_ms: float) -> float | None:
     found = None
     for one in sorted(figures, key=lambda one: one.rate):
         high = _percentile(one, 0.99)
-        if high is None or not one.kept_up or high > slo_ms:
+        if high is None or one.error or not one.kept_up or high > slo_ms:
             break
         found = one.rate
     return found
@@ -70,7 +79,7 @@ def load_rows(report: Report) -> list[tuple[str, ...]]:
         (
             one.artifact,
             one.runtime,
-            significant(one.rate),
+            significant(one.rate) if one.rate else ABSENT,
             _written(_percentile(one, 0.5)),
             _written(_percentile(one, 0.99)) if one.error is None else one.error,
             _written(_bound(one, 0.99)),
@@ -95,6 +104,7 @@ def draw_batches(report: Report) -> Drawing | None:
                 str(one.batch_size),
                 x=_log(one.median_ms.value),
                 y=_log(one.samples_per_second),
+                xshift=-5,  # above and left of the point: lines go up to the right
                 yshift=11,
                 font={"size": 11, "color": light("soft")},
             )
@@ -134,7 +144,7 @@ def draw_load(report: Report) -> Drawing | None:
         "shapes": [level_line(report.slo_ms, "dash", "warn")],
         "annotations": [
             note(
-                f"asked: {milliseconds(report.slo_ms)}",
+                f"SLO {report.slo_ms:g} ms",
                 xref="paper",
                 x=0,
                 xanchor="left",
@@ -165,7 +175,7 @@ def _load(report: Report) -> str:
     caption = (
         f"{_keys(report, report.load)}Queries are planned with exponential gaps, as MLPerf’s Server does, "
         "and latency counts from the plan, so that a model that falls behind shows it. Hollow: answers fell "
-        "further and further behind."
+        "further and further behind. The dashed line is the latency that was asked for (SLO)."
     )
     inner = _folded("load", "Latency by rate", LOAD_HEADER, load_rows(report))
     figure = plot(draw_load(report), "", caption, "No rate could be asked.")
@@ -214,8 +224,9 @@ def _load_line(own: Sequence[LoadFigures], colour: str) -> dict[str, Any]:
         },
         "hovertext": [
             f"<b>{escaped(shortened(f'{one.artifact} · {one.runtime}', 60))}</b><br>{significant(one.rate)} "
-            f"a second: p99 {_written(_percentile(one, 0.99))} ms, p50 {_written(_percentile(one, 0.5))} ms"
-            f"<br>{one.num_queries:,} queries{'' if one.kept_up else ', fell behind'}"
+            f"a second: p99 {_written(_percentile(one, 0.99))} ms{_at_most(one)}, "
+            f"p50 {_written(_percentile(one, 0.5))} ms<br>"
+            f"{one.num_queries:,} queries{'' if one.kept_up else ', fell behind'}"
             for one in own
         ],
         "hoverinfo": "text",
@@ -235,7 +246,7 @@ def _arms(figures: Sequence[BatchFigures | LoadFigures]) -> list[tuple[str, str]
 
 
 def _colour(report: Report, name: str, runtime: str) -> str:
-    return "accent" if (name, runtime) == (report.verdict.artifact, report.verdict.runtime) else "mute"
+    return "accent" if (name, runtime) == (report.verdict.artifact, report.verdict.runtime) else "ink"
 
 
 def _percentile(one: LoadFigures, share: float) -> float | None:
@@ -244,6 +255,11 @@ def _percentile(one: LoadFigures, share: float) -> float | None:
 
 def _bound(one: LoadFigures, share: float) -> float | None:
     return next((found.bound_ms for found in one.percentiles if found.share == share), None)
+
+
+def _at_most(one: LoadFigures) -> str:
+    bound = _bound(one, 0.99)
+    return f" (at most {significant(bound)})" if bound is not None else ""
 
 
 def _written(value: float | None) -> str:

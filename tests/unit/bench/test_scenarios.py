@@ -19,6 +19,7 @@ from lissom.bench.scenarios import (
     arrivals,
     ask,
     ask_in_turn,
+    joined,
 )
 from lissom.bench.selection import ArmKey
 from lissom.cli.views.benchmarks import asked
@@ -82,6 +83,15 @@ def test_more_than_can_be_answered_is_overload() -> None:
     found = ask(stub, SAMPLES, "Server", seconds=0.4, rate=1000.0)
     assert not found.kept_up
     assert found.latencies[-1] > found.latencies[0]
+
+
+@pytest.mark.parametrize(("seconds", "kept_up"), [(1.075, True), (1.2, False)])
+def test_the_last_query_may_take_its_time(seconds: float, kept_up: bool) -> None:
+    one = Asked("Server", 1, np.array([0.08, 0.07, 0.075]), seconds, rate=3.0, planned=1.0)
+    assert one.kept_up == kept_up
+    whole = joined([one] * 4)
+    assert (whole.turns, whole.planned, whole.seconds) == (4, 4.0, pytest.approx(4 * seconds))
+    assert whole.kept_up == kept_up
 
 
 def test_gaps_are_exponential_and_the_same_for_a_seed() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.report import samples
 
-from lissom.report.distribution import draw_tail, nines, tail
+from lissom.report.distribution import draw_distribution, draw_tail, nines, tail
 from lissom.report.schema import LatencyFigures
 
 
@@ -35,9 +35,15 @@ def test_every_nine_is_as_far_as_the_one_before() -> None:
 def test_ticks_end_where_there_are_no_more_calls() -> None:
     drawing = draw_tail(samples.typical())
     assert drawing is not None
-    ticks = json.loads(drawing.figure)["layout"]["xaxis"]["ticktext"]
+    ticks = [text.strip() for text in json.loads(drawing.figure)["layout"]["yaxis"]["ticktext"]]
     assert ticks[:3] == ["0", "50", "90"]
     assert "99.99" not in ticks
+
+
+def test_a_time_stands_at_one_place_in_both_plots() -> None:
+    both = [draw(samples.typical()) for draw in (draw_distribution, draw_tail)]
+    first, second = (json.loads(drawing.figure)["layout"]["xaxis"] for drawing in both if drawing)
+    assert first == second
 
 
 def test_nothing_measured_gives_no_plot() -> None:

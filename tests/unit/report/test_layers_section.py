@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tests.unit.report import samples
 
+from lissom.report.drawing import light
 from lissom.report.layers_section import (
     draw_layers,
     layer_rows,
@@ -14,7 +16,7 @@ from lissom.report.layers_section import (
     watching_told,
 )
 from lissom.report.pages import html_from_report, markdown_from_report
-from lissom.report.roof_section import roof_rows
+from lissom.report.roof_section import draw_roof, roof_rows
 from lissom.report.schema import (
     Ceilings,
     Interval,
@@ -107,6 +109,35 @@ def test_page_and_markdown_say_the_same() -> None:
 def test_the_roof_has_a_row_for_every_arm_that_is_known() -> None:
     (row,) = roof_rows(known())
     assert row[2:] == ("float32", "50.0\u00a0GFLOP/s", "12.5", "25.0\u00a0%", "memory")
+
+
+def test_the_roof_rises_with_the_bytes_and_is_level_behind_its_ridge() -> None:
+    drawn = draw_roof(known())
+    assert drawn is not None
+    figure = json.loads(drawn.figure)
+    line, arms = figure["data"]
+    assert line["y"][-1] == line["y"][-2] == pytest.approx(200)
+    assert line["x"][1] == pytest.approx(200e9 / 16e9)
+    assert (arms["x"], arms["y"]) == ([12.5], [50])
+    assert [one["text"] for one in figure["layout"]["annotations"]] == ["float32"]
+    assert "comes nearest with 25" in drawn.label
+
+
+def test_the_chosen_arm_lies_on_top_of_a_thousand_and_markup_in_their_names_is_text() -> None:
+    report = known()
+    first, last = report.arms[0], report.arms[-1].model_copy(update={"roofline": ROOF})
+    many = tuple(first.model_copy(update={"artifact": samples.HOSTILE}) for _ in range(1000))
+    drawn = draw_roof(report.model_copy(update={"arms": (last, *many)}))
+    assert drawn is not None
+    *_, arms = json.loads(drawn.figure)["data"]
+    assert len(arms["x"]) == 1001
+    assert arms["marker"]["color"][-1] == light("accent")
+    assert "<script" not in arms["hovertext"][0]
+
+
+def test_without_ceilings_there_is_no_picture_of_the_roof() -> None:
+    assert draw_roof(known().model_copy(update={"ceilings": None})) is None
+    assert draw_roof(samples.typical()) is None
 
 
 def test_without_layers_and_roof_there_is_no_section() -> None:
