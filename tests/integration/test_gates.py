@@ -71,8 +71,9 @@ def gate_states(recipe: Path, folder: Path, *words: str) -> tuple[int, dict[str,
 
 
 def evidence_of(folder: Path) -> list[dict[str, Any]]:
-    report = read_report(folder)
-    return [Artifact.open(folder / row.path).evidence()[-1] for row in report.stages]
+    """The last measurement of every stage; the chosen one has a record of the pair beside it."""
+    records = [Artifact.open(folder / row.path).evidence() for row in read_report(folder).stages]
+    return [[record for record in kept if "runtimes" in record][-1] for kept in records]
 
 
 def test_nothing_fails_where_nothing_is_wrong(copy_of: tuple[Path, Path]) -> None:
