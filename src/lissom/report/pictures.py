@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lissom.report.marking import AGAINST, FOR, marked
+from lissom.runtime.preprocess import is_ascii
 
 _PIXELS = 96
 _LETTERS = 280
@@ -34,12 +35,6 @@ def text_of(sample: Mapping[str, np.ndarray]) -> str | None:
         if array.dtype.kind == "i" and array.ndim == 1 and is_ascii(array):
             return "".join(map(chr, array[array > 0]))[:_LETTERS]
     return None
-
-
-def is_ascii(tokens: np.ndarray) -> bool:
-    """True for codes of printable letters, line ends and tabs; 0 pads, and 127 masks."""
-    known = (tokens >= 32) & (tokens <= 127) | np.isin(tokens, (0, 9, 10, 13))
-    return bool(known.all() and (tokens > 0).any())
 
 
 def image_of(sample: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -27,6 +27,24 @@ def preprocess(
     return {name: np.ascontiguousarray(array, dtype=dtypes[name]) for name, array in arrays.items()}
 
 
+def unprocess(
+    tensors: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep]
+) -> dict[str, np.ndarray]:
+    """The raw arrays that became these tensors, float32 where a step was taken: `preprocess`, inverted."""
+    arrays = dict(tensors)
+    for step in reversed(steps):
+        array = arrays[step.input].astype(np.float32)
+        mean, std = (_by_channel(values, array.ndim) for values in (step.mean, step.std))
+        arrays[step.input] = array * std + mean
+    return arrays
+
+
+def is_ascii(tokens: np.ndarray) -> bool:
+    """True for codes of printable letters, line ends and tabs; 0 pads, and 127 masks."""
+    known = (tokens >= 32) & (tokens <= 127) | np.isin(tokens, (0, 9, 10, 13))
+    return bool(known.all() and (tokens > 0).any())
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of shape [batch, classes], computed in float64 and given as float32.
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from lissom.artifact import TensorSpec
+from lissom.serve.protocol import tensor_metadata
 from lissom.serve.repository import VERSION, ServedModel
 from lissom.serve.tensors import DATATYPES
+
+
+def metadata(model: ServedModel) -> dict[str, Any]:
+    """What a model takes and gives, and which artifact it is."""
+    manifest = model.manifest
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": f"{model.runtime.name}_{manifest.format}",
+        "inputs": [tensor_metadata(spec) for spec in manifest.signature.inputs],
+        "outputs": [tensor_metadata(spec) for spec in manifest.signature.outputs],
+        "properties": {
+            "artifact": model.artifact.id,
+            "digest": model.artifact.digest,
+            "precision": manifest.precision,
+            "runtime": model.runtime.name,
+            "stage": manifest.name,
+        },
+    }
 
 
 def configuration(model: ServedModel) -> dict[str, Any]:
@@ -31,7 +52,10 @@ def configuration(model: ServedModel) -> dict[str, Any]:
 
 
 def statistics(model: ServedModel) -> dict[str, Any]:
-    """Requests and batches since the model was loaded, and the time they took, nanoseconds."""
+    """Requests and batches since the model was loaded, and the time they took, nanoseconds.
+
+    `latency_ms` is ours: percentiles of the last ten seconds, and requests a second; null without any.
+    """
     counts = model.scheduler.counts
     executed = sum(counts.batches.values())
     computed = {"count": counts.answered, "ns": _ns(counts.compute_seconds)}
@@ -60,6 +84,7 @@ def statistics(model: ServedModel) -> dict[str, Any]:
             {"batch_size": rows, "compute_infer": {"count": number, "ns": 0}}
             for rows, number in sorted(counts.batches.items())
         ],
+        "latency_ms": counts.latencies.recent(asyncio.get_running_loop().time()),
     }
 
 

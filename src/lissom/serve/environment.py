@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -13,15 +13,26 @@ import lissom.errors
 from lissom.errors import LissomError, RequestError
 
 ARTIFACTS = "LISSOM_ARTIFACTS"
-RUNTIME = "LISSOM_RUNTIME"
-THREADS = "LISSOM_THREADS"
 FOLDER = "LISSOM_FOLDER"
 FAILURE = "LISSOM_FAILURE"
+READY = "LISSOM_READY"
+"""File that a server leaves when every model is warm, for a launcher that has no certificate to ask with."""
 PARENT = "LISSOM_PARENT"
-KEYS = "LISSOM_KEYS"
-RATE_LIMIT = "LISSOM_RATE_LIMIT"
+FAST_PATH = "LISSOM_FAST_PATH"
+"""0 sends every request through BentoML's own middleware."""
 DRAIN_SECONDS = "LISSOM_DRAIN_SECONDS"
 """How long a server that was told to end says so before it ends, for a balancer to notice."""
+_READERS: dict[str, Callable[[str], Any]] = {
+    "runtime": str,
+    "threads": int,
+    "max_batch": int,
+    "max_waiting": int,
+    "max_delay_ms": float,
+    "keys": Path,
+    "rate_limit": float,
+    "access_log": str,
+}
+"""Of the settings beside the artifacts; the variable of `threads` is LISSOM_THREADS."""
 
 
 class Settings(NamedTuple):
@@ -29,51 +40,72 @@ class Settings(NamedTuple):
 
     Attributes:
         artifacts: Folders.
-        runtime: Of every model; None for the fastest by measurement.
-        threads: Of one call; None for all cores.
+        runtime: As the others up to `max_delay_ms`: see `lissom.serve.repository.ServingOptions`.
         keys: File of API keys; None where everybody may ask.
         rate_limit: Requests a second of each key; None for any number.
+        access_log: File that a line is appended to for each answer, or `-`; None for none.
     """
 
     artifacts: tuple[Path, ...]
     runtime: str | None = None
     threads: int | None = None
+    max_batch: int | None = None
+    max_waiting: int | None = None
+    max_delay_ms: float | None = None
     keys: Path | None = None
     rate_limit: float | None = None
+    access_log: str | None = None
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Settings:
         """The settings in the environment; artifacts are a JSON list, or paths joined as in PATH.
 
         Raises:
-            RequestError: a variable cannot be read.
+            RequestError: a variable cannot be read, or two do not go together.
         """
         text = variables.get(ARTIFACTS, "").strip()
-        try:
-            paths = (
-                orjson.loads(text)
-                if text.startswith("[")
-                else [part for part in text.split(os.pathsep) if part]
-            )
-            threads = int(variables[THREADS]) if variables.get(THREADS) else None
-            rate_limit = float(variables[RATE_LIMIT]) if variables.get(RATE_LIMIT) else None
-        except ValueError as exc:
+        found: dict[str, Any] = {"artifacts": tuple(Path(path) for path in _paths(text))}
+        for name, reader in _READERS.items():
+            if given := variables.get(_variable(name)):
+                found[name] = _read(_variable(name), given, reader)
+        if "keys" in found and variables.get(FAST_PATH) == "0":
             raise RequestError(
-                f"{ARTIFACTS} is {text!r} and {THREADS} is {variables.get(THREADS)!r}: {exc}"
-            ) from exc
-        keys = Path(variables[KEYS]) if variables.get(KEYS) else None
-        artifacts = tuple(Path(path) for path in paths)
-        return cls(artifacts, variables.get(RUNTIME) or None, threads, keys, rate_limit)
+                f"with {FAST_PATH}=0 BentoML answers /metrics to anybody, whatever the keys",
+                hint=f"unset {FAST_PATH}",
+            )
+        return cls(**found)
 
     def variables(self) -> dict[str, str]:
         """The environment that `read` reads."""
-        return {
-            ARTIFACTS: orjson.dumps([str(path) for path in self.artifacts]).decode(),
-            RUNTIME: self.runtime or "",
-            THREADS: str(self.threads or ""),
-            KEYS: str(self.keys or ""),
-            RATE_LIMIT: str(self.rate_limit or ""),
+        told = {ARTIFACTS: orjson.dumps([str(path) for path in self.artifacts]).decode()}
+        values = self._asdict()
+        return told | {
+            _variable(name): "" if values[name] is None else str(values[name]) for name in _READERS
         }
+
+
+def _variable(name: str) -> str:
+    return f"LISSOM_{name.upper()}"
+
+
+def _paths(text: str) -> list[str]:
+    if not text.startswith("["):
+        return [part for part in text.split(os.pathsep) if part]
+    found: list[str] = _read(ARTIFACTS, text, orjson.loads)
+    return found
+
+
+def _read(variable: str, text: str, reader: Callable[[str], Any]) -> Any:
+    try:
+        return reader(text)
+    except ValueError as exc:
+        raise RequestError(f"{variable} is {text[:200]!r}: {exc}") from exc
+
+
+def write_ready() -> None:
+    """Tell the launcher that every model is warm; without one nothing is written."""
+    if file := os.environ.get(READY):
+        Path(file).touch()
 
 
 def write_failure(exc: LissomError, file: Path) -> None:

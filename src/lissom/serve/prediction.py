@@ -32,6 +32,15 @@ def predict_inputs(document: Mapping[str, Any], manifest: Manifest) -> dict[str,
     check_names(list(rows), specs)
     raw = {name: _rows(data, specs[name]) for name, data in rows.items()}
     check_shapes(raw, specs)
+    return prepared(raw, manifest)
+
+
+def prepared(raw: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
+    """Tensors for the model from raw arrays of shape [samples, ...].
+
+    Raises:
+        RequestError: a number is outside the range of the dtype that the model takes.
+    """
     dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
     with np.errstate(over="ignore"):
         inputs = preprocess(raw, manifest.preprocessing, dtypes)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
@@ -24,8 +24,8 @@ from lissom.logs import log
 from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
-from lissom.runtime.machine import machine
 from lissom.runtime.probe import load_probe, probe_error
+from lissom.serve.budget import measured_here, threads_of, usable_cores
 from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
 
@@ -49,7 +49,22 @@ class State(StrEnum):
     UNLOADED = "UNAVAILABLE"
 
 
-_MACHINE_KIND = ("cpu", "architecture", "isa", "cores")
+class ServingOptions(TypedDict, total=False):
+    """How models are served, where it is not left to what was measured.
+
+    Attributes:
+        runtime: Of every model; default: the fastest by measurement.
+        threads: Of one call; default: as many as were measured, at most the cores that may be used.
+        max_batch: Rows that are computed at once; default: as was measured to be best, else 32.
+        max_waiting: Rows that may wait; default: 1024.
+        max_delay_ms: Time that a batch waits for others at most; default: 5.
+    """
+
+    runtime: str | None
+    threads: int | None
+    max_batch: int | None
+    max_waiting: int | None
+    max_delay_ms: float | None
 
 
 class ServedModel:
@@ -59,10 +74,11 @@ class ServedModel:
         artifact: It.
         runtime: The engine.
         scheduler: Through which every request goes.
+        explaining: Held while an answer is explained.
         state: READY until it drains.
     """
 
-    def __init__(self, artifact: Artifact, *, runtime: str | None = None, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, **options: Unpack[ServingOptions]) -> None:
         """Open the runtime, call it, and see how long that takes.
 
         Raises:
@@ -70,9 +86,11 @@ class ServedModel:
         """
         self.artifact = artifact
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
+        runtime = options.get("runtime")
         names = [runtime] if runtime is not None else ranked_runtimes(artifact)
         try:
-            self.runtime: Runtime = self._thread.submit(_open_first, artifact, names, threads).result()
+            opening = self._thread.submit(_open_first, artifact, names, options.get("threads"))
+            self.runtime: Runtime = opening.result()
             seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
         except BaseException:
             self._thread.shutdown()
@@ -80,10 +98,11 @@ class ServedModel:
         self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
         self.scheduler = Scheduler(
             self.runtime.infer_batch,
-            Limits(max_batch=self.runtime.max_batch or best_batch(artifact, self.runtime.name)),
+            _limits(self.runtime, options),
             executor=None if self.is_inline else self._thread,
             batches=batches_of(artifact.manifest.signature),
         )
+        self.explaining = asyncio.Lock()
         self.state = State.READY
 
     @property
@@ -118,18 +137,16 @@ class Repository:
         absent: State and reason of those that do not answer now.
     """
 
-    def __init__(
-        self, models: Iterable[ServedModel], *, runtime: str | None = None, threads: int | None = None
-    ) -> None:
+    def __init__(self, models: Iterable[ServedModel], **options: Unpack[ServingOptions]) -> None:
         self.models = {model.name: model for model in models}
         self.sources = {name: model.artifact.path for name, model in self.models.items()}
         self.absent: dict[str, tuple[State, str]] = {}
-        self._runtime, self._threads = runtime, threads
+        self._options = options
         self._changing: dict[str, asyncio.Lock] = {}
         self._draining: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def open(cls, paths: Sequence[Path], *, runtime: str | None = None, threads: int | None = None) -> Self:
+    def open(cls, paths: Sequence[Path], **options: Unpack[ServingOptions]) -> Self:
         """Check every artifact, then open all of them.
 
         Raises:
@@ -137,13 +154,13 @@ class Repository:
         """
         opened: list[ServedModel] = []
         try:
-            for artifact in check_artifacts(paths, runtime=runtime):
-                opened.append(ServedModel(artifact, runtime=runtime, threads=threads))
+            for artifact in check_artifacts(paths, runtime=options.get("runtime")):
+                opened.append(ServedModel(artifact, **options))
         except BaseException:
             for model in opened:
                 model.close()
             raise
-        found = cls(opened, runtime=runtime, threads=threads)
+        found = cls(opened, **options)
         names = {Artifact.open(path).manifest.recipe: path for path in paths}
         found.sources |= {name: path for name, path in names.items() if name in found.sources}
         return found
@@ -180,10 +197,10 @@ class Repository:
                 self._drain(model)
 
     def _opened(self, name: str) -> ServedModel:
-        (artifact,) = check_artifacts([self.sources[name]], runtime=self._runtime)
+        (artifact,) = check_artifacts([self.sources[name]], runtime=self._options.get("runtime"))
         if artifact.manifest.recipe != name:
             raise RequestError(f"{self.sources[name]} holds {artifact.manifest.recipe!r} now, not {name!r}")
-        return ServedModel(artifact, runtime=self._runtime, threads=self._threads)
+        return ServedModel(artifact, **self._options)
 
     def _drain(self, model: ServedModel) -> None:
         task = asyncio.get_running_loop().create_task(model.drain())
@@ -273,6 +290,18 @@ def _check_signature(artifact: Artifact) -> None:
         )
 
 
+def _limits(runtime: Runtime, options: ServingOptions) -> Limits:
+    """What was chosen, else what was measured; never more than the engine takes."""
+    usual = Limits()
+    rows = options.get("max_batch") or best_batch(runtime.artifact, runtime.name)
+    delay = options.get("max_delay_ms")
+    return usual._replace(
+        max_batch=min(rows, runtime.max_batch or rows),
+        max_waiting=options.get("max_waiting") or usual.max_waiting,
+        max_delay=usual.max_delay if delay is None else delay / 1e3,
+    )
+
+
 def best_batch(artifact: Artifact, runtime: str) -> int:
     """The smallest batch with nearly the most samples a second, as it was measured; 32 where it was not."""
     rates: dict[int, float] = {}
@@ -287,11 +316,8 @@ def best_batch(artifact: Artifact, runtime: str) -> int:
 
 def _measured(artifact: Artifact) -> Mapping[str, Any]:
     """Figures by runtime of the newest measurement on this kind of machine; empty when there is none."""
-    here = machine()
     for record in reversed(artifact.evidence()):
-        there = record.get("environment", {})
-        single = record.get("benchmark", {}).get("batch_size", 1) == 1  # larger batches may prefer another
-        if single and all(there.get(key) == here[key] for key in _MACHINE_KIND):
+        if measured_here(record):
             runtimes: Mapping[str, Any] = record.get("runtimes", {})
             if any("rounds_ms" in figures for figures in runtimes.values()):
                 return runtimes
@@ -322,7 +348,7 @@ def _open_warm(artifact: Artifact, name: str, threads: int | None) -> Runtime:
     Raises:
         ArtifactError: the answers are not those that were stored.
     """
-    runtime = open_runtime(artifact, name, threads=threads)
+    runtime = open_runtime(artifact, name, threads=threads or threads_of(artifact, name, usable_cores()))
     try:
         _check_probe(runtime)
     except BaseException:

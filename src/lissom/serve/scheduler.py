@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lissom.artifact import Signature
+from lissom.serve.latencies import Latencies
 
 Tensors = Mapping[str, np.ndarray]
 Run = Callable[[Tensors], Mapping[str, np.ndarray]]
@@ -81,6 +82,7 @@ class Counts:
         batches: By number of rows.
         queue_seconds: That computed requests waited.
         compute_seconds: That batches took.
+        latencies: Of answered requests, from their arrival.
     """
 
     answered: int = 0
@@ -91,6 +93,7 @@ class Counts:
     batches: dict[int, int] = field(default_factory=dict)
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    latencies: Latencies = field(default_factory=Latencies)
 
 
 class _Waiting:
@@ -303,6 +306,8 @@ class Scheduler:
             failed = isinstance(outcome, Exception)
             counts.failed += failed
             counts.answered += not failed
+            if not failed:
+                counts.latencies.add(ended, ended - request.since)
             if request.future.done():
                 continue
             if isinstance(outcome, Exception):

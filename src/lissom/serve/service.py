@@ -23,6 +23,7 @@ import bentoml
 from lissom.errors import LissomError
 from lissom.logs import log
 from lissom.serve import environment
+from lissom.serve.access_log import AccessLog
 from lissom.serve.app import Application
 from lissom.serve.environment import Settings
 from lissom.serve.fast_path import FastService
@@ -84,6 +85,8 @@ class ModelService:
         settings = Settings.read(os.environ)
         if settings.keys is not None:  # before anybody is answered
             application.keys = Keys(settings.keys, per_second=settings.rate_limit)
+        if settings.access_log is not None:
+            application.access_log = AccessLog(settings.access_log)
         loop = asyncio.get_running_loop()
         _drain_on_signal(loop)
         loading = loop.run_in_executor(None, _open_repository)
@@ -95,9 +98,15 @@ class ModelService:
         repository, application.repository = application.repository, None
         if repository is not None:
             repository.close()
+        if application.access_log is not None:
+            application.access_log.close()
 
     def __is_ready__(self) -> bool:
         return application.repository is not None
+
+    async def __metrics__(self, told: str) -> str:
+        """What BentoML measures of its own routes, and what is measured of the models."""
+        return told + application.metrics()
 
 
 def _drain_on_signal(loop: asyncio.AbstractEventLoop) -> None:
@@ -124,7 +133,14 @@ def _open_repository() -> Repository:
     if folder := os.environ.get(environment.FOLDER):
         os.chdir(folder)  # a factory may be named by a path relative to where lissom was called
     settings = Settings.read(os.environ)
-    return Repository.open(settings.artifacts, runtime=settings.runtime, threads=settings.threads)
+    return Repository.open(
+        settings.artifacts,
+        runtime=settings.runtime,
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        max_waiting=settings.max_waiting,
+        max_delay_ms=settings.max_delay_ms,
+    )
 
 
 def _loaded(loading: asyncio.Future[Repository]) -> None:

@@ -304,7 +304,7 @@ def test_predict_refuses_what_it_cannot_take_and_lives_on(app: Application, case
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/v3", 404),
         ("GET", "/v2/models", 404),
         ("GET", "/v2/models/nope", 404),
@@ -806,3 +806,54 @@ def test_a_thousand_requests_at_once_get_their_own_answers(app: Application) -> 
 def assert_lives(app: Application) -> None:
     assert request(app, "GET", "/v2/health/live").status == 200
     assert infer(app, {"inputs": [tensor()]}).status == 200
+
+
+def test_the_page_is_shown_to_everybody_and_what_it_shows_to_those_with_a_key(guarded: Guarded) -> None:
+    shell = request(guarded.app, "GET", "/")
+    assert (shell.status, shell.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert shell.headers["content-security-policy"].startswith("default-src 'none'")
+    assert b"tiny" not in shell.body
+    for path in ("/page.json", "/openapi.json", "/report/tiny", "/metrics"):
+        assert request(guarded.app, "GET", path).status == 401
+    found = request(guarded.app, "GET", "/page.json", headers=guarded.user)
+    assert [model["name"] for model in found.json["models"]] == ["tiny"]
+    assert request(guarded.app, "GET", "/openapi.json", headers=guarded.user).json["openapi"] >= "3.1"
+
+
+def test_the_report_of_the_run_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    app = open_app(tiny_onnx_artifact(tmp_path / "00-tiny").path)
+    assert request(app, "GET", "/report/tiny").status == 404
+    (tmp_path / "report.html").write_text("<p>a report")
+    (tmp_path / "report.json").write_text("{}")
+    found = request(app, "GET", "/report/tiny")
+    assert (found.status, found.body) == (200, b"<p>a report")
+    assert "sandbox" in found.headers["content-security-policy"]
+    for name in ("other", "../tiny", ""):
+        assert request(app, "GET", f"/report/{name}").status == 404
+
+
+def test_an_answer_is_explained_through_the_queue(app: Application) -> None:
+    pytest.importorskip("captum")
+    assert app.repository is not None
+    before = app.repository.models["tiny"].scheduler.counts.answered
+    found = request(app, "POST", "/explain/tiny", {"inputs": {"image": ROWS[:1].tolist()}})
+    assert found.status == 200
+    assert found.json["label"] == predict(app, ROWS[:1].tolist()).json["labels"][0]
+    assert np.shape(found.json["map"]) == (2, 2)
+    assert app.repository.models["tiny"].scheduler.counts.answered > before + 1
+    two = request(app, "POST", "/explain/tiny", {"inputs": {"image": ROWS.tolist()}})
+    assert (two.status, set(two.json)) == (400, {"error"})
+
+
+def test_statistics_hold_the_latest_latencies(app: Application) -> None:
+    infer(app, {"inputs": [tensor()]})
+    (told,) = request(app, "GET", "/v2/models/tiny/stats").json["model_stats"]
+    assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
+    assert told["latency_ms"]["requests_per_second"] > 0
+
+
+def test_limits_may_be_chosen(tmp_path: Path) -> None:
+    artifact = tiny_onnx_artifact(tmp_path / "tiny").path
+    with Repository.open([artifact], max_batch=3, max_waiting=7, max_delay_ms=2.0) as repository:
+        limits = repository.models["tiny"].scheduler.limits
+    assert (limits.max_batch, limits.max_waiting, limits.max_delay) == (3, 7, 0.002)

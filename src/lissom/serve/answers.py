@@ -1,0 +1,88 @@
+"""Answers: their status, headers and body, errors in one shape, and the id of the request in all of them."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any, NamedTuple
+
+import orjson
+
+from lissom.errors import RequestError
+from lissom.logs import log
+from lissom.serve.bodies import Refused, Scope, Send, packed
+from lissom.serve.tensors import MAX_NAME
+
+Headers = tuple[tuple[bytes, bytes], ...]
+RETRY_SOON = (b"retry-after", b"1")
+READ = ("GET", "HEAD")
+_REQUEST_ID = b"x-request-id"
+_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_MAX_ERROR = 500
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+class Answer(NamedTuple):
+    """Status, body and further headers of a response; a body is JSON unless a content type is given."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    content_type: bytes = b"application/json"
+
+
+def json_answer(document: Any, status: int = 200, headers: Headers = ()) -> Answer:
+    """An answer that holds a document."""
+    return Answer(status, orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), headers)
+
+
+def compressed(answer: Answer, scope: Scope) -> Answer:
+    """An answer as the client takes it: compressed when it asked for that."""
+    body, encoding = packed(answer.body, scope)
+    if encoding is None:
+        return answer
+    return answer._replace(body=body, headers=(*answer.headers, (b"content-encoding", encoding)))
+
+
+def failure(exc: Exception) -> Answer:
+    """What is said of anything that was raised; the cause of a 500 is in the log only."""
+    if isinstance(exc, Refused):
+        return json_answer({"error": exc.message[:_MAX_ERROR]}, exc.status, exc.headers)
+    if type(exc) is RequestError:  # a damaged artifact is no fault of the client
+        return json_answer({"error": exc.message[:_MAX_ERROR]}, 400)
+    log.error("a request could not be answered", exc_info=exc)
+    return json_answer({"error": "internal error; the cause is in the log of the server"}, 500)
+
+
+def allow(scope: Scope, *methods: str) -> None:
+    """Go on for some methods.
+
+    Raises:
+        Refused: the request has another.
+    """
+    if scope["method"] not in methods:
+        allowed = ", ".join(methods)
+        text = f"{scope['method'][:MAX_NAME]} is not answered at {scope['path'][:MAX_NAME]}; use {allowed}"
+        raise Refused(405, text, (b"allow", allowed.encode()))
+
+
+def request_id(scope: Scope) -> bytes:
+    """The id that came with the request, when it is printable and short; else a new one."""
+    for name, value in scope["headers"]:
+        if name == _REQUEST_ID and _ID.fullmatch(value):
+            return bytes(value)
+    return b"%016x" % random.getrandbits(64)
+
+
+async def respond(answer: Answer, scope: Scope, send: Send, identity: bytes) -> None:
+    """Send an answer, with the id of its request."""
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", str(len(answer.body)).encode()),
+        *_SAFE,
+        (_REQUEST_ID, identity),
+        *answer.headers,
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,77 @@
+"""A model is called for a request: until its deadline, while its caller is there, when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import numpy as np
+
+from lissom.serve.answers import RETRY_SOON
+from lissom.serve.bodies import Disconnected, Receive, Refused, Scope
+from lissom.serve.repository import ServedModel
+from lissom.serve.scheduler import Closed, Overloaded, TooLate
+
+_TIMEOUT = b"x-request-timeout-ms"
+
+
+def deadline_of(scope: Scope, timeout: float | None = None) -> float:
+    """Time of the event loop until which an answer is of use: the sooner of header and request.
+
+    Args:
+        scope: Whose header X-Request-Timeout-Ms counts.
+        timeout: Seconds that the request itself gives; None for any time.
+
+    Raises:
+        Refused: the header is no whole number of milliseconds.
+    """
+    header = next((value for name, value in scope["headers"] if name == _TIMEOUT), None)
+    if header is not None:
+        text = header.decode("latin-1")
+        if not (text.isascii() and text.isdigit()) or not 0 < int(text[:12]) < 1e9:
+            raise Refused(400, f"X-Request-Timeout-Ms is {text[:40]!r}; whole milliseconds were expected")
+        timeout = min(int(text) / 1e3, timeout if timeout is not None else math.inf)
+    return math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+
+
+async def computed(
+    model: ServedModel, inputs: Mapping[str, np.ndarray], deadline: float, receive: Receive
+) -> Mapping[str, np.ndarray]:
+    """The outputs of a model.
+
+    Raises:
+        Refused: there is no room, no time, or the model is being unloaded.
+        Disconnected: the caller left.
+    """
+    work = model.scheduler.submit(inputs, deadline=deadline)
+    try:
+        return await (work if model.is_inline else _while_connected(work, receive))
+    except Overloaded as exc:
+        seconds = max(1, math.ceil(exc.retry_after))
+        text = f"more waits for model {model.name!r} than it can take; come back in {seconds} s"
+        raise Refused(429, text, (b"retry-after", str(seconds).encode())) from exc
+    except TooLate as exc:
+        raise Refused(504, f"model {model.name!r} cannot answer before the deadline of the request") from exc
+    except Closed as exc:
+        raise Refused(503, f"model {model.name!r} is being unloaded", RETRY_SOON) from exc
+
+
+async def _while_connected(
+    work: Coroutine[Any, Any, Mapping[str, np.ndarray]], receive: Receive
+) -> Mapping[str, np.ndarray]:
+    computing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({computing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if computing.done():
+            return computing.result()
+        raise Disconnected
+    finally:
+        leaving.cancel()
+        computing.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,85 @@
+"""The requests that call a model: tensors, raw samples, and why it answered as it did.
+
+Large bodies are read and written in a thread, so that health is answered meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from lissom.serve.answers import Answer, compressed, json_answer
+from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
+from lissom.serve.calling import computed, deadline_of
+from lissom.serve.explanation import explain
+from lissom.serve.prediction import predict_inputs, predict_response, prepared
+from lissom.serve.protocol import InferRequest, infer_request, infer_response, raw_request
+from lissom.serve.repository import VERSION, ServedModel
+from lissom.serve.uploads import media_type, uploaded
+
+Found = TypeVar("Found")
+_LARGE = 1 << 16
+"""Bytes of JSON that are read and written in a thread."""
+
+
+async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
+    """Tensors by the Open Inference Protocol."""
+    body = await read_body(scope, receive)
+    request = await _perhaps_in_thread(len(body), lambda: _read_infer(scope, body, model))
+    outputs = await computed(model, request.inputs, deadline_of(scope, request.timeout), receive)
+    size = sum(outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary)
+    content, json_length = await _perhaps_in_thread(
+        size, lambda: infer_response(request, outputs, model=model.name, version=VERSION)
+    )
+    if json_length is None:
+        return compressed(Answer(200, content), scope)
+    header = ((BINARY_HEADER, str(json_length).encode()),)
+    return compressed(Answer(200, content, header, b"application/octet-stream"), scope)
+
+
+async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
+    """Raw samples in, labels and scores out."""
+    inputs = await _raw_inputs(model, scope, receive)
+    outputs = await computed(model, inputs, deadline_of(scope), receive)
+    size = sum(array.nbytes for array in outputs.values())
+    answer = await _perhaps_in_thread(
+        size, lambda: json_answer(predict_response(outputs, model.manifest, model=model.name))
+    )
+    return compressed(answer, scope)
+
+
+async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
+    """Which parts of one raw sample its answer hangs on; one sample at a time, in batches between others'."""
+    inputs = await _raw_inputs(model, scope, receive)
+    loop, deadline = asyncio.get_running_loop(), deadline_of(scope)
+
+    def call(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        work = computed(model, batch, deadline, receive)
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    async with model.explaining:
+        return json_answer(await asyncio.to_thread(explain, model, inputs, call))
+
+
+async def _raw_inputs(model: ServedModel, scope: Scope, receive: Receive) -> dict[str, np.ndarray]:
+    """What the model takes, from JSON rows, an image or a text."""
+    body, kind = await read_body(scope, receive), media_type(scope)
+    if kind is None:
+        return await _perhaps_in_thread(len(body), lambda: predict_inputs(parse_object(body), model.manifest))
+    return await asyncio.to_thread(lambda: prepared(uploaded(body, kind, model), model.manifest))
+
+
+def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
+    document, binary = split_binary(scope, body)
+    signature = model.manifest.signature
+    if binary is not None and not document:
+        return raw_request(signature, binary)
+    return infer_request(parse_object(document), signature, binary)
+
+
+async def _perhaps_in_thread(size: int, work: Callable[[], Found]) -> Found:
+    """What `work` gives; called in a thread when it handles much."""
+    return work() if size < _LARGE else await asyncio.to_thread(work)

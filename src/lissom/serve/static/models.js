@@ -1,0 +1,72 @@
+// What is known of a model.
+const pairs = (entries, className) =>
+  el("dl", { className }, ...entries.filter(([, value]) => value).flatMap(([name, value]) => {
+    const cells = [el("dt", { textContent: name }), el("dd", {}, value)];
+    return className === "facts" ? [el("div", {}, ...cells)] : cells;
+  }));
+
+const signature = (model) => {
+  const body = (tensors, role) => el("tbody", {}, ...tensors.map((tensor) => el("tr", {},
+    el("th", { scope: "row", textContent: tensor.name }), el("td", { textContent: role }),
+    el("td", { textContent: tensor.dtype }), el("td", { textContent: tensor.shape.join(" × ") }))));
+  const head = el("thead", {}, el("tr", {}, ...["Name", "Role", "Type", "Shape"].map((name) => el("th", { scope: "col", textContent: name }))));
+  const caption = el("caption", { className: "unseen", textContent: "Tensors after preprocessing" });
+  const limits = [
+    ["Batch", model.limits.max_batch > 1 ? `up to ${counted(model.limits.max_batch)} rows are computed together` : "one request at a time"],
+    ["Queue", `up to ${counted(model.limits.max_waiting)} rows wait, then 429`],
+    ["Labels", model.labels.length ? shortList(model.labels) : ""],
+  ];
+  return el("section", { "aria-labelledby": "signature-title" }, el("h2", { id: "signature-title", textContent: "What it takes and gives" }),
+    el("table", {}, caption, head, body(model.inputs, "input"), body(model.outputs, "output")), pairs(limits, "pairs"));
+};
+const shortList = (names) => names.slice(0, 12).join(", ") + (names.length > 12 ? ` and ${counted(names.length - 12)} more` : "");
+
+const command = (model) => {
+  const address = new URL(`predict/${inPath(model.name)}`, location.href).href;
+  const credentials = needsKey ? ['-H "Authorization: Bearer $LISSOM_API_KEY"'] : [];
+  const bodies = {
+    image: ["-H 'Content-Type: image/png'", "--data-binary @picture.png"],
+    text: ["-H 'Content-Type: text/plain'", "-d 'a text'"],
+    rows: [`-d ${inShell(model.example ? JSON.stringify({ inputs: model.example }) : '{"inputs": …}')}`],
+  };
+  return [`curl -s ${address}`, ...credentials, ...bodies[model.kind]].join(" \\\n  ");
+};
+
+// A link cannot carry a key, so that with one the report is fetched and saved.
+const report = (model) => {
+  const path = `report/${inPath(model.name)}`;
+  if (!needsKey) return el("a", { href: path, className: "report", textContent: "Report of the run that made it" });
+  const save = async () => {
+    const address = URL.createObjectURL(await (await send(path)).blob());
+    el("a", { href: address, download: "report.html" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1e4);
+  };
+  return el("button", { type: "button", className: "report", textContent: "Save the report of the run", onclick: () => save().catch(showTrouble) });
+};
+
+const more = (model) => {
+  const shell = el("pre", { tabIndex: 0, role: "group", "aria-label": "Command", textContent: command(model) });
+  return el("section", { "aria-labelledby": "more-title" }, el("h2", { id: "more-title", textContent: "From a terminal" }), shell);
+};
+
+const modelView = (model) => {
+  const facts = [
+    ["Runtime", model.runtime], ["Precision", model.precision], ["Format", model.format], ["Size", size(model.size_bytes)],
+    ["Parameters", model.num_parameters ? counted(model.num_parameters) : ""], ["Stage", model.stage],
+  ];
+  const live = livePanel(model);
+  const attempt = tryPanel(model);
+  const side = el("div", { className: "side" }, live.element, signature(model), more(model));
+  const element = el("article", { "aria-labelledby": "model-title" }, heading(model), pairs(facts, "facts"), el("div", { className: "columns" }, attempt.element, side));
+  return { element, update: live.update, redraw: attempt.redraw };
+};
+
+const heading = (model) => {
+  const mood = model.state === "READY" ? "good" : "warn";
+  return el("div", { className: "title" }, el("h1", { id: "model-title", textContent: model.name }), el("span", { className: `state ${mood}`, textContent: model.state.toLowerCase() }), model.report ? report(model) : "");
+};
+
+const absentView = (model) => {
+  const reason = el("p", { className: "banner", textContent: model.reason });
+  return { element: el("article", { "aria-labelledby": "model-title" }, heading(model), reason), update: () => {}, redraw: () => {} };
+};
