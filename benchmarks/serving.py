@@ -1,16 +1,20 @@
-"""How much of a bare server lissom reaches with a small model, and stock BentoML beside it.
+"""How much of a bare server lissom reaches with a small model, and its peers beside it.
 
-    python benchmarks/serving.py [--seconds N] [--trials N] [--connections 16 64]
+    python benchmarks/serving.py [--seconds N] [--trials N] [--connections 16 64] [--peers DIR] [--only ...]
 
 The model is a perceptron 64-256-10 on ONNX Runtime, one row a request. Every server is started anew in every
 trial and asked by wrk on the same machine, in an order that turns:
 
-    uvicorn   a raw ASGI application on bare uvicorn, binary tensors, no checks
-    lissom    `lissom serve` with API keys: binary tensors, validated, with request ids
-    bentoml   BentoML's own `@api` with an array in JSON
+    uvicorn    a raw ASGI application on bare uvicorn, binary tensors, no checks
+    lissom     `lissom serve` with API keys: binary tensors, validated, with request ids and metrics
+    beside     lissom and an `@api` of BentoML in one process, which is called all the while
+    triton     Triton 2.51 from PyTriton's wheel, over its Python backend, binary tensors
+    bentoml    BentoML's own `@api` with an array in JSON
+    litserve   LitServe with an array in JSON
 
-wrk counts from the sending of a request, so that its percentiles say how steady a server is, not what users
-wait. Writes benchmarks/results/serving_<hardware>_<date>.{json,md}.
+Triton and LitServe are installed from PyPI into DIR (default: a folder that is removed). wrk counts from the
+sending of a request, so that its percentiles say how steady a server is, not what users wait. Writes
+benchmarks/results/serving_<hardware>_<date>.{json,md}.
 """
 
 from __future__ import annotations
@@ -18,44 +22,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from servers import Request, environment_of, free_port, need_wrk, running, wrk
 
 import lissom
 from lissom.bench.environment import environment
 from lissom.bench.timing import round_order
-from lissom.recipe import BenchmarkConfig
 from lissom.runtime.machine import host
 from lissom.serve.keys import add_key
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PORT = 8123
-SERVERS = ("uvicorn", "lissom", "bentoml")
-_LATENCY = re.compile(r"^\s+(50|75|90|99)%\s+([\d.]+)(us|ms|s)", re.MULTILINE)
-_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-
-
-class Request(NamedTuple):
-    """What wrk sends."""
-
-    path: str
-    body: bytes
-    headers: Mapping[str, str]
+SERVERS = ("uvicorn", "lissom", "beside", "triton", "bentoml", "litserve")
+PACKAGES = {
+    "triton": ("nvidia-pytriton==0.7.0", "onnxruntime"),
+    "litserve": ("litserve==0.2.19", "onnxruntime", "numpy"),
+}
+CALLS_BESIDE = 4
+"""Connections that call BentoML's `@api` while lissom is measured beside it."""
 
 
 def main() -> None:
@@ -66,49 +59,80 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="of one run of wrk")
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--peers", type=Path, default=None, help="folder of the peers' environments")
+    parser.add_argument("--only", nargs="+", choices=SERVERS, default=list(SERVERS))
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is not installed: apt-get install wrk")
+    need_wrk()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model = small(folder)
-        runs = measured(folder, model, options)
+        peers = (options.peers or folder / "peers").absolute()
+        pythons = {
+            name: environment_of(peers, name, *PACKAGES[name]) for name in PACKAGES if name in options.only
+        }
+        runs = measured(folder, small(folder), pythons, options)
     write({"environment": environment(), "seconds": options.seconds, "runs": runs})
 
 
 def small(folder: Path) -> Path:
     """An artifact of the perceptron; it need not know anything."""
-    benchmark = BenchmarkConfig(runtimes=("torch", "onnxruntime"), num_rounds=4, energy_seconds=0, threads=1)
     found = lissom.export(
         "mlp",
         "digits",
         kwargs={"hidden": [256]},
         out=folder / "model",
         allow=("accuracy", "not-slower"),
-        benchmark=benchmark,
+        runtimes=("torch", "onnxruntime"),
+        threads=1,
+        overrides=("benchmark.num_rounds=4", "benchmark.energy_seconds=0"),
     )
     return Path(found.artifact.path)
 
 
-def measured(folder: Path, model: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measured(
+    folder: Path, model: Path, pythons: Mapping[str, Path], options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """One row a server, number of connections and trial."""
     keys = folder / "keys"
+    key = {"Authorization": f"Bearer {add_key(keys, 'wrk')}"}
+    lists = json.dumps({"x": row().tolist()}).encode()
+    json_kind = {"Content-Type": "application/json"}
     requests = {
         "uvicorn": binary({}),
-        "lissom": binary({"Authorization": f"Bearer {add_key(keys, 'wrk')}"}),
-        "bentoml": Request(
-            "/predict", json.dumps({"x": row().tolist()}).encode(), {"Content-Type": "application/json"}
-        ),
+        "lissom": binary(key),
+        "beside": binary(key),
+        "triton": binary({}),
+        "bentoml": Request("/predict", lists, json_kind),
+        "litserve": Request("/predict", lists, json_kind),
     }
     rows = []
     for trial in range(options.trials):
-        for name in round_order(list(SERVERS), trial):
-            with running(name, folder, model, keys):
+        for name in round_order(list(options.only), trial):
+            with served(name, folder, model, keys, pythons) as url:
+                beside = Request("/stock", lists, json_kind) if name == "beside" else None
                 for connections in options.connections:
-                    found = asked(requests[name], folder, options.seconds, connections)
+                    with called(beside, url, folder, options.seconds):
+                        found = wrk(
+                            requests[name], url, folder, seconds=options.seconds, connections=connections
+                        )
                     rows.append({"server": name, "connections": connections, "trial": trial, **found})
                     print(rows[-1], file=sys.stderr)
     return rows
+
+
+@contextlib.contextmanager
+def called(request: Request | None, url: str, folder: Path, seconds: int) -> Iterator[None]:
+    """Another wrk asks all the while."""
+    if request is None:
+        yield
+        return
+    place = folder / "beside"
+    place.mkdir(exist_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(
+            wrk, request, url, place, seconds=seconds + 2, connections=CALLS_BESIDE, warm_up=1
+        )
+        yield
+        print({"server": "@api beside", **asking.result()}, file=sys.stderr)
 
 
 def row() -> np.ndarray:
@@ -131,71 +155,36 @@ def binary(headers: Mapping[str, str]) -> Request:
 
 
 @contextlib.contextmanager
-def running(name: str, folder: Path, model: Path, keys: Path) -> Iterator[None]:
-    """A server that answers."""
-    onnx = model / "payload" / "model.onnx"
+def served(name: str, folder: Path, model: Path, keys: Path, pythons: Mapping[str, Path]) -> Iterator[str]:
+    """A server that answers; gives its URL."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    peers, python = str(HERE / "serving_peers.py"), str(pythons.get(name, sys.executable))
+    lissom_serve = ["lissom", "serve", str(model), "--port", port, "--threads", "1", "--keys", str(keys)]
     commands = {
-        "uvicorn": [*("uvicorn", "serving_peers:app"), *("--port", str(PORT), "--no-access-log")],
-        "bentoml": ["bentoml", "serve", "serving_peers:Stock", "--port", str(PORT)],
-        "lissom": ["lissom", "serve", str(model), "--port", str(PORT), "--threads", "1", "--keys", str(keys)],
+        "uvicorn": ["-m", "uvicorn", "serving_peers:app", "--port", port, "--no-access-log"],
+        "bentoml": ["-m", "bentoml", "serve", "serving_peers:Stock", "--port", port],
+        "beside": ["-m", "bentoml", "serve", "serving_peers:Beside", "--port", port],
+        "lissom": ["-m", *lissom_serve],
+        "triton": [peers, "triton", port, str(folder / "triton")],
+        "litserve": [peers, "litserve", port],
     }
     variables = {
-        **os.environ,
-        "PEER_MODEL": str(onnx),
-        "PYTHONPATH": str(HERE),
+        "PEER": name,
+        "PEER_MODEL": str(model / "payload" / "model.onnx"),
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    log = (folder / f"{name}.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *commands[name]], env=variables, cwd=HERE, stdout=log, stderr=log
-    )
-    try:
-        until_it_answers(process, folder / f"{name}.log")
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-        log.close()
-
-
-def until_it_answers(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until anything is answered at the port."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v2/health/ready", timeout=1).close()
-        except urllib.error.HTTPError as exc:
-            if exc.code != 503:
-                return
-        except OSError:
-            pass
-        else:
-            return
-        time.sleep(0.2)
-    sys.exit(f"the server does not answer:\n{log.read_text()[-2000:]}")
-
-
-def asked(request: Request, folder: Path, seconds: int, connections: int) -> dict[str, Any]:
-    """What wrk says after a short run that warms up."""
-    script = folder / "request.lua"
-    body = "".join(f"\\{byte:03d}" for byte in request.body)
-    headers = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in request.headers.items())
-    script.write_text(f'wrk.method = "POST"\nwrk.body = "{body}"\n{headers}')
-    command = ["wrk", "-t1", f"-c{connections}", "--latency", "-s", str(script)]
-    address = f"http://127.0.0.1:{PORT}{request.path}"
-    subprocess.run([*command, "-d1s", address], check=True, capture_output=True)
-    told = subprocess.run([*command, f"-d{seconds}s", address], check=True, capture_output=True, text=True)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", told.stdout)
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", told.stdout)
-    latency = {share: float(value) * _UNITS[unit] for share, value, unit in _LATENCY.findall(told.stdout)}
-    assert rate is not None
-    return {
-        "requests_per_second": float(rate[1]),
-        "failed": int(failed[1]) if failed else 0,
-        "p50_ms": latency["50"],
-        "p99_ms": latency["99"],
-    }
+    if name == "beside":
+        variables |= {
+            "LISSOM_ARTIFACTS": str(model),
+            "LISSOM_KEYS": str(keys),
+            "LISSOM_THREADS": "1",
+            "OTEL_SDK_DISABLED": "true",
+        }
+    log, health = folder / f"{name}.log", f"{url}/v2/health/ready"
+    with running([python, *commands[name]], health, log, variables=variables, folder=HERE):
+        yield url
 
 
 def write(found: dict[str, Any]) -> None:
@@ -211,8 +200,9 @@ def write(found: dict[str, Any]) -> None:
         "A perceptron 64-256-10 on ONNX Runtime, one row a request; medians over the trials, then least and "
         "most.",
         "",
-        "| server | connections | requests a second | of uvicorn in its trial | p50, ms | p99, ms | failed |",
-        "|---|---|---|---|---|---|---|",
+        "| server | connections | requests a second | of uvicorn in its trial | p50, ms | p99, ms "
+        "| p99 / p50 | failed |",
+        "|---|---|---|---|---|---|---|---|",
         *table(found["runs"]),
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
@@ -226,21 +216,28 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for connections in sorted({run["connections"] for run in runs}):
         for server in SERVERS:
             own = [run for run in runs if (run["server"], run["connections"]) == (server, connections)]
-            shares = [
-                run["requests_per_second"] / bare[connections, run["trial"]]["requests_per_second"]
-                for run in own
-            ]
+            if not own:
+                continue
             rates = [run["requests_per_second"] for run in own]
+            shares = [
+                rate / bare[connections, run["trial"]]["requests_per_second"]
+                for rate, run in zip(rates, own, strict=True)
+                if bare
+            ]
+            steady = [run["p99_ms"] / run["p50_ms"] for run in own]
             lines.append(
-                f"| {server} | {connections} | {spread(rates, '{:,.0f}')} | {spread(shares, '{:.2f}')} | "
+                f"| {server} | {connections} | {spread(rates, '{:,.0f}')} | {spread(shares, '{:.3f}')} | "
                 f"{spread([run['p50_ms'] for run in own], '{:.2f}')} | "
-                f"{spread([run['p99_ms'] for run in own], '{:.2f}')} | {sum(run['failed'] for run in own)} |"
+                f"{spread([run['p99_ms'] for run in own], '{:.2f}')} | {spread(steady, '{:.1f}')} | "
+                f"{sum(run['failed'] for run in own)} |"
             )
     return lines
 
 
 def spread(values: Sequence[float], form: str) -> str:
     """Median, least and most."""
+    if not values:
+        return "-"
     middle, least, most = (form.format(f(values)) for f in (statistics.median, min, max))
     return f"{middle} ({least} to {most})"
 

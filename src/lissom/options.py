@@ -180,6 +180,49 @@ class DissectOptions(TypedDict, total=False):
     num_samples: int | None
 
 
+class ServingOptions(TypedDict, total=False):
+    """How models are served, where it is not left to what was measured.
+
+    Attributes:
+        runtime: Of every model; default: the fastest by measurement.
+        threads: Of one call; default: as many as were measured, at most the cores that may be used.
+        max_batch: Rows that are computed at once; default: as was measured to be best, else 32.
+        max_waiting: Rows that may wait; default: 1024.
+        max_delay_ms: Time that a batch waits for others at most; default: 5.
+    """
+
+    runtime: str | None
+    threads: int | None
+    max_batch: int | None
+    max_waiting: int | None
+    max_delay_ms: float | None
+
+
+class ServeOptions(ServingOptions, total=False):
+    """How `serve` listens, and to whom.
+
+    Attributes:
+        host: Name or address to listen on; default: 127.0.0.1.
+        port: Port to listen on, 0 for a free one; default: 3000.
+        keys: File of API keys; needed for any host but this machine.
+        rate_limit: Requests a second of each key; default: any number.
+        access_log: File that a line of JSON is appended to for each answer, `-` for the log; default: none.
+        tls_cert: PEM file of the certificate that the server shows, and those between it and the root;
+            default: no TLS.
+        tls_key: PEM file of its private key.
+        tls_ca: PEM file of the authority whose certificates clients must show; default: they need none.
+    """
+
+    host: str
+    port: int
+    keys: str | Path | None
+    rate_limit: float | None
+    access_log: str | Path | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    tls_ca: str | Path | None
+
+
 class LoadOptions(TypedDict, total=False):
     """How `load` asks a server.
 

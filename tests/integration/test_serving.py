@@ -29,7 +29,6 @@ ROWS = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 BODY = json.dumps({"inputs": {"image": ROWS.tolist()}}).encode()
 LAUNCHER = """
 import json, sys
-from pathlib import Path
 from lissom.errors import LissomError
 from lissom.serve.launch import serve
 
@@ -40,10 +39,7 @@ def show(line):
     print(line, file=sys.stderr, flush=True)
 
 try:
-    options = json.loads(sys.argv[1])
-    if "keys" in options:
-        options["keys"] = Path(options["keys"])
-    sys.exit(serve(on_ready=ready, on_log=show, **options))
+    sys.exit(serve(on_ready=ready, on_log=show, **json.loads(sys.argv[1])))
 except LissomError as exc:
     print(type(exc).__name__, exc.message, flush=True)
     sys.exit(exc.exit_code)
@@ -257,6 +253,45 @@ def test_the_server_ends_when_its_launcher_is_killed(tmp_path: Path) -> None:
         server.process.kill()
         until(lambda: not any(member.is_running() for member in family[1:]))
         assert not any(member.is_running() for member in family[1:])
+
+
+def test_a_worker_that_is_killed_has_another_and_one_that_cannot_be_ends_the_server(tmp_path: Path) -> None:
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    with serving(tmp_path, artifact.path) as server:
+        kill_worker(server)
+        until(lambda: server.request("POST", "/predict", BODY)[0] == 200)  # it waits for the other
+        time.sleep(2.5)  # the launcher looks again and is content
+        assert server.process.poll() is None
+        family = server.family()
+        (artifact.path / "payload" / "model.onnx").write_bytes(b"damaged")
+        kill_worker(server)
+        assert server.process.wait(60) == 2
+        assert server.process.stdout is not None
+        assert server.process.stdout.read().startswith("ArtifactError")
+        until(lambda: not any(member.is_running() for member in family))
+
+
+def kill_worker(server: Server) -> None:
+    (worker,) = [member for member in server.family() if WORKER in member.cmdline()]
+    worker.kill()
+    worker.wait(30)
+
+
+def test_answers_are_noted_and_measured(tmp_path: Path) -> None:
+    artifact = tiny_onnx_artifact(tmp_path / "tiny")
+    log = tmp_path / "access.jsonl"
+    with serving(tmp_path, artifact.path, access_log="access.jsonl", max_batch=3) as server:
+        assert server.request("POST", "/predict", BODY)[0] == 200
+        assert server.request("GET", "/nothing")[0] == 404
+        metrics = server.request("GET", "/metrics")[1].decode()
+        config = json.loads(server.request("GET", "/v2/models/tiny/config")[1])
+        assert server.request("GET", "/")[1].startswith(b"<!doctype html>")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [(line["path"], line["status"]) for line in lines if "health" not in line["path"]]
+    assert told[:2] == [("/predict", 200), ("/nothing", 404)]
+    assert 'nv_inference_request_success{model="tiny",version="1"} 1' in metrics
+    assert 'lissom_http_responses_total{route="predict",status="200"} 1' in metrics
+    assert config["max_batch_size"] == 3
 
 
 def test_with_the_fast_path_switched_off_bentoml_counts_our_paths(tmp_path: Path) -> None:

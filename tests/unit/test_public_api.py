@@ -39,6 +39,7 @@ VERBS = [
     "inspect",
     "predict",
     "serve",
+    "package",
     "clean",
     "doctor",
     "models",

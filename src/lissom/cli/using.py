@@ -19,6 +19,7 @@ from lissom.cli.options import (
 from lissom.cli.output import Outcome, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.cli.registration import verb
+from lissom.options import ServeOptions
 
 if TYPE_CHECKING:
     pass
@@ -142,12 +143,40 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
     runtime: RuntimeChoice = None,
     threads: Threads = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option("--max-batch", min=1, help="Rows computed at once. [as measured, else 32]"),
+    ] = None,
+    max_delay_ms: Annotated[
+        float | None,
+        typer.Option("--max-delay-ms", min=0, help="That a batch waits for others at most. [5]"),
+    ] = None,
+    max_waiting: Annotated[
+        int | None,
+        typer.Option("--max-waiting", min=1, help="Rows in the queue of a model; more are refused. [1024]"),
+    ] = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", metavar="FILE", help="API keys; needed for any host but this machine."),
     ] = None,
     rate_limit: Annotated[
         float | None, typer.Option("--rate-limit", min=0.01, help="Requests a second of each key.")
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option("--access-log", metavar="FILE", help="A line of JSON for each answer; - for stderr."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate of the server, PEM: https.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-ca", metavar="FILE", help="Authority whose certificates clients must show, PEM. [none]"
+        ),
     ] = None,
     new_key: Annotated[
         str | None,
@@ -160,25 +189,34 @@ def serve(
     """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
 
     Other machines can reach the server only with API keys. Keys are kept as hashes; a line that is removed
-    from the file revokes its key at once.
+    from the file revokes its key at once. With a certificate the server speaks TLS 1.2 and 1.3; without,
+    keys travel in the clear.
 
     \b
     lissom serve runs/digits/artifact
     curl -s localhost:3000/v2/models/digits
     lissom serve --new-key ada --keys keys.txt
     lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --rate-limit 100
+    lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --tls-cert cert.pem --tls-key key.pem
     """
     if new_key is not None:
         return views.key_made(keys, new_key, admin=admin)
-    return views.served(
-        artifacts or (),
-        host=host,
-        port=port,
-        runtime=runtime,
-        threads=threads,
-        keys=keys,
-        rate_limit=rate_limit,
-    )
+    options: ServeOptions = {
+        "host": host,
+        "port": port,
+        "runtime": runtime,
+        "threads": threads,
+        "max_batch": max_batch,
+        "max_delay_ms": max_delay_ms,
+        "max_waiting": max_waiting,
+        "keys": keys,
+        "rate_limit": rate_limit,
+        "access_log": access_log,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_ca": tls_ca,
+    }
+    return views.served(artifacts or (), options)
 
 
 @verb

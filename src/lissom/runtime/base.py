@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -241,13 +241,16 @@ def _plain(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     }
 
 
+_dtype = cache(np.dtype)
+
+
 def check_tensor(spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> None:
     """Compare one tensor with its specification; `sizes` collects the named dimensions seen so far.
 
     Raises:
         RequestError: saying what was asked and what was found.
     """
-    if array.dtype.name != spec.dtype:
+    if array.dtype != _dtype(spec.dtype):
         raise RequestError(f"input {spec.name!r} is {array.dtype.name}, the model takes {spec.dtype}")
     fits = array.ndim == len(spec.shape) and all(
         size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)

@@ -27,9 +27,7 @@ def preprocess(
     return {name: np.ascontiguousarray(array, dtype=dtypes[name]) for name, array in arrays.items()}
 
 
-def unprocess(
-    tensors: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep]
-) -> dict[str, np.ndarray]:
+def unprocess(tensors: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep]) -> dict[str, np.ndarray]:
     """The raw arrays that became these tensors, float32 where a step was taken: `preprocess`, inverted."""
     arrays = dict(tensors)
     for step in reversed(steps):

@@ -10,7 +10,7 @@ import orjson
 
 from lissom.errors import RequestError
 from lissom.logs import log
-from lissom.serve.bodies import Refused, Scope, Send, packed
+from lissom.serve.bodies import Refused, Scope, Send, headers_of, packed
 from lissom.serve.tensors import MAX_NAME
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -68,10 +68,8 @@ def allow(scope: Scope, *methods: str) -> None:
 
 def request_id(scope: Scope) -> bytes:
     """The id that came with the request, when it is printable and short; else a new one."""
-    for name, value in scope["headers"]:
-        if name == _REQUEST_ID and _ID.fullmatch(value):
-            return bytes(value)
-    return b"%016x" % random.getrandbits(64)
+    given = headers_of(scope).get(_REQUEST_ID)
+    return given if given is not None and _ID.fullmatch(given) else b"%016x" % random.getrandbits(64)
 
 
 async def respond(answer: Answer, scope: Scope, send: Send, identity: bytes) -> None:

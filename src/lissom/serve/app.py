@@ -31,13 +31,24 @@ from lissom.serve.answers import (
     READ,
     RETRY_SOON,
     Answer,
+    Headers,
     allow,
+    compressed,
     failure,
     json_answer,
     request_id,
     respond,
 )
-from lissom.serve.bodies import Disconnected, Receive, Refused, Scope, Send, parse_object, read_body
+from lissom.serve.bodies import (
+    Disconnected,
+    Receive,
+    Refused,
+    Scope,
+    Send,
+    headers_of,
+    parse_object,
+    read_body,
+)
 from lissom.serve.description import configuration, metadata, statistics
 from lissom.serve.keys import Key, Keys
 from lissom.serve.metrics import exposition
@@ -168,11 +179,11 @@ class Application:
         if path.startswith("/report/"):
             scope[_ROUTE] = "page"
             allow(scope, *READ)
-            return self._report(path.removeprefix("/report/"))
+            return _html(self._report(path.removeprefix("/report/")), report_headers(), scope)
         readers: dict[str, tuple[str, Callable[[], Answer]]] = {
-            "": ("page", lambda: Answer(200, page(), page_headers(), b"text/html; charset=utf-8")),
+            "": ("page", lambda: _html(page(), page_headers(), scope)),
             "/page.json": ("page", self._page_data),
-            "/openapi.json": ("page", lambda: json_answer(document(self._models()))),
+            "/openapi.json": ("page", lambda: compressed(json_answer(document(self._models())), scope)),
             "/v2": ("health", _server_metadata),
             "/v2/health/live": ("health", lambda: json_answer({"live": True})),
             "/v2/health/ready": ("health", self._ready),
@@ -193,11 +204,11 @@ class Application:
         repository = self._ready_repository()
         return json_answer(page_data(list(repository.models.values()), repository.absent))
 
-    def _report(self, name: str) -> Answer:
+    def _report(self, name: str) -> bytes:
         file = report_of(self._find(name, None).artifact)
         if file is None:
             raise Refused(404, f"the run of model {name!r} has no report here")
-        return Answer(200, file.read_bytes(), report_headers(), b"text/html; charset=utf-8")
+        return file.read_bytes()
 
     async def _model(
         self, scope: Scope, receive: Receive, name: str, model_version: str | None, action: str | None
@@ -299,16 +310,18 @@ class Application:
         return names[0]
 
 
+def _html(content: bytes, headers: Headers, scope: Scope) -> Answer:
+    return compressed(Answer(200, content, headers, b"text/html; charset=utf-8"), scope)
+
+
 def _server_metadata() -> Answer:
     return json_answer({"name": "lissom", "version": version("lissom"), "extensions": list(_EXTENSIONS)})
 
 
 def _presented(scope: Scope) -> bytes:
     """The key of a request; empty where it has none."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            kind, _, key = value.partition(b" ")
-            return bytes(key.strip()) if kind.lower() == b"bearer" else b""
-        if name == b"x-api-key":
-            return bytes(value)
-    return b""
+    headers = headers_of(scope)
+    if (value := headers.get(b"authorization")) is not None:
+        kind, _, key = value.partition(b" ")
+        return key.strip() if kind.lower() == b"bearer" else b""
+    return headers.get(b"x-api-key", b"")

@@ -26,12 +26,21 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_HEADERS = "lissom.headers"
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _CHUNK_BYTES = 1 << 16
 _QUOTE = ord('"')
 _STEPS = np.zeros(256, dtype=np.int32)
 _STEPS[list(b"[{")] = 1
 _STEPS[list(b"]}")] = -1
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Headers of a request by name, in lower case; built once."""
+    found: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if found is None:
+        found = scope[_HEADERS] = dict(scope["headers"])
+    return found
 
 
 class Refused(RequestError):
@@ -54,7 +63,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         Refused: the body is longer than `MAX_BODY_BYTES`, packed or unpacked, or packed in an unknown way.
         Disconnected: the client went away.
     """
-    headers = dict(scope["headers"])
+    headers = headers_of(scope)
     encoding = _encoding(headers)
     _check_length(headers)
     chunks: list[bytes] = []
@@ -79,7 +88,7 @@ def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:
     Raises:
         Refused: the header is no length within the body.
     """
-    declared = next((value for name, value in scope["headers"] if name == BINARY_HEADER), None)
+    declared = headers_of(scope).get(BINARY_HEADER)
     if declared is None:
         return body, None
     text = declared.decode("latin-1")
@@ -93,7 +102,7 @@ def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:
 
 def packed(body: bytes, scope: Scope) -> tuple[bytes, bytes | None]:
     """A body as the client asked for it, and its encoding; None for a body as it is."""
-    accepted = next((value for name, value in scope["headers"] if name == b"accept-encoding"), b"")
+    accepted = headers_of(scope).get(b"accept-encoding", b"")
     wanted = {part.partition(b";")[0].strip().lower() for part in accepted.split(b",")} if accepted else ()
     if b"gzip" in wanted:
         return gzip.compress(body, compresslevel=1), b"gzip"
@@ -123,7 +132,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def _encoding(headers: dict[bytes, bytes]) -> str:
     """How a body is packed; empty for one as it is."""
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if b"content-encoding" not in headers:
+        return ""
+    encoding = headers[b"content-encoding"].decode("latin-1").lower()
     if encoding not in ("identity", *_WINDOWS):
         text = f"the body has the Content-Encoding {encoding[:40]!r}; gzip, deflate or none is taken"
         raise Refused(415, text, (b"accept-encoding", b"gzip, deflate"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lissom.serve.answers import RETRY_SOON
-from lissom.serve.bodies import Disconnected, Receive, Refused, Scope
+from lissom.serve.bodies import Disconnected, Receive, Refused, Scope, headers_of
 from lissom.serve.repository import ServedModel
 from lissom.serve.scheduler import Closed, Overloaded, TooLate
 
@@ -27,7 +27,7 @@ def deadline_of(scope: Scope, timeout: float | None = None) -> float:
     Raises:
         Refused: the header is no whole number of milliseconds.
     """
-    header = next((value for name, value in scope["headers"] if name == _TIMEOUT), None)
+    header = headers_of(scope).get(_TIMEOUT)
     if header is not None:
         text = header.decode("latin-1")
         if not (text.isascii() and text.isdigit()) or not 0 < int(text[:12]) < 1e9:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -84,7 +83,7 @@ def statistics(model: ServedModel) -> dict[str, Any]:
             {"batch_size": rows, "compute_infer": {"count": number, "ns": 0}}
             for rows, number in sorted(counts.batches.items())
         ],
-        "latency_ms": counts.latencies.recent(asyncio.get_running_loop().time()),
+        "latency_ms": counts.latencies.recent(time.perf_counter()),
     }
 
 

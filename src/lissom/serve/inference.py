@@ -77,7 +77,9 @@ def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
     signature = model.manifest.signature
     if binary is not None and not document:
         return raw_request(signature, binary)
-    return infer_request(parse_object(document), signature, binary)
+    if binary is not None:
+        return model.heads.request(document, binary)
+    return infer_request(parse_object(document), signature)
 
 
 async def _perhaps_in_thread(size: int, work: Callable[[], Found]) -> Found:

@@ -25,7 +25,7 @@ class Latencies:
         self._latest: deque[tuple[float, float]] = deque(maxlen=_LATEST)
 
     def add(self, now: float, seconds: float) -> None:
-        """Note one request that was answered at a time of the event loop."""
+        """Note one request that was answered at a time of `perf_counter`."""
         self.counts[bisect_left(BOUNDS_MS, 1e3 * seconds)] += 1
         self.seconds += seconds
         self._latest.append((now, seconds))

@@ -74,18 +74,17 @@ def document(models: Sequence[ServedModel]) -> dict[str, Any]:
 
 def _page_paths() -> dict[str, Any]:
     html, anything = {"text/html": {"schema": _TEXT}}, _json({"type": "object"})
+    report = _operation("The report of the run that made a model", html, errors=(*_ALWAYS, 404))
+    metrics = _operation(
+        "Metrics as Prometheus reads them", {"text/plain": {"schema": _TEXT}}, errors=(*_ALWAYS, 403)
+    )
+    del metrics["responses"]["200"]["headers"]  # this comes from BentoML, without an id
     return {
         "/": {"get": _operation("The page", html, errors=(405, 503)) | _OPEN},
         "/page.json": {"get": _operation("What the page shows", anything)},
         "/openapi.json": {"get": _operation("This document", anything)},
-        "/report/{model}": _path(
-            "model", get=_operation("The report of the run that made a model", html, errors=(*_ALWAYS, 404))
-        ),
-        "/metrics": {
-            "get": _operation(
-                "Metrics as Prometheus reads them", {"text/plain": {"schema": _TEXT}}, errors=(*_ALWAYS, 403)
-            )
-        },
+        "/report/{model}": _path("model", get=report),
+        "/metrics": {"get": metrics},
     }
 
 

@@ -160,7 +160,7 @@ def _extent(ink: np.ndarray) -> float:
     >>> _extent(np.array([[[[False, False], [True, False]]]]))
     0.5
     """
-    drawn = ink.any(axis=1)
+    drawn = np.asarray(ink.any(axis=1))
     shares = []
     for sample in drawn[drawn.any(axis=(1, 2))]:
         spans = [np.flatnonzero(sample.any(axis=axis)) for axis in (0, 1)]

@@ -56,6 +56,7 @@ class Process:
         self._family = {self._root}
         self._workers: set[psutil.Process] = set()
         self._dead_since: dict[psutil.Process, float] = {}
+        self._forgotten: set[psutil.Process] = set()
         self._reader = threading.Thread(target=self._read, name="server-log", daemon=True)
         self._reader.start()
         return self
@@ -96,9 +97,17 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def wait(self) -> int:
-        """Wait until the child ends; gives its exit code."""
-        return self._child.wait()
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Wait until the child ends; gives its exit code, None when the time is over before."""
+        try:
+            return self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def forget_workers(self) -> None:
+        """Those that are gone now are no loss any more; their parent may take seconds to look at them."""
+        self._workers = set(filter(_is_alive, self._workers))
+        self._forgotten.update(self._dead_children())
 
     def lost_a_worker(self) -> bool:
         """True when the child, or a worker, is gone.
@@ -110,9 +119,8 @@ class Process:
         if self._child.poll() is not None or not all(map(_is_alive, self._workers)):
             return True
         now = time.monotonic()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            dead = [process for process in self._root.children() if not _is_alive(process)]
-            self._dead_since = {process: self._dead_since.get(process, now) for process in dead}
+        dead = self._dead_children() - self._forgotten
+        self._dead_since = {process: self._dead_since.get(process, now) for process in dead}
         return any(now - since > _ZOMBIE_SECONDS for since in self._dead_since.values())
 
     def last_lines(self) -> str:
@@ -120,6 +128,11 @@ class Process:
         if self._child.poll() is not None:
             self._reader.join(_JOIN_SECONDS)
         return "\n".join(f"  {line}" for line in self._lines) or "  (it wrote nothing)"
+
+    def _dead_children(self) -> set[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return {process for process in self._root.children() if not _is_alive(process)}
+        return set()
 
     def _remember(self) -> None:
         """Note the descendants of now: once their parent is gone, nothing leads to them."""

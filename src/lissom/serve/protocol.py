@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
@@ -18,7 +19,12 @@ import orjson
 
 from lissom.artifact import Signature, TensorSpec
 from lissom.errors import RequestError, near
-from lissom.serve.tensors import DATATYPES, MAX_NAME, array_from_json, check_names, check_shapes
+from lissom.serve.bodies import parse_object
+from lissom.serve.tensors import BY_DTYPE, DATATYPES, MAX_NAME, array_from_json, check_names, check_shapes
+
+_MAX_HEADS = 256
+_MAX_HEAD = 4096
+"""Bytes of JSON that are kept."""
 
 
 class InferRequest(NamedTuple):
@@ -64,6 +70,57 @@ def infer_request(
     return InferRequest(request_id, inputs, _wanted_outputs(document, signature), _timeout(parameters))
 
 
+class Heads:
+    """Reads binary requests of one model; what the same JSON says again is known.
+
+    A client sends the same JSON before every tensor of one shape, and to parse and check it costs more than a
+    small model does. Only JSON that was read without an error, has no id and no data of its own is kept.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._known: dict[bytes, _Head] = {}
+
+    def request(self, head: bytes, binary: memoryview) -> InferRequest:
+        """A request from its JSON and what stands behind.
+
+        Raises:
+            RequestError: as `infer_request`.
+        """
+        if (known := self._known.get(head)) is not None:
+            reader = _Reader(binary)
+            inputs = {
+                spec.name: _from_bytes(reader.take(size, spec.name), spec, shape)
+                for spec, shape, size in known.inputs
+            }
+            reader.check_empty()
+            return known.request._replace(inputs=inputs)
+        document = parse_object(head)
+        request = infer_request(document, self._signature, binary)
+        self._remember(head, document, request)
+        return request
+
+    def _remember(self, head: bytes, document: Mapping[str, Any], request: InferRequest) -> None:
+        entries = document["inputs"]
+        if request.id is not None or len(head) > _MAX_HEAD or any("data" in entry for entry in entries):
+            return
+        if len(self._known) >= _MAX_HEADS:  # whoever sends so many is not slowed down much by this
+            self._known.clear()
+        specs = {spec.name: spec for spec in self._signature.inputs}
+        inputs = [
+            (specs[entry["name"]], entry["shape"], entry["parameters"]["binary_data_size"])
+            for entry in entries
+        ]
+        self._known[head] = _Head(request._replace(inputs={}), inputs)
+
+
+class _Head(NamedTuple):
+    """What the JSON of a binary request says: all but the tensors, and spec, shape and bytes of these."""
+
+    request: InferRequest
+    inputs: list[tuple[TensorSpec, list[int], int]]
+
+
 def raw_request(signature: Signature, binary: memoryview) -> InferRequest:
     """A request whose body is nothing but the one input of one sample; every output is answered in binary.
 
@@ -83,26 +140,42 @@ def infer_response(
     request: InferRequest, outputs: Mapping[str, np.ndarray], *, model: str, version: str
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and how many bytes of it are JSON; None where all are."""
+    arrays = {name: np.ascontiguousarray(outputs[name]) for name in request.outputs}
+    if request.id is None and all(request.outputs.values()):
+        told = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in arrays.items())
+        head = _binary_head(model, version, told)
+        return b"".join([head, *(array.tobytes() for array in arrays.values())]), len(head)
     response: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         response["id"] = request.id
-    buffers = []
-    response["outputs"] = told = []
-    for name, in_binary in request.outputs.items():
-        array = np.ascontiguousarray(outputs[name])
-        entry: dict[str, Any] = {
-            "name": name,
-            "datatype": DATATYPES[array.dtype.name],
-            "shape": list(array.shape),
-        }
-        if in_binary:
-            buffers.append(array.tobytes())
-            entry["parameters"] = {"binary_data_size": array.nbytes}
-        else:
-            entry["data"] = array.reshape(-1)
-        told.append(entry)
+    in_binary = [name for name, is_binary in request.outputs.items() if is_binary]
+    response["outputs"] = [
+        _told_binary(name, array.dtype, array.shape, array.nbytes)
+        if name in in_binary
+        else {**_told(name, array.dtype, array.shape), "data": array.reshape(-1)}
+        for name, array in arrays.items()
+    ]
     document = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join([document, *buffers]), len(document)) if buffers else (document, None)
+    if not in_binary:
+        return document, None
+    return b"".join([document, *(arrays[name].tobytes() for name in in_binary)]), len(document)
+
+
+@lru_cache(maxsize=256)
+def _binary_head(
+    model: str, version: str, outputs: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int], ...]
+) -> bytes:
+    """The JSON of an answer whose outputs all stand behind it: the same for all requests of one size."""
+    entries = [_told_binary(*output) for output in outputs]
+    return orjson.dumps({"model_name": model, "model_version": version, "outputs": entries})
+
+
+def _told(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": BY_DTYPE[dtype], "shape": list(shape)}
+
+
+def _told_binary(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> dict[str, Any]:
+    return {**_told(name, dtype, shape), "parameters": {"binary_data_size": size}}
 
 
 def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -155,7 +228,7 @@ class _Reader:
 
 def _from_bytes(binary: memoryview, spec: TensorSpec, shape: list[int]) -> np.ndarray:
     """A tensor of its own memory, aligned and writable, as engines want it."""
-    dtype = np.dtype(spec.dtype).newbyteorder("<")
+    dtype = _little_endian(spec.dtype)
     wanted = math.prod(shape) * dtype.itemsize
     if len(binary) != wanted:
         raise RequestError(
@@ -163,7 +236,12 @@ def _from_bytes(binary: memoryview, spec: TensorSpec, shape: list[int]) -> np.nd
         )
     if dtype.kind == "b" and (np.frombuffer(binary, np.uint8) > 1).any():
         raise RequestError(f"input {spec.name!r} holds bytes that are neither 0 nor 1")
-    return np.frombuffer(binary, dtype).reshape(shape).astype(spec.dtype, copy=True)
+    return np.array(np.frombuffer(binary, dtype).reshape(shape), dtype=dtype.newbyteorder("="))
+
+
+@cache
+def _little_endian(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def _timeout(parameters: Mapping[str, Any]) -> float | None:

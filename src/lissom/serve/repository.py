@@ -14,18 +14,20 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
 from lissom.bench.statistics import median_latency
 from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
 from lissom.logs import log
+from lissom.options import ServingOptions
 from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.probe import load_probe, probe_error
 from lissom.serve.budget import measured_here, threads_of, usable_cores
+from lissom.serve.protocol import Heads
 from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
 
@@ -49,24 +51,6 @@ class State(StrEnum):
     UNLOADED = "UNAVAILABLE"
 
 
-class ServingOptions(TypedDict, total=False):
-    """How models are served, where it is not left to what was measured.
-
-    Attributes:
-        runtime: Of every model; default: the fastest by measurement.
-        threads: Of one call; default: as many as were measured, at most the cores that may be used.
-        max_batch: Rows that are computed at once; default: as was measured to be best, else 32.
-        max_waiting: Rows that may wait; default: 1024.
-        max_delay_ms: Time that a batch waits for others at most; default: 5.
-    """
-
-    runtime: str | None
-    threads: int | None
-    max_batch: int | None
-    max_waiting: int | None
-    max_delay_ms: float | None
-
-
 class ServedModel:
     """One artifact, warm on one runtime, with a queue of its own.
 
@@ -75,6 +59,7 @@ class ServedModel:
         runtime: The engine.
         scheduler: Through which every request goes.
         explaining: Held while an answer is explained.
+        heads: Reads its binary requests.
         state: READY until it drains.
     """
 
@@ -103,6 +88,7 @@ class ServedModel:
             batches=batches_of(artifact.manifest.signature),
         )
         self.explaining = asyncio.Lock()
+        self.heads = Heads(artifact.manifest.signature)
         self.state = State.READY
 
     @property

@@ -12,6 +12,8 @@ than the model.
     gone        the caller gave up: dropped when the batch is formed
     faulty      a batch that raises is halved until the one request that raises is alone
 
+Durations are read from `perf_counter`: the clock of uvloop, which deadlines go by, steps by milliseconds.
+
 A slot is held until its computation really ends, also when everybody who asked has gone: an engine never
 computes more at once than it has instances. Left out: priorities, and batches across models.
 """
@@ -24,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -171,7 +174,7 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        request = _Waiting(inputs, loop.create_future(), now, deadline)
+        request = _Waiting(inputs, loop.create_future(), perf_counter(), deadline)
         self._admit(request, now)
         self._queue.append(request)
         self.waiting_rows += request.rows
@@ -220,9 +223,9 @@ class Scheduler:
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """Compute one batch on the event loop; the next comes after whatever else is due there."""
         if batch := self._take(loop.time()):
-            started = loop.time()
+            started = perf_counter()
             outcomes = outcomes_of(self._run, [request.inputs for request in batch])
-            self._settle(batch, outcomes, started, loop.time())
+            self._settle(batch, outcomes, started, perf_counter())
         if self._queue:
             loop.call_soon(self._flush, loop)
         else:
@@ -236,10 +239,10 @@ class Scheduler:
                 await asyncio.sleep(self._linger())
                 if not (batch := self._take(loop.time())):
                     continue
-                started = loop.time()
+                started = perf_counter()
                 inputs = [request.inputs for request in batch]
                 outcomes = await loop.run_in_executor(self._executor, outcomes_of, self._run, inputs)
-                self._settle(batch, outcomes, started, loop.time())
+                self._settle(batch, outcomes, started, perf_counter())
         finally:
             self._release()
 

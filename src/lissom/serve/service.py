@@ -157,6 +157,7 @@ def _loaded(loading: asyncio.Future[Repository]) -> None:
     application.repository = loading.result()
     for model in application.repository.models.values():
         log.info("%s is ready on %s", model.name, model.runtime.name)
+    environment.write_ready()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

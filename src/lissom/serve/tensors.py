@@ -29,6 +29,9 @@ DATATYPES = {
 }
 """NumPy dtype to the datatype of the Open Inference Protocol."""
 
+BY_DTYPE = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
+"""The same by dtype, whose name takes NumPy long to say."""
+
 MAX_NAME = 64
 """Characters of an unknown name that are compared with the known ones."""
 

@@ -17,7 +17,7 @@ from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import RequestError
 from lissom.runtime.preprocess import is_ascii, unprocess
 from lissom.runtime.probe import load_probe
-from lissom.serve.bodies import Refused, Scope
+from lissom.serve.bodies import Refused, Scope, headers_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,13 +33,11 @@ _LEVELS = (1.0, 16.0, 255.0)
 
 def media_type(scope: Scope) -> str | None:
     """Kind of a body that is no JSON; None for all others, since few clients say that they send JSON."""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            kind = str(value.partition(b";")[0].strip().lower().decode("latin-1"))
-            if kind.startswith("image/") and kind not in IMAGES:
-                raise Refused(415, f"a body of {kind[:40]} is not taken; PNG and JPEG are")
-            return kind if kind in IMAGES or kind == TEXT else None
-    return None
+    value = headers_of(scope).get(b"content-type", b"")
+    kind = value.partition(b";")[0].strip().lower().decode("latin-1")
+    if kind.startswith("image/") and kind not in IMAGES:
+        raise Refused(415, f"a body of {kind[:40]} is not taken; PNG and JPEG are")
+    return kind if kind in IMAGES or kind == TEXT else None
 
 
 def uploaded(body: bytes, kind: str, model: ServedModel) -> dict[str, np.ndarray]:

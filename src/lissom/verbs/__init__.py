@@ -20,6 +20,7 @@ from lissom.verbs.making import (
     train,
 )
 from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
+from lissom.verbs.packaging import package, plan_package
 from lissom.verbs.remote import load, plan_load
 from lissom.verbs.shared import load_data
 from lissom.verbs.studying import dissect, plan_dissect, plan_sensitivity, sensitivity, sensitivity_folder
@@ -43,9 +44,11 @@ __all__ = [
     "load",
     "load_data",
     "models",
+    "package",
     "plan_bench",
     "plan_dissect",
     "plan_load",
+    "plan_package",
     "plan_prune",
     "plan_quantize",
     "plan_sensitivity",

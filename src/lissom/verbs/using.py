@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from lissom.artifact import Artifact
 from lissom.errors import RequestError
 from lissom.logs import NoProgress, Progress
+from lissom.options import ServeOptions
 from lissom.verbs.shared import open_artifact
 
 if TYPE_CHECKING:
@@ -140,45 +141,26 @@ def history(
 def serve(
     artifacts: Sequence[str | Path | Artifact],
     *,
-    host: str = "127.0.0.1",
-    port: int = 3000,
-    runtime: str | None = None,
-    threads: int | None = None,
-    keys: str | Path | None = None,
-    rate_limit: float | None = None,
     on_ready: Callable[[str], None] | None = None,
     on_log: Callable[[str], None] | None = None,
+    **options: Unpack[ServeOptions],
 ) -> int:
     """Serve artifacts over HTTP until a signal ends it; gives the exit code.
 
     Args:
         artifacts: Artifacts with different names of their recipes.
-        host: Name or address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        runtime: Runtime of every model; default: the fastest by measurement.
-        threads: Threads of one call; default: all cores.
-        keys: File of API keys; needed for any host but this machine.
-        rate_limit: Requests a second of each key; default: any number.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
+        options: How the models are served, where, and to whom.
 
     Raises:
-        LissomError: an artifact, the runtime, the host or the port cannot be used, or the server ended.
+        LissomError: an artifact, the runtime, the host, the port or a file cannot be used, or the server
+            ended.
     """
     from lissom.serve.launch import serve as serve_folders
 
     folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
-    return serve_folders(
-        folders,
-        host=host,
-        port=port,
-        runtime=runtime,
-        threads=threads,
-        keys=Path(keys) if keys is not None else None,
-        rate_limit=rate_limit,
-        on_ready=on_ready,
-        on_log=on_log,
-    )
+    return serve_folders(folders, on_ready=on_ready, on_log=on_log, **options)
 
 
 def doctor(*, progress: Progress | None = None) -> list[Examined]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lissom.cli.output import Outcome, table, write_in
 from lissom.cli.progress import TerminalProgress
 from lissom.cli.views.words import kwarg_options, size
+from lissom.options import ServeOptions
 from lissom.report.wording import lower_is_better, metric_title, shortened
 
 if TYPE_CHECKING:
@@ -172,37 +173,32 @@ def key_made(file: Path | None, name: str, *, admin: bool) -> Outcome:
     return Outcome(lines, extra={"name": name, "key": key, "admin": admin})
 
 
-def served(
-    artifacts: Sequence[Path],
-    *,
-    host: str,
-    port: int,
-    runtime: str | None,
-    threads: int | None,
-    keys: Path | None,
-    rate_limit: float | None,
-) -> Outcome:
+def served(artifacts: Sequence[Path], options: ServeOptions) -> Outcome:
     """Serve until Ctrl-C; says where once the models answer."""
     from lissom import verbs
 
     def ready(url: str) -> None:
-        print(
-            f"serving {', '.join(str(path) for path in artifacts)} at {url} (Ctrl-C ends it)", file=sys.stderr
-        )
-        print(f"  curl -s {url}/v2/health/ready && curl -s {url}/v2", file=sys.stderr, flush=True)
+        names = ", ".join(str(path) for path in artifacts)
+        print(f"serving {names} at {url} (Ctrl-C ends it)", file=sys.stderr)
+        print(f"  {_first_request(url, options)}", file=sys.stderr, flush=True)
 
     exit_code = verbs.serve(
         artifacts,
-        host=host,
-        port=port,
-        runtime=runtime,
-        threads=threads,
-        keys=keys,
-        rate_limit=rate_limit,
         on_ready=ready,
         on_log=lambda line: print(line, file=sys.stderr, flush=True),
+        **options,
     )
     return Outcome(["stopped"], ok=exit_code == 0)
+
+
+def _first_request(url: str, options: ServeOptions) -> str:
+    """What to type next."""
+    certificate, authority = options.get("tls_cert"), options.get("tls_ca")
+    if certificate is None:
+        return f"{url}/ in a browser, or: curl -s {url}/v2"
+    shown = "" if authority is None else " --cert CERT --key KEY"
+    place = f"https://NAME:{url.rpartition(':')[2]}/v2"
+    return f"curl -s --cacert {certificate}{shown} {place}  (NAME as in the certificate)"
 
 
 def examined() -> Outcome:

@@ -10,12 +10,14 @@ const bars = (model, scores) => {
   return el("ol", { className: isShort ? "bars short" : "bars" }, ...shown.map(([score, label]) => {
     const bar = el("i");
     bar.style.width = `${100 * (score || 0)}%`;
-    return el("li", {}, el("span", { textContent: label }), el("span", { className: "bar", "aria-hidden": "true" }, bar), el("span", { className: "share", textContent: percent(score) }));
+    const track = el("span", { className: "bar", "aria-hidden": "true" }, bar);
+    return el("li", {}, said("span", label), track, said("span", percent(score), "share"));
   }));
 };
 
 const raw = (found) => {
-  const text = JSON.stringify(found, (_, value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value), 1)
+  const isFraction = (value) => typeof value === "number" && !Number.isInteger(value);
+  const text = JSON.stringify(found, (_, value) => (isFraction(value) ? Number(value.toPrecision(6)) : value), 1)
     .replace(/\[\s+([^[\]{}]*?)\s+\]/g, (_, inner) => `[${inner.replace(/\s+/g, " ")}]`);
   return text.length > MOST_LETTERS ? `${text.slice(0, MOST_LETTERS)}\n… ${counted(text.length - MOST_LETTERS)} letters more` : text;
 };
@@ -24,28 +26,30 @@ const bestOf = (model, found) => {
   const scores = found.scores?.[0];
   if (scores) {
     const label = found.labels[0];
-    const name = el("p", { className: label.length > 8 ? "label long" : "label", textContent: label });
-    const sure = el("p", { className: "soft", textContent: `${percent(Math.max(...scores.map((one) => one ?? 0)))} of ${counted(scores.length)} classes` });
-    const more = found.scores.length > 1 ? el("p", { className: "soft", textContent: `the first of ${counted(found.scores.length)} rows` }) : "";
+    const name = said("p", label, label.length > 8 ? "label long" : "label");
+    const share = percent(Math.max(...scores.map((one) => one ?? 0)));
+    const sure = said("p", `${share} of ${counted(scores.length)} classes`, "soft");
+    const more = found.scores.length > 1 ? said("p", `the first of ${counted(found.scores.length)} rows`, "soft") : "";
     return el("div", { className: "best" }, el("div", {}, name, sure, more), bars(model, scores));
   }
   const [name, values] = Object.entries(found.outputs)[0];
   const flat = [values].flat(Infinity);
   const shown = flat.slice(0, 8).map((value) => (typeof value === "number" ? Number(value.toPrecision(5)) : value)).join(", ");
-  return el("div", { className: "best plain" }, el("p", { className: "soft", textContent: name }), el("p", { className: "values", textContent: shown + (flat.length > 8 ? ", …" : "") }));
+  const numbers = said("p", shown + (flat.length > 8 ? ", …" : ""), "values");
+  return el("div", { className: "best plain" }, said("p", name, "soft"), numbers);
 };
 
-const timing = ({ milliseconds, computed }) =>
-  `${figure(milliseconds)} ms until the answer was here` + (Number.isFinite(computed) ? `, of which the model took ${figure(computed)} ms.` : ".");
+const timing = ({ milliseconds }) => `${figure(milliseconds)} ms until the answer was here.`;
 
 const legend = (found) => {
   let [best, row, column] = [-Infinity, 0, 0];
   found.map.forEach((values, y) => values.forEach((value, x) => { if (value > best) [best, row, column] = [value, y, x]; }));
-  const most = best > 0 ? ` Most for it: column ${column + 1} from the left, row ${row + 1} from the top, of ${found.map[0].length} × ${found.map.length}.` : "";
+  const place = `column ${column + 1} from the left, row ${row + 1} from the top, of ${found.map[0].length} × ${found.map.length}`;
+  const how = "Each part was covered in turn, and the answer asked for again: the stronger the colour, the more it changed.";
   return el("div", { className: "legend" },
-    el("span", { className: "for", textContent: `speaks for “${found.label}”` }),
-    el("span", { className: "against", textContent: `speaks against “${found.label}”` }),
-    el("p", { className: "soft", textContent: `Each part was covered in turn, and the answer asked for again: the stronger the colour, the more it changed.${most}` }));
+    said("span", `speaks for “${found.label}”`, "for"),
+    said("span", `speaks against “${found.label}”`, "against"),
+    said("p", best > 0 ? `${how} Most for it: ${place}.` : how, "soft"));
 };
 
 const tryPanel = (model) => {
@@ -54,8 +58,8 @@ const tryPanel = (model) => {
   let newest = 0;
   let given = null;
   const path = (verb) => `${verb}/${inPath(model.name)}`;
-  const fail = (error) => { problem.textContent = `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}`; problem.hidden = false; };
-  const idle = () => answer.replaceChildren(el("p", { className: "soft", textContent: "The answer will be shown here." }));
+  const fail = (error) => { problem.textContent = sentence(error.message); problem.hidden = false; };
+  const idle = () => answer.replaceChildren(said("p", "The answer will be shown here.", "soft"));
   const explained = { forget: () => { newest += 1; given = null; problem.hidden = true; explain.disabled = true; idle(); } };
 
   const attempt = async (verb, body, show) => {
@@ -76,8 +80,9 @@ const tryPanel = (model) => {
     if (!given) return fail(new Error(form.nothing));
     form.clearHeat?.();
     return attempt("predict", given, (result) => {
-      const details = el("details", {}, el("summary", { textContent: "The whole answer" }), el("pre", { tabIndex: 0, role: "group", "aria-label": "The whole answer", textContent: raw(result.found) }));
-      answer.replaceChildren(bestOf(model, result.found), el("p", { className: "soft timing", textContent: timing(result) }), details);
+      const whole = "The whole answer";
+      const details = el("details", {}, said("summary", whole), code(whole, raw(result.found)));
+      answer.replaceChildren(bestOf(model, result.found), said("p", timing(result), "soft timing"), details);
       explain.disabled = false;
     });
   };
@@ -96,6 +101,6 @@ const tryPanel = (model) => {
   const tools = el("div", { className: "tools" }, predict, ...(model.explains ? [explain] : []), ...form.tools);
   idle();
   const title = { image: "Try it with a picture", text: "Try it with a text", rows: "Try it" }[model.kind];
-  const element = el("section", { "aria-labelledby": "try-title" }, el("h2", { id: "try-title", textContent: title }), form.element, tools, problem, answer);
+  const element = section("try-title", title, form.element, tools, problem, answer);
   return { element, redraw: () => form.show?.() };
 };

@@ -26,12 +26,11 @@ const send = async (path, { method = "GET", body, type } = {}) => {
   throw new Refusal(told || `the server answers ${response.status}`, response.status, Number(response.headers.get("Retry-After")) || 0);
 };
 
-// The document that is answered, the milliseconds until it was here, and those of the model where the server says so.
+// The document that is answered, and the milliseconds until it was here.
 const ask = async (path, options) => {
   const started = performance.now();
   const response = await send(path, options);
   const text = await response.text();
   const milliseconds = performance.now() - started;
-  const computed = Number.parseFloat(response.headers.get("X-Compute-Ms") ?? "");
-  return { found: JSON.parse(text), milliseconds, computed };
+  return { found: JSON.parse(text), milliseconds };
 };

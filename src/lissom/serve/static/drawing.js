@@ -67,13 +67,16 @@ const showRows = (canvas, rows) => {
   context.putImageData(image, 0, 0);
 };
 
-// A picture as the server takes it: all of it, on white, as large as the canvas.
+// A picture as the server takes it: on white, its middle in the form of the canvas.
 const showPicture = (canvas, picture, isGrey) => {
   const context = canvas.getContext("2d");
   const [width, height] = [canvas.width, canvas.height];
   Object.assign(context, { fillStyle: "#fff", imageSmoothingQuality: "high", filter: isGrey ? "grayscale(1)" : "none" });
   context.fillRect(0, 0, width, height);
-  context.drawImage(picture, 0, 0, width, height);
+  const scale = Math.min(picture.width / width, picture.height / height);
+  const [cutWidth, cutHeight] = [scale * width, scale * height];
+  const [left, top] = [(picture.width - cutWidth) / 2, (picture.height - cutHeight) / 2];
+  context.drawImage(picture, left, top, cutWidth, cutHeight, 0, 0, width, height);
   context.filter = "none";
 };
 
@@ -186,10 +189,11 @@ class Pad {
 
 // What the model is given, and a map over it.
 const viewOf = (frame) => {
-  const canvas = el("canvas", { className: "grain", width: frame.width, height: frame.height, role: "img", "aria-label": "Nothing yet" });
-  const heat = el("canvas", { className: "grain", width: frame.width, height: frame.height, "aria-hidden": "true" });
+  const { width, height } = frame;
+  const canvas = el("canvas", { className: "grain", width, height, role: "img", "aria-label": "Nothing yet" });
+  const heat = el("canvas", { className: "grain", width, height, "aria-hidden": "true" });
   const box = el("div", { className: "board seen" }, canvas, heat);
-  box.style.aspectRatio = `${frame.width} / ${frame.height}`;
+  box.style.aspectRatio = `${width} / ${height}`;
   const clearHeat = () => heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
   const showHeat = (map) => {
     [heat.height, heat.width] = [map.length, map[0].length];

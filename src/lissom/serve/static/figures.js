@@ -5,17 +5,20 @@ const HISTORY = 60;
 const histories = new Map(); // by model: [{rate, p50, p99}], the oldest first
 const totals = new Map(); // by model: what was counted last, and when
 
+// Keeps what is said of one model; false when it counts anew, because it was loaded again.
 const note = (stats, now) => {
   const counts = stats.inference_stats;
   const count = counts.success.count;
   const before = totals.get(stats.name);
   const recent = stats.latency_ms;
-  let rate = recent?.requests_per_second;
-  if (rate === undefined) rate = before && count >= before.count ? (1e3 * (count - before.count)) / (now - before.now) : 0;
-  totals.set(stats.name, { count, now, failed: counts.fail.count, rows: stats.inference_count, batches: stats.execution_count });
+  const isSame = before === undefined || count >= before.count;
+  const change = before && isSame ? (1e3 * (count - before.count)) / (now - before.now) : 0;
+  const [rows, batches] = [stats.inference_count, stats.execution_count];
+  totals.set(stats.name, { count, now, failed: counts.fail.count, rows, batches });
   const history = histories.get(stats.name) ?? [];
-  history.push({ rate, p50: recent?.p50 ?? null, p99: recent?.p99 ?? null });
+  history.push({ rate: recent?.requests_per_second ?? change, p50: recent?.p50 ?? null, p99: recent?.p99 ?? null });
   histories.set(stats.name, history.slice(-HISTORY));
+  return isSame;
 };
 
 // A line through figures, with gaps where there were none, and the area below it.
@@ -41,7 +44,8 @@ const tile = (what, unit, pick) => {
   const [area, line] = ["area", "line"].map((name) => drawn("path", { class: name }));
   const base = drawn("path", { class: "base", d: `M0 ${height}H${width}` });
   const plot = drawn("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img" }, base, area, line);
-  const element = el("div", { className: "tile" }, el("p", { className: "figure" }, number, unit ? el("small", { textContent: unit }) : ""), el("p", { className: "what", textContent: what }), plot);
+  const large = el("p", { className: "figure" }, number, unit ? said("small", unit) : "");
+  const element = el("div", { className: "tile" }, large, said("p", what, "what"), plot);
   const show = (history) => {
     const values = history.map(pick);
     const now = values.at(-1) ?? null;
@@ -63,7 +67,8 @@ const livePanel = (model) => {
     tile("p99 latency", "ms", (one) => one.p99),
   ];
   const counts = el("p", { className: "soft counts" });
-  const element = el("section", { "aria-labelledby": "live-title" }, el("h2", { id: "live-title", textContent: "Right now" }), el("div", { className: "tiles" }, ...tiles.map((one) => one.element)), counts);
+  const row = el("div", { className: "tiles" }, ...tiles.map((one) => one.element));
+  const element = section("live-title", "Right now", row, counts);
   const update = () => {
     const history = histories.get(model.name) ?? [];
     const total = totals.get(model.name);

@@ -37,8 +37,10 @@ const imageForm = (model, run, explained) => {
       problem.hidden = false;
     }
   };
-  const upload = el("input", { type: "file", className: "unseen", id: "upload", accept: IMAGE_TYPES.join(","), onchange: () => { take(upload.files[0]); upload.value = ""; } });
-  const clear = el("button", { type: "button", textContent: "Clear", onclick: () => { pad.clearAll(); show(); explained.forget(); } });
+  const upload = el("input", { type: "file", className: "unseen", id: "upload", accept: IMAGE_TYPES.join(",") });
+  upload.addEventListener("change", () => { take(upload.files[0]); upload.value = ""; });
+  const clear = el("button", { type: "button", textContent: "Clear" });
+  clear.addEventListener("click", () => { pad.clearAll(); show(); explained.forget(); });
   const board = el("div", { className: "board" }, pad.canvas, hint);
   board.style.aspectRatio = `${frame.width} / ${frame.height}`;
   const over = (isOver) => (event) => { event.preventDefault(); board.classList.toggle("dropping", isOver); };
@@ -52,7 +54,8 @@ const imageForm = (model, run, explained) => {
     el("figure", {}, board, el("figcaption", { id: "pad-keys" }, "With mouse, finger or pen.", keys)),
     el("figure", { className: "view" }, view.box, el("figcaption", { textContent: `What the model is given: ${whole}${range}.` })));
   const element = el("div", {}, boards, pad.said, problem);
-  const tools = [clear, el("label", { className: "button" }, upload, "Choose a picture"), el("label", { className: "check" }, fit, "Fit drawings to the frame")];
+  const choose = el("label", { className: "button" }, upload, "Choose a picture");
+  const tools = [clear, choose, el("label", { className: "check" }, fit, "Fit drawings to the frame")];
   const given = () => {
     if (pad.file) return { body: pad.file, type: pad.file.type };
     if (!pad.strokes.length) return null;
@@ -60,13 +63,16 @@ const imageForm = (model, run, explained) => {
     return { body: JSON.stringify({ inputs: { [frame.input]: rows } }), type: "application/json" };
   };
   show();
-  return { element, tools, given, show, showHeat: view.showHeat, clearHeat: view.clearHeat, nothing: "Draw something first, or choose a picture." };
+  const nothing = "Draw something first, or choose a picture.";
+  return { element, tools, given, show, showHeat: view.showHeat, clearHeat: view.clearHeat, nothing };
 };
 
 const written = ({ label, description, value = "", most = null, run, given, nothing }) => {
   const area = el("textarea", { id: "typed", value, spellcheck: false, "aria-describedby": "typed-help" });
   if (most !== null) area.maxLength = most;
-  area.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(); });
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+  });
   const help = el("p", { id: "typed-help", className: "soft", textContent: description });
   const element = el("div", {}, el("label", { htmlFor: "typed", className: "unseen", textContent: label }), area, help);
   return { element, tools: [], nothing, given: () => (area.value.trim() ? given(area.value) : null) };
@@ -82,9 +88,10 @@ const textForm = (model, run) => {
 
 const rowsForm = (model, run) => {
   const value = model.example ? JSON.stringify(model.example).replaceAll("],[", "],\n [") : "";
-  const hint = model.example ? "The rows of every input, as JSON." : "The rows of every input, as JSON: {name: rows}. They are too long for an example.";
+  const hint = model.example ? "" : " They are too long for an example: {name: rows}.";
+  const description = `The rows of every input, as JSON.${hint} Ctrl and Enter sends them.`;
   const given = (text) => ({ body: `{"inputs": ${text}}`, type: "application/json" });
-  return written({ label: "Rows as JSON", description: `${hint} Ctrl and Enter sends them.`, value, run, given, nothing: "Write rows first." });
+  return written({ label: "Rows as JSON", description, value, run, given, nothing: "Write rows first." });
 };
 
 const FORMS = { image: imageForm, text: textForm, rows: rowsForm };

@@ -9,15 +9,17 @@ const signature = (model) => {
   const body = (tensors, role) => el("tbody", {}, ...tensors.map((tensor) => el("tr", {},
     el("th", { scope: "row", textContent: tensor.name }), el("td", { textContent: role }),
     el("td", { textContent: tensor.dtype }), el("td", { textContent: tensor.shape.join(" × ") }))));
-  const head = el("thead", {}, el("tr", {}, ...["Name", "Role", "Type", "Shape"].map((name) => el("th", { scope: "col", textContent: name }))));
+  const titles = ["Name", "Role", "Type", "Shape"].map((name) => el("th", { scope: "col", textContent: name }));
+  const head = el("thead", {}, el("tr", {}, ...titles));
   const caption = el("caption", { className: "unseen", textContent: "Tensors after preprocessing" });
+  const most = model.limits.max_batch;
   const limits = [
-    ["Batch", model.limits.max_batch > 1 ? `up to ${counted(model.limits.max_batch)} rows are computed together` : "one request at a time"],
+    ["Batch", most > 1 ? `up to ${counted(most)} rows are computed together` : "one request at a time"],
     ["Queue", `up to ${counted(model.limits.max_waiting)} rows wait, then 429`],
     ["Labels", model.labels.length ? shortList(model.labels) : ""],
   ];
-  return el("section", { "aria-labelledby": "signature-title" }, el("h2", { id: "signature-title", textContent: "What it takes and gives" }),
-    el("table", {}, caption, head, body(model.inputs, "input"), body(model.outputs, "output")), pairs(limits, "pairs"));
+  const table = el("table", {}, caption, head, body(model.inputs, "input"), body(model.outputs, "output"));
+  return section("signature-title", "What it takes and gives", table, pairs(limits, "pairs"));
 };
 const shortList = (names) => names.slice(0, 12).join(", ") + (names.length > 12 ? ` and ${counted(names.length - 12)} more` : "");
 
@@ -29,7 +31,8 @@ const command = (model) => {
     text: ["-H 'Content-Type: text/plain'", "-d 'a text'"],
     rows: [`-d ${inShell(model.example ? JSON.stringify({ inputs: model.example }) : '{"inputs": …}')}`],
   };
-  return [`curl -s ${address}`, ...credentials, ...bodies[model.kind]].join(" \\\n  ");
+  const quoted = address.includes("[") ? inShell(address) : address; // IPv6
+  return [`curl -s ${quoted}`, ...credentials, ...bodies[model.kind]].join(" \\\n  ");
 };
 
 // A link cannot carry a key, so that with one the report is fetched and saved.
@@ -41,13 +44,12 @@ const report = (model) => {
     el("a", { href: address, download: "report.html" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1e4);
   };
-  return el("button", { type: "button", className: "report", textContent: "Save the report of the run", onclick: () => save().catch(showTrouble) });
+  const button = el("button", { type: "button", className: "report", textContent: "Save the report of the run" });
+  button.addEventListener("click", () => save().catch(showTrouble));
+  return button;
 };
 
-const more = (model) => {
-  const shell = el("pre", { tabIndex: 0, role: "group", "aria-label": "Command", textContent: command(model) });
-  return el("section", { "aria-labelledby": "more-title" }, el("h2", { id: "more-title", textContent: "From a terminal" }), shell);
-};
+const more = (model) => section("more-title", "From a terminal", code("Command", command(model)));
 
 const modelView = (model) => {
   const facts = [
@@ -57,13 +59,16 @@ const modelView = (model) => {
   const live = livePanel(model);
   const attempt = tryPanel(model);
   const side = el("div", { className: "side" }, live.element, signature(model), more(model));
-  const element = el("article", { "aria-labelledby": "model-title" }, heading(model), pairs(facts, "facts"), el("div", { className: "columns" }, attempt.element, side));
+  const columns = el("div", { className: "columns" }, attempt.element, side);
+  const element = el("article", { "aria-labelledby": "model-title" }, heading(model), pairs(facts, "facts"), columns);
   return { element, update: live.update, redraw: attempt.redraw };
 };
 
 const heading = (model) => {
   const mood = model.state === "READY" ? "good" : "warn";
-  return el("div", { className: "title" }, el("h1", { id: "model-title", textContent: model.name }), el("span", { className: `state ${mood}`, textContent: model.state.toLowerCase() }), model.report ? report(model) : "");
+  const name = el("h1", { id: "model-title", textContent: model.name });
+  const state = said("span", model.state.toLowerCase(), `state ${mood}`);
+  return el("div", { className: "title" }, name, state, model.report ? report(model) : "");
 };
 
 const absentView = (model) => {

@@ -1,7 +1,8 @@
 // The page: which model is shown, and how the server is.
 let told = null; // what /page.json said
 let view = null; // of the model that is shown
-let shown = "";
+let chosen = ""; // its name
+let shown = ""; // all that was said of it
 let timer = 0;
 let isPolling = false;
 
@@ -12,11 +13,11 @@ const health = (words, mood) => {
 };
 const showTrouble = (error) => {
   const place = byId("trouble");
-  place.textContent = error ? `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}.` : "";
+  place.textContent = error ? `${sentence(error.message)}.` : "";
   place.hidden = !error;
 };
 const askForKey = () => {
-  needsKey = true;
+  [needsKey, key] = [true, ""];
   byId("key-form").hidden = false;
   byId("model").replaceChildren();
   document.querySelector("nav").hidden = true;
@@ -28,7 +29,7 @@ const wanted = () => {
   const names = everyModel().map((model) => model.name);
   let asked = "";
   try { asked = decodeURIComponent(location.hash.slice(2)); } catch { /* no name */ }
-  return names.includes(asked) ? asked : names[0];
+  return [asked, chosen].find((name) => names.includes(name)) ?? names[0];
 };
 
 const showNames = () => {
@@ -45,7 +46,7 @@ const showModel = () => {
   const model = everyModel().find((one) => one.name === wanted());
   const content = JSON.stringify(model);
   if (content === shown) return;
-  shown = content;
+  [chosen, shown] = [model.name, content];
   view = model.reason === undefined ? modelView(model) : absentView(model);
   byId("model").replaceChildren(view.element);
   view.redraw();
@@ -60,8 +61,10 @@ const load = async () => {
   showModel();
 };
 
-const namesDiffer = (found) =>
-  told === null || JSON.stringify(found.map((one) => one.name).sort()) !== JSON.stringify(told.models.map((one) => one.name).sort());
+const namesDiffer = (found) => {
+  const [now, before] = [found, told.models].map((models) => JSON.stringify(models.map((one) => one.name).sort()));
+  return now !== before;
+};
 
 // One look at the server; gives the milliseconds until the next, or null when there shall be none.
 const look = async () => {
@@ -69,8 +72,8 @@ const look = async () => {
     if (told === null) await load();
     const found = (await ask("v2/models/stats")).found.model_stats;
     const now = performance.now();
-    found.forEach((stats) => note(stats, now));
-    if (namesDiffer(found)) await load();
+    const areSame = found.map((stats) => note(stats, now)).every((isSame) => isSame);
+    if (namesDiffer(found) || !areSame) await load();
     view?.update();
     showTrouble(null);
     health("answering", "good");
@@ -103,7 +106,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const typed = byId("key").value.trim();
-  if (!/^[\x21-\x7e]+$/.test(typed)) return showTrouble(new Error("An API key has no spaces and only plain letters, digits and signs"));
+  if (!/^[\x21-\x7e]+$/.test(typed)) {
+    return showTrouble(new Error("an API key has no spaces and only plain letters, digits and signs"));
+  }
   key = typed;
   byId("key").value = "";
   showTrouble(null);

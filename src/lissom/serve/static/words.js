@@ -10,6 +10,10 @@ const el = (tag, properties = {}, ...children) => {
   made.append(...children);
   return made;
 };
+const said = (tag, textContent, className = "") => el(tag, { textContent, className });
+const section = (id, title, ...children) =>
+  el("section", { "aria-labelledby": id }, el("h2", { id, textContent: title }), ...children);
+const code = (name, textContent) => el("pre", { tabIndex: 0, role: "group", "aria-label": name, textContent });
 const drawn = (tag, attributes, ...children) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -17,6 +21,7 @@ const drawn = (tag, attributes, ...children) => {
   return made;
 };
 
+const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 const counted = (number) => number.toLocaleString("en");
 const figure = (number) => {
   if (number === null || number === undefined || !Number.isFinite(number)) return "–";
@@ -25,6 +30,7 @@ const figure = (number) => {
 };
 const percent = (share) => {
   if (share === null || !Number.isFinite(share)) return "–";
+  if (share > 0.9995 && share < 1) return "> 99.9 %";
   return share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 };
 const size = (bytes) => {

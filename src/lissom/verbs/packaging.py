@@ -1,0 +1,58 @@
+"""The verb that makes a project of artifacts, which serves them wherever it is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lissom.artifact import Artifact
+
+if TYPE_CHECKING:
+    from lissom.serve.packaging import Package, Plan
+
+
+def package(
+    artifacts: Sequence[str | Path | Artifact],
+    out: str | Path,
+    *,
+    name: str | None = None,
+    keys: str | Path | None = None,
+    build: bool = False,
+) -> Package:
+    """Write a folder that serves artifacts by itself: a BentoML project with a Dockerfile.
+
+    Args:
+        artifacts: Artifacts with different names of their recipes.
+        out: Folder that is written, whole or not at all; it must not be there, or be empty.
+        name: Of the bento and the image; default: the name of the only model, else that of the folder.
+        keys: File of API keys whose hashes go along.
+        build: Also build a bento, in BentoML's own store.
+
+    Raises:
+        RequestError: an artifact, the folder, the name or the keys cannot be used.
+        MachineError: no runtime for an artifact is here, whose version could be named; the disk is full.
+        LissomError: BentoML could not build it.
+    """
+    from lissom.serve import packaging
+
+    found = packaging.write(plan_package(artifacts, out, name=name, keys=keys), Path(out))
+    return packaging.build(found) if build else found
+
+
+def plan_package(
+    artifacts: Sequence[str | Path | Artifact],
+    out: str | Path,
+    *,
+    name: str | None = None,
+    keys: str | Path | None = None,
+) -> Plan:
+    """What `package` would write; its arguments.
+
+    Raises:
+        LissomError: as `package`.
+    """
+    from lissom.serve import packaging
+
+    folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
+    return packaging.plan(folders, Path(out), name=name, keys=Path(keys) if keys is not None else None)
