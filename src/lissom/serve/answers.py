@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ READ = ("GET", "HEAD")
 _REQUEST_ID = b"x-request-id"
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _MAX_ERROR = 500
+_LARGE = 1 << 16
+"""Bytes that are compressed in a thread."""
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -36,9 +39,14 @@ def json_answer(document: Any, status: int = 200, headers: Headers = ()) -> Answ
     return Answer(status, orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), headers)
 
 
-def compressed(answer: Answer, scope: Scope) -> Answer:
-    """An answer as the client takes it: compressed when it asked for that."""
-    body, encoding = packed(answer.body, scope)
+async def compressed(answer: Answer, scope: Scope) -> Answer:
+    """An answer as the client takes it: compressed when it asked for that, in a thread when it is large."""
+    if b"accept-encoding" not in headers_of(scope):
+        return answer
+    if len(answer.body) < _LARGE:
+        body, encoding = packed(answer.body, scope)
+    else:
+        body, encoding = await asyncio.to_thread(packed, answer.body, scope)
     if encoding is None:
         return answer
     return answer._replace(body=body, headers=(*answer.headers, (b"content-encoding", encoding)))

@@ -22,6 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 from lissom.errors import RequestError, near
 from lissom.optional import version
@@ -157,33 +158,33 @@ class Application:
         if self.is_draining and path != "/v2/health/live":
             raise Refused(503, "the server is shutting down", RETRY_SOON, (b"connection", b"close"))
         key = self._authorized(scope) if self.keys is not None and path not in _OPEN_PATHS else None
-        if found := _MODEL_PATH.fullmatch(path):
-            if found[1] != "stats" or found[2] or found[3]:
-                return await self._model(scope, receive, *found.groups())
+        if place := _model_place(path):
+            if place != ("stats", None, None):
+                return await self._model(scope, receive, *place)
             scope[_ROUTE] = "model"
             allow(scope, *READ)
             return json_answer({"model_stats": [statistics(model) for model in self._models()]})
-        place, _, name = path[1:].partition("/")
-        if place in _CALLS and "/" not in name:
-            scope[_ROUTE] = place
+        call, _, name = path[1:].partition("/")
+        if call in _CALLS and "/" not in name:
+            scope[_ROUTE] = call
             allow(scope, "POST")
-            return await _CALLS[place](self._find(name or self._only_model(), None), scope, receive)
+            return await _CALLS[call](self._find(name or self._only_model(), None), scope, receive)
         if _INDEX_PATH.fullmatch(path):
             return await self._index(scope, receive)
         if found := _CHANGE_PATH.fullmatch(path):
             return await self._change(scope, receive, found[1], found[2], key)
-        return self._read(scope, path)
+        return await compressed(self._read(scope, path), scope)
 
     def _read(self, scope: Scope, path: str) -> Answer:
         """What is the same for everybody: the server, its health, its page."""
         if path.startswith("/report/"):
             scope[_ROUTE] = "page"
             allow(scope, *READ)
-            return _html(self._report(path.removeprefix("/report/")), report_headers(), scope)
+            return _html(self._report(path.removeprefix("/report/")), report_headers())
         readers: dict[str, tuple[str, Callable[[], Answer]]] = {
-            "": ("page", lambda: _html(page(), page_headers(), scope)),
+            "": ("page", lambda: _html(page(), page_headers())),
             "/page.json": ("page", self._page_data),
-            "/openapi.json": ("page", lambda: compressed(json_answer(document(self._models())), scope)),
+            "/openapi.json": ("page", lambda: json_answer(document(self._models()))),
             "/v2": ("health", _server_metadata),
             "/v2/health/live": ("health", lambda: json_answer({"live": True})),
             "/v2/health/ready": ("health", self._ready),
@@ -197,7 +198,8 @@ class Application:
         return read()
 
     def _ready(self) -> Answer:
-        self._ready_repository()
+        if not any(model.state is State.READY for model in self._models()):
+            raise Refused(503, "no model is ready", RETRY_SOON)
         return json_answer({"ready": True})
 
     def _page_data(self) -> Answer:
@@ -252,7 +254,7 @@ class Application:
         repository = self._ready_repository()
         if key is None or not key.is_admin:
             raise Refused(403, f"to {action} a model takes the key of an administrator")
-        await read_body(scope, receive)  # overrides of the configuration are not taken
+        _check_change(await read_body(scope, receive))
         if name not in repository.sources:
             raise Refused(404, f"there is no model {name[:MAX_NAME]!r}; {near(name, repository.sources)}")
         await (repository.load(name) if action == "load" else repository.unload(name))
@@ -301,17 +303,31 @@ class Application:
 
     def _only_model(self) -> str:
         names = list(self._ready_repository().models)
-        if len(names) != 1:
+        if not names:
+            raise Refused(503, "no model is ready", RETRY_SOON)
+        if len(names) > 1:
             raise RequestError(
                 f"several models are served; name one: {', '.join(f'/predict/{n}' for n in names)}"
-                if names
-                else "no model is loaded"
             )
         return names[0]
 
 
-def _html(content: bytes, headers: Headers, scope: Scope) -> Answer:
-    return compressed(Answer(200, content, headers, b"text/html; charset=utf-8"), scope)
+@lru_cache(maxsize=256)
+def _model_place(path: str) -> tuple[str, str | None, str | None] | None:
+    """Name, version and action of a path below `/v2/models`."""
+    found = _MODEL_PATH.fullmatch(path)
+    return (found[1], found[2], found[3]) if found else None
+
+
+def _html(content: bytes, headers: Headers) -> Answer:
+    return Answer(200, content, headers, b"text/html; charset=utf-8")
+
+
+def _check_change(body: bytes) -> None:
+    """What a model is stands in its artifact: nothing of it is taken from a request."""
+    parameters = parse_object(body).get("parameters") if body.strip() else None
+    if isinstance(parameters, dict) and (unknown := sorted(parameters.keys() - {"unload_dependents"})):
+        raise RequestError(f"the parameter {unknown[0][:MAX_NAME]!r} is not taken: change the artifact")
 
 
 def _server_metadata() -> Answer:
@@ -321,7 +337,5 @@ def _server_metadata() -> Answer:
 def _presented(scope: Scope) -> bytes:
     """The key of a request; empty where it has none."""
     headers = headers_of(scope)
-    if (value := headers.get(b"authorization")) is not None:
-        kind, _, key = value.partition(b" ")
-        return key.strip() if kind.lower() == b"bearer" else b""
-    return headers.get(b"x-api-key", b"")
+    kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return key.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")

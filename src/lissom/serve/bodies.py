@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -13,6 +14,11 @@ import orjson
 from lissom.errors import RequestError
 
 MAX_BODY_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
+"""Of JSON: while it is parsed nothing else is answered, and it takes many times its size in memory."""
+MAX_BYTES_READ = 256 * 2**20
+"""Of all bodies that are being read at one time."""
+BODY_SECONDS = 60.0
 MAX_NESTING = 100
 MAX_LISTS = 1_000_000
 """Lists and objects in one body; empty lists cost twenty times their text in memory."""
@@ -29,6 +35,7 @@ Send = Callable[[Message], Awaitable[None]]
 _HEADERS = "lissom.headers"
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _CHUNK_BYTES = 1 << 16
+_MOST_DIGITS = 15
 _QUOTE = ord('"')
 _STEPS = np.zeros(256, dtype=np.int32)
 _STEPS[list(b"[{")] = 1
@@ -60,26 +67,72 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body of a request, unpacked.
 
     Raises:
-        Refused: the body is longer than `MAX_BODY_BYTES`, packed or unpacked, or packed in an unknown way.
+        Refused: the body is longer than `MAX_BODY_BYTES`, packed or unpacked, packed in an unknown way,
+            takes longer than `BODY_SECONDS`, or too much is being read already.
         Disconnected: the client went away.
     """
     headers = headers_of(scope)
     encoding = _encoding(headers)
     _check_length(headers)
-    chunks: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
+    message = await receive()
+    body = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    if len(body) > MAX_BODY_BYTES:
+        raise _too_long(f"more than {MAX_BODY_BYTES:,}")
+    if message.get("more_body", False):
+        body = await _whole_body(body, receive)
+    return await asyncio.to_thread(_unpacked, body, encoding) if encoding else body
+
+
+async def _whole_body(first: bytes, receive: Receive) -> bytes:
+    """A body that comes in pieces."""
+    pieces = _Pieces(first)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                pieces.add(message.get("body", b""))
+                more = message.get("more_body", False)
+    except TimeoutError as exc:
+        text = f"the body was not whole after {BODY_SECONDS:g} seconds"
+        raise Refused(408, text, (b"connection", b"close")) from exc
+    finally:
+        pieces.forget()
+    return b"".join(pieces.chunks)
+
+
+class _Pieces:
+    """What has come of one body; all of them together are bounded."""
+
+    total = 0
+
+    def __init__(self, first: bytes) -> None:
+        self.chunks: list[bytes] = []
+        self._size = 0
+        self.add(first)
+
+    def add(self, chunk: bytes) -> None:
+        """Keep one more.
+
+        Raises:
+            Refused: this body is too long, or all are.
+        """
+        self.chunks.append(chunk)
+        self._size += len(chunk)
+        _Pieces.total += len(chunk)
+        if self._size > MAX_BODY_BYTES:
             raise _too_long(f"more than {MAX_BODY_BYTES:,}")
-        chunks.append(chunk)
-        more = message.get("more_body", False)
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    return _unpacked(body, encoding) if encoding else body
+        if _Pieces.total > MAX_BYTES_READ:
+            text = f"more than {MAX_BYTES_READ:,} bytes of bodies are being read"
+            raise Refused(503, text, (b"retry-after", b"1"), (b"connection", b"close"))
+
+    def forget(self) -> None:
+        """The body is whole, or given up."""
+        _Pieces.total -= self._size
 
 
 def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:
@@ -103,12 +156,19 @@ def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:
 def packed(body: bytes, scope: Scope) -> tuple[bytes, bytes | None]:
     """A body as the client asked for it, and its encoding; None for a body as it is."""
     accepted = headers_of(scope).get(b"accept-encoding", b"")
-    wanted = {part.partition(b";")[0].strip().lower() for part in accepted.split(b",")} if accepted else ()
-    if b"gzip" in wanted:
+    wanted = dict(map(_weighed, accepted.split(b","))) if accepted else {}
+    if wanted.get(b"gzip"):
         return gzip.compress(body, compresslevel=1), b"gzip"
-    if b"deflate" in wanted:
+    if wanted.get(b"deflate"):
         return zlib.compress(body, 1), b"deflate"
     return body, None
+
+
+def _weighed(part: bytes) -> tuple[bytes, bool]:
+    """An encoding, and whether it is wanted: `gzip;q=0` is not."""
+    name, _, parameters = part.partition(b";")
+    weight = parameters.partition(b"q=")[2].strip() or b"1"
+    return name.strip().lower(), any(digit in b"123456789" for digit in weight)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -116,9 +176,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         RequestError: it is not JSON, not an object, or nested too deeply.
+        Refused: it is longer than `MAX_JSON_BYTES`.
     """
     if not body:
         raise RequestError("the body is empty; a JSON object was expected")
+    if len(body) > MAX_JSON_BYTES:
+        text = f"the body has {len(body):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are taken, "
+        raise Refused(413, f"{text}so send smaller batches, or binary tensors")
     _check_nesting(body)
     try:
         document = orjson.loads(body)
@@ -143,8 +207,8 @@ def _encoding(headers: dict[bytes, bytes]) -> str:
 
 def _check_length(headers: dict[bytes, bytes]) -> None:
     declared = headers.get(b"content-length", b"0").decode("latin-1")
-    if not (declared.isascii() and declared.isdigit()):
-        raise Refused(400, f"the Content-Length {declared!r} is not a number")
+    if not (declared.isascii() and declared.isdigit()) or len(declared) > _MOST_DIGITS:
+        raise Refused(400, f"the Content-Length {declared[:40]!r} is not a number of bytes")
     if int(declared) > MAX_BODY_BYTES:
         raise _too_long(f"{int(declared):,}")
 
@@ -159,7 +223,7 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
             continue
         if len(found) > MAX_BODY_BYTES:
             raise _too_long(f"unpacked more than {MAX_BODY_BYTES:,}")
-        if unpacker.eof:
+        if unpacker.eof and not unpacker.unused_data:
             return found
     raise Refused(400, f"the body is not {encoding}, as its Content-Encoding says")
 

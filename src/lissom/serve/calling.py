@@ -15,6 +15,7 @@ from lissom.serve.repository import ServedModel
 from lissom.serve.scheduler import Closed, Overloaded, TooLate
 
 _TIMEOUT = b"x-request-timeout-ms"
+_MOST_DIGITS = 9
 
 
 def deadline_of(scope: Scope, timeout: float | None = None) -> float:
@@ -30,7 +31,7 @@ def deadline_of(scope: Scope, timeout: float | None = None) -> float:
     header = headers_of(scope).get(_TIMEOUT)
     if header is not None:
         text = header.decode("latin-1")
-        if not (text.isascii() and text.isdigit()) or not 0 < int(text[:12]) < 1e9:
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text)):
             raise Refused(400, f"X-Request-Timeout-Ms is {text[:40]!r}; whole milliseconds were expected")
         timeout = min(int(text) / 1e3, timeout if timeout is not None else math.inf)
     return math.inf if timeout is None else asyncio.get_running_loop().time() + timeout

@@ -59,11 +59,11 @@ def statistics(model: ServedModel) -> dict[str, Any]:
     executed = sum(counts.batches.values())
     computed = {"count": counts.answered, "ns": _ns(counts.compute_seconds)}
     nothing = {"count": 0, "ns": 0}
-    failed = counts.failed + counts.refused + counts.expired
+    failed = counts.failed + counts.refused + counts.expired + counts.dropped
     return {
         "name": model.name,
         "version": VERSION,
-        "last_inference": round(1e3 * time.time()) if counts.answered else 0,
+        "last_inference": round(1e3 * counts.last_batch),
         "inference_count": sum(rows * number for rows, number in counts.batches.items()),
         "execution_count": executed,
         "inference_stats": {
@@ -80,7 +80,7 @@ def statistics(model: ServedModel) -> dict[str, Any]:
             "cache_miss": nothing,
         },
         "batch_stats": [
-            {"batch_size": rows, "compute_infer": {"count": number, "ns": 0}}
+            {"batch_size": rows, "compute_infer": {"count": number, "ns": _ns(counts.batch_seconds[rows])}}
             for rows, number in sorted(counts.batches.items())
         ],
         "latency_ms": counts.latencies.recent(time.perf_counter()),

@@ -20,6 +20,7 @@ import bentoml
 
 from lissom.serve.answers import json_answer, request_id, respond
 from lissom.serve.bodies import Message, Receive, Scope, Send
+from lissom.serve.connections import bound_connections
 from lissom.serve.environment import FAST_PATH
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -103,6 +104,7 @@ class FastService(bentoml.Service):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application of a worker."""
         app = super().to_asgi(is_main=is_main)
+        bound_connections()
         for middleware in app.user_middleware:
             if middleware.cls.__name__ == "TimeoutMiddleware":
                 middleware.cls = Timeout

@@ -28,16 +28,20 @@ _LARGE = 1 << 16
 async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Tensors by the Open Inference Protocol."""
     body = await read_body(scope, receive)
-    request = await _perhaps_in_thread(len(body), lambda: _read_infer(scope, body, model))
+    if len(body) < _LARGE:  # no closure and no coroutine for what small models are asked
+        request = _read_infer(scope, body, model)
+    else:
+        request = await asyncio.to_thread(_read_infer, scope, body, model)
     outputs = await computed(model, request.inputs, deadline_of(scope, request.timeout), receive)
     size = sum(outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary)
-    content, json_length = await _perhaps_in_thread(
-        size, lambda: infer_response(request, outputs, model=model.name, version=VERSION)
-    )
+    if size < _LARGE:
+        content, json_length = infer_response(request, outputs, model.name, VERSION)
+    else:
+        content, json_length = await asyncio.to_thread(infer_response, request, outputs, model.name, VERSION)
     if json_length is None:
-        return compressed(Answer(200, content), scope)
+        return await compressed(Answer(200, content), scope)
     header = ((BINARY_HEADER, str(json_length).encode()),)
-    return compressed(Answer(200, content, header, b"application/octet-stream"), scope)
+    return await compressed(Answer(200, content, header, b"application/octet-stream"), scope)
 
 
 async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
@@ -48,7 +52,7 @@ async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     answer = await _perhaps_in_thread(
         size, lambda: json_answer(predict_response(outputs, model.manifest, model=model.name))
     )
-    return compressed(answer, scope)
+    return await compressed(answer, scope)
 
 
 async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answer:

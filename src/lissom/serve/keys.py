@@ -74,7 +74,7 @@ class Keys:
         if self._per_second is None:
             return 0.0
         now = self._clock()
-        most = 2 * self._per_second
+        most = max(1.0, 2 * self._per_second)
         left, since = self._buckets.get(key.name, (most, now))
         left = min(most, left + (now - since) * self._per_second)
         if left < 1:
@@ -84,15 +84,18 @@ class Keys:
         return 0.0
 
     def _look_again(self) -> None:
-        """Read the file again when it changed; one that became unreadable leaves the keys as they are."""
+        """Read the file again when it changed: one that is empty or gone revokes every key.
+
+        One with a line that is no key leaves the keys as they are.
+        """
         if self._clock() - self._looked < _LOOK_SECONDS:
             return
         self._looked = self._clock()
         stamp = _stamp(self._file)
-        if stamp is None or stamp == self._stamp:
+        if stamp == self._stamp:
             return
         try:
-            self._keys, self._stamp = read_keys(self._file), stamp
+            self._keys, self._stamp = (_keys_in(self._file) if stamp else []), stamp
         except RequestError:  # half-written by an editor; the next look finds it whole
             return
 
@@ -103,6 +106,12 @@ def read_keys(file: Path) -> list[Key]:
     Raises:
         RequestError: it is missing, holds no key, or a line is none.
     """
+    if not (keys := _keys_in(file)):
+        raise RequestError(f"{file} holds no key", hint=f"lissom serve --new-key NAME --keys {file}")
+    return keys
+
+
+def _keys_in(file: Path) -> list[Key]:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
@@ -120,8 +129,6 @@ def read_keys(file: Path) -> list[Key]:
                 hint="a line is: name, the SHA-256 of the key in hex, and for an administrator: admin",
             )
         keys[match[1]] = Key(match[1], bytes.fromhex(match[2]), bool(match[3]))
-    if not keys:
-        raise RequestError(f"{file} holds no key", hint=f"lissom serve --new-key NAME --keys {file}")
     return list(keys.values())
 
 

@@ -94,7 +94,7 @@ class Heads:
                 for spec, shape, size in known.inputs
             }
             reader.check_empty()
-            return known.request._replace(inputs=inputs)
+            return InferRequest(None, inputs, known.outputs, known.timeout)
         document = parse_object(head)
         request = infer_request(document, self._signature, binary)
         self._remember(head, document, request)
@@ -111,14 +111,15 @@ class Heads:
             (specs[entry["name"]], entry["shape"], entry["parameters"]["binary_data_size"])
             for entry in entries
         ]
-        self._known[head] = _Head(request._replace(inputs={}), inputs)
+        self._known[head] = _Head(inputs, request.outputs, request.timeout)
 
 
 class _Head(NamedTuple):
-    """What the JSON of a binary request says: all but the tensors, and spec, shape and bytes of these."""
+    """What the JSON of a binary request says: spec, shape and bytes of the inputs, and the rest of it."""
 
-    request: InferRequest
     inputs: list[tuple[TensorSpec, list[int], int]]
+    outputs: dict[str, bool]
+    timeout: float | None
 
 
 def raw_request(signature: Signature, binary: memoryview) -> InferRequest:
@@ -137,10 +138,10 @@ def raw_request(signature: Signature, binary: memoryview) -> InferRequest:
 
 
 def infer_response(
-    request: InferRequest, outputs: Mapping[str, np.ndarray], *, model: str, version: str
+    request: InferRequest, outputs: Mapping[str, np.ndarray], model: str, version: str
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and how many bytes of it are JSON; None where all are."""
-    arrays = {name: np.ascontiguousarray(outputs[name]) for name in request.outputs}
+    arrays = {name: np.asarray(outputs[name], order="C") for name in request.outputs}
     if request.id is None and all(request.outputs.values()):
         told = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in arrays.items())
         head = _binary_head(model, version, told)
@@ -290,14 +291,23 @@ def _tensor(entry: Mapping[str, Any], spec: TensorSpec, reader: _Reader) -> np.n
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = entry.get("parameters")
-    return parameters if isinstance(parameters, dict) else {}
+    if parameters is not None and not isinstance(parameters, dict):
+        raise RequestError(f"'parameters' is {shortened(parameters)}; the protocol wants an object")
+    return parameters or {}
+
+
+def _flag(parameters: Mapping[str, Any], name: str, usual: bool) -> bool:
+    found = parameters.get(name, usual)
+    if not isinstance(found, bool):
+        raise RequestError(f"{name!r} is {shortened(found)}; the protocol wants true or false")
+    return found
 
 
 def _wanted_outputs(document: Mapping[str, Any], signature: Signature) -> dict[str, bool]:
     """Outputs to answer with, in the order asked for, and whether in binary; all when none is named."""
     known = [spec.name for spec in signature.outputs]
-    usual = bool(_parameters(document).get("binary_data_output", False))
-    if not document.get("outputs"):
+    usual = _flag(_parameters(document), "binary_data_output", False)
+    if document.get("outputs") in (None, []):
         return dict.fromkeys(known, usual)
     wanted: dict[str, bool] = {}
     for entry in _entries(document, "outputs"):
@@ -308,5 +318,5 @@ def _wanted_outputs(document: Mapping[str, Any], signature: Signature) -> dict[s
             raise RequestError(f"output {name!r} is asked for twice")
         if parameters.get("classification"):
             raise RequestError(f"output {name!r} is asked for as classes; /predict gives labels")
-        wanted[name] = bool(parameters.get("binary_data", usual))
+        wanted[name] = _flag(parameters, "binary_data", usual)
     return wanted

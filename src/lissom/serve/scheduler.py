@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -81,8 +82,10 @@ class Counts:
         failed: Requests that raised.
         refused: Requests for which there was no room.
         expired: Requests whose deadline passed.
-        dropped: Requests whose caller had gone before they were computed.
+        dropped: Requests whose caller had gone before they were answered.
         batches: By number of rows.
+        batch_seconds: That they took, by number of rows.
+        last_batch: When the last one ended, seconds since 1970; 0 before the first.
         queue_seconds: That computed requests waited.
         compute_seconds: That batches took.
         latencies: Of answered requests, from their arrival.
@@ -94,6 +97,8 @@ class Counts:
     expired: int = 0
     dropped: int = 0
     batches: dict[int, int] = field(default_factory=dict)
+    batch_seconds: dict[int, float] = field(default_factory=dict)
+    last_batch: float = 0.0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
@@ -303,19 +308,20 @@ class Scheduler:
     ) -> None:
         counts, rows = self.counts, sum(request.rows for request in batch)
         counts.batches[rows] = counts.batches.get(rows, 0) + 1
+        counts.batch_seconds[rows] = counts.batch_seconds.get(rows, 0.0) + ended - started
+        counts.last_batch = time.time()
         counts.compute_seconds += ended - started
         for request, outcome in zip(batch, outcomes, strict=True):
-            counts.queue_seconds += started - request.since
-            failed = isinstance(outcome, Exception)
-            counts.failed += failed
-            counts.answered += not failed
-            if not failed:
-                counts.latencies.add(ended, ended - request.since)
-            if request.future.done():
+            if request.future.done():  # its deadline passed meanwhile, which is counted, or its caller left
+                counts.dropped += request.future.cancelled()
                 continue
+            counts.queue_seconds += started - request.since
             if isinstance(outcome, Exception):
+                counts.failed += 1
                 request.future.set_exception(outcome)
             else:
+                counts.answered += 1
+                counts.latencies.add(ended, ended - request.since)
                 request.future.set_result(outcome)
         self._last_seconds, self._last_size = ended - started, len(batch)
         pace = self._num_instances * rows / max(ended - started, 1e-6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +13,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lissom.errors import RequestError
-from lissom.serve.bodies import MAX_LISTS, MAX_NESTING, parse_object
+from lissom.serve import bodies
+from lissom.serve.bodies import (
+    MAX_JSON_BYTES,
+    MAX_LISTS,
+    MAX_NESTING,
+    Refused,
+    packed,
+    parse_object,
+    read_body,
+)
 
 TEXTS = st.text(alphabet='[]{}"\\ab,:é\n', max_size=30)
 LEAVES = st.none() | st.booleans() | st.integers(-9, 9) | TEXTS
@@ -59,3 +71,64 @@ def test_wide_documents_are_parsed_up_to_the_number_of_lists() -> None:
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON"):
         parse_object(body)
+
+
+def test_json_has_a_limit_below_that_of_tensors() -> None:
+    with pytest.raises(Refused, match="binary tensors") as caught:
+        parse_object(b'{"x": "' + b"a" * MAX_JSON_BYTES + b'"}')
+    assert caught.value.status == 413
+
+
+def read(chunks: Sequence[bytes | None], headers: dict[bytes, bytes] | None = None) -> bytes:
+    """A body that comes in pieces; None never comes."""
+    waiting = list(chunks)
+
+    async def receive() -> Any:
+        chunk = waiting.pop(0)
+        if chunk is None:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
+
+    return asyncio.run(read_body({"headers": list((headers or {}).items())}, receive))
+
+
+def test_pieces_are_put_together_and_forgotten() -> None:
+    assert read([b"a", b"", b"bc"]) == b"abc"
+    assert bodies._Pieces.total == 0
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
+    with pytest.raises(Refused, match="not whole") as caught:
+        read([b"a", None, b"c"])
+    assert caught.value.status == 408
+    assert bodies._Pieces.total == 0
+
+
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MAX_BYTES_READ", 5)
+    with pytest.raises(Refused, match="are being read") as caught:
+        read([b"abc", b"def", b"g"])
+    assert (caught.value.status, dict(caught.value.headers)[b"retry-after"]) == (503, b"1")
+    assert bodies._Pieces.total == 0
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        (b"gzip", b"gzip"),
+        (b"br, GZIP;q=0.5", b"gzip"),
+        (b"gzip;q=0", None),
+        (b"gzip; q=0.000, deflate;q=0.1", b"deflate"),
+        (b"", None),
+        (b"br", None),
+    ],
+)
+def test_answers_are_packed_as_the_client_weighs(accepted: bytes, encoding: bytes | None) -> None:
+    assert packed(b"abc", {"headers": [(b"accept-encoding", accepted)]})[1] == encoding
+
+
+@pytest.mark.parametrize("tail", [b"more", gzip.compress(b"more")])
+def test_nothing_may_follow_what_is_packed(tail: bytes) -> None:
+    with pytest.raises(Refused, match="not gzip"):
+        read([gzip.compress(b"{}") + tail], {b"content-encoding": b"gzip"})

@@ -55,16 +55,41 @@ def test_a_line_that_is_removed_revokes_its_key_while_the_server_runs(tmp_path: 
     assert keys.find(other.encode()) is not None
 
 
-def test_a_file_that_cannot_be_read_any_more_changes_nothing(tmp_path: Path) -> None:
+def test_a_file_with_a_line_that_is_no_key_changes_nothing(tmp_path: Path) -> None:
     file, clock = tmp_path / "keys", Clock()
     one = add_key(file, "one")
     keys = Keys(file, clock=clock)
     file.write_text("no key at all")
     clock.now = 2.0
     assert keys.find(one.encode()) is not None
-    file.unlink()
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", None])
+def test_a_file_that_is_empty_or_gone_revokes_every_key(tmp_path: Path, text: str | None) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    one = add_key(file, "one")
+    before = file.read_text()
+    keys = Keys(file, clock=clock)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    clock.now = 2.0
+    assert keys.find(one.encode()) is None
+    file.write_text(before)
     clock.now = 4.0
     assert keys.find(one.encode()) is not None
+
+
+def test_a_rate_below_one_lets_one_through_now_and_then(tmp_path: Path) -> None:
+    clock = Clock()
+    add_key(tmp_path / "keys", "one")
+    keys = Keys(tmp_path / "keys", per_second=0.1, clock=clock)
+    (key,) = read_keys(tmp_path / "keys")
+    assert keys.wait(key) == 0.0
+    assert keys.wait(key) == pytest.approx(10.0)
+    clock.now += 10.1
+    assert keys.wait(key) == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "one\n", "one abc\n", "a b c d\n", "\xff"])

@@ -1,0 +1,92 @@
+"""Connections that end when a request does not, under a real uvicorn."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from lissom.serve import connections
+from lissom.serve.connections import MAX_HEAD_BYTES, bound_connections
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers everything."""
+    if scope["type"] == "lifespan":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    bound_connections()
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def answer(port: int, *pieces: bytes, pause: float = 0.0) -> tuple[int, bytes]:
+    """Status and body of whatever comes until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        found = b""
+        while chunk := connection.recv(65536):
+            found += chunk
+    head, _, body = found.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_requests_are_answered_one_after_the_other(port: int) -> None:
+    one = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"a" * 100_000
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for _ in range(3):
+            connection.sendall(one)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_that_is_too_large_is_refused(port: int) -> None:
+    status, body = answer(port, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (MAX_HEAD_BYTES + 1))
+    assert (status, "65,536 bytes" in json.loads(body)["error"]) == (431, True)
+
+
+def test_what_is_no_http_is_told_in_json(port: int) -> None:
+    status, body = answer(port, b"nonsense\r\n\r\n")
+    assert (status, set(json.loads(body))) == (400, {"error"})
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: "])
+def test_a_head_that_does_not_come_is_given_up(
+    port: int, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    started = time.monotonic()
+    pieces = [begun] if begun else []
+    status, body = answer(port, *pieces)
+    assert (status, "not whole" in json.loads(body)["error"]) == (408, True)
+    assert time.monotonic() - started < 10
+
+
+def test_the_next_request_on_a_connection_has_its_time_too(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    status, body = answer(port, whole, b"GET / HTT", pause=0.1)
+    assert (status, body[:2]) == (200, b"ok")
+    assert b"408" in body
