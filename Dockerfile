@@ -2,9 +2,11 @@
 #   docker build --target cpu -t lissom .
 #   docker build --target gpu -t lissom:gpu .
 # Serve an artifact:
-#   lissom serve --new-key NAME --keys keys.txt        (once; it shows the key)
+#   lissom serve --new-key NAME --keys keys/keys.txt   (once; it shows the key)
+#   sudo chown -R 10001 keys                           (the user of the image)
 #   docker run --rm -p 127.0.0.1:3000:3000 -v "$(realpath runs/digits/artifact):/artifact:ro" \
-#     -v "$(realpath keys.txt):/keys:ro" lissom
+#     -v "$(realpath keys):/keys:ro" lissom
+# The folder is mounted, not the file: a file that is replaced would stay as it was in the container.
 # Neither image has a C++ compiler: the runtimes inductor and aotinductor are absent in them, as `lissom doctor`
 # says. An image that needs them adds g++ with apt-get; the other runtimes need no compiler.
 
@@ -29,7 +31,7 @@ EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/v2/health/ready', timeout=2)"]
 ENTRYPOINT ["lissom"]
-CMD ["serve", "/artifact", "--host", "0.0.0.0", "--port", "3000", "--keys", "/keys"]
+CMD ["serve", "/artifact", "--host", "0.0.0.0", "--port", "3000", "--keys", "/keys/keys.txt"]
 
 FROM python:3.12-slim AS cpu
 # The torch of this index comes without CUDA libraries, which weigh gigabytes.
@@ -48,4 +50,4 @@ EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/v2/health/ready', timeout=2)"]
 ENTRYPOINT ["lissom"]
-CMD ["serve", "/artifact", "--host", "0.0.0.0", "--port", "3000", "--keys", "/keys"]
+CMD ["serve", "/artifact", "--host", "0.0.0.0", "--port", "3000", "--keys", "/keys/keys.txt"]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 
 _LATENCY = re.compile(r"^\s+(50|75|90|99)%\s+([\d.]+)(us|ms|s)", re.MULTILINE)
+_BROKEN = re.compile(r"\d+")
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -130,11 +131,13 @@ def wrk(
     told = subprocess.run([*command, f"-d{seconds}s", address], check=True, capture_output=True, text=True)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", told.stdout)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", told.stdout)
+    broken = re.search(r"Socket errors: .*", told.stdout)
     latency = {share: float(value) * _UNITS[unit] for share, value, unit in _LATENCY.findall(told.stdout)}
     assert rate is not None, told.stdout
     return {
         "requests_per_second": float(rate[1]),
-        "failed": int(failed[1]) if failed else 0,
+        "failed": (int(failed[1]) if failed else 0)
+        + sum(map(int, _BROKEN.findall(broken[0] if broken else ""))),
         "p50_ms": latency["50"],
         "p99_ms": latency["99"],
     }

@@ -198,7 +198,11 @@ def write(found: dict[str, Any]) -> None:
         "",
         f"{machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores shared with wrk, {date}. "
         "A perceptron 64-256-10 on ONNX Runtime, one row a request; medians over the trials, then least and "
-        "most.",
+        "most. uvicorn, lissom and Triton are asked in binary, BentoML's `@api` and LitServe in JSON, as "
+        "their documentation shows; Triton 2.51 runs the model in its Python backend, since its ONNX backend "
+        "is not in the wheel, and uses both cores; BentoML and LitServe run with their defaults. uvicorn is "
+        "a raw ASGI application without checks or batches. `beside` is lissom while an `@api` in the same "
+        "process is called over four more connections.",
         "",
         "| server | connections | requests a second | of uvicorn in its trial | p50, ms | p99, ms "
         "| p99 / p50 | failed |",

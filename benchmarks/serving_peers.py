@@ -1,6 +1,7 @@
 """The same small model behind other servers, for `serving.py`: each is started as a process of its own.
 
-    uvicorn     a raw ASGI application on bare uvicorn, the model inline: what a server in Python can reach
+    uvicorn     a raw ASGI application on bare uvicorn, the model inline, orjson, and the garbage collector
+                frozen: what a server in Python can reach one request at a time
     bentoml     BentoML's own `@api`, with an array in JSON, as its documentation shows it
     litserve    LitServe with its defaults, with an array in JSON, as its documentation shows it
     triton      Triton's C++ server and protocol over its Python backend; its ONNX backend is not in the wheel
@@ -11,6 +12,7 @@ Each reads PEER_MODEL=model.onnx. PyTriton and LitServe come from PyPI into envi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -23,6 +25,9 @@ import onnxruntime
 
 _OPTIONS = onnxruntime.SessionOptions()
 _OPTIONS.intra_op_num_threads = 1
+orjson = json  # the environments of LitServe and Triton have none, and need none
+if os.environ.get("PEER") == "uvicorn":
+    import orjson
 SESSION = onnxruntime.InferenceSession(os.environ["PEER_MODEL"], _OPTIONS, providers=["CPUExecutionProvider"])
 INPUT = SESSION.get_inputs()[0].name
 OUTPUT = SESSION.get_outputs()[0].name
@@ -31,6 +36,8 @@ OUTPUT = SESSION.get_outputs()[0].name
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Binary tensors of the Open Inference Protocol, without a single check."""
     if scope["type"] != "http":
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         return
     message = await receive()
     body = message["body"]
@@ -38,10 +45,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         body += message["body"]
     length = int(dict(scope["headers"])[b"inference-header-content-length"])
-    shape = json.loads(body[:length])["inputs"][0]["shape"]
+    shape = orjson.loads(body[:length])["inputs"][0]["shape"]
     tensor = np.frombuffer(body, np.float32, offset=length)
     logits = SESSION.run([OUTPUT], {INPUT: tensor.reshape(shape)})[0]
-    head = json.dumps(
+    head = orjson.dumps(
         {
             "model_name": "peer",
             "outputs": [
@@ -53,7 +60,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
                 }
             ],
         }
-    ).encode()
+    )
     answer = head + logits.tobytes()
     headers = [
         (b"content-length", str(len(answer)).encode()),

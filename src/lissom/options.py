@@ -207,6 +207,8 @@ class ServeOptions(ServingOptions, total=False):
         keys: File of API keys; needed for any host but this machine.
         rate_limit: Requests a second of each key; default: any number.
         access_log: File that a line of JSON is appended to for each answer, `-` for the log; default: none.
+        drain_seconds: How long a server that was told to end answers 503 before it ends, for a balancer to
+            notice, 0 to 30; default: 0, no longer than what was begun takes.
         tls_cert: PEM file of the certificate that the server shows, and those between it and the root;
             default: no TLS.
         tls_key: PEM file of its private key.
@@ -218,6 +220,7 @@ class ServeOptions(ServingOptions, total=False):
     keys: str | Path | None
     rate_limit: float | None
     access_log: str | Path | None
+    drain_seconds: float | None
     tls_cert: str | Path | None
     tls_key: str | Path | None
     tls_ca: str | Path | None

@@ -314,13 +314,13 @@ def _bisect(function: Callable[[float], float], left: float, right: float) -> fl
 
 
 def _mean_interval(values: np.ndarray) -> Estimate:
-    from scipy import stats
+    from scipy.special import stdtrit  # a server would wait half a second for scipy.stats
 
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean, -math.inf, math.inf)
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * error
+    half = float(stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2)) * error
     return Estimate(mean, mean - half, mean + half)
 
 

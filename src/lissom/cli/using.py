@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,9 +20,6 @@ from lissom.cli.output import Outcome, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.cli.registration import verb
 from lissom.options import ServeOptions
-
-if TYPE_CHECKING:
-    pass
 
 
 @verb
@@ -166,6 +163,10 @@ def serve(
         Path | None,
         typer.Option("--access-log", metavar="FILE", help="A line of JSON for each answer; - for stderr."),
     ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option("--drain-seconds", min=0, max=30, help="How long it says that it ends before it does."),
+    ] = 0.0,
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate of the server, PEM: https.")
     ] = None,
@@ -189,8 +190,8 @@ def serve(
     """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
 
     Other machines can reach the server only with API keys. Keys are kept as hashes; a line that is removed
-    from the file revokes its key at once. With a certificate the server speaks TLS 1.2 and 1.3; without,
-    keys travel in the clear.
+    from the file revokes its key within a second. With a certificate the server speaks TLS 1.2 and 1.3;
+    without, keys travel in the clear.
 
     \b
     lissom serve runs/digits/artifact
@@ -212,6 +213,7 @@ def serve(
         "keys": keys,
         "rate_limit": rate_limit,
         "access_log": access_log,
+        "drain_seconds": drain_seconds,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "tls_ca": tls_ca,

@@ -49,6 +49,7 @@ from lissom.serve.bodies import (
     headers_of,
     parse_object,
     read_body,
+    release,
 )
 from lissom.serve.description import configuration, metadata, statistics
 from lissom.serve.keys import Key, Keys
@@ -98,6 +99,12 @@ class Application:
         self._num_begun = 0
         self._finished = asyncio.Event()
 
+    @property
+    def is_ready(self) -> bool:
+        """True while there is a model that answers."""
+        models = {} if self.repository is None else self.repository.models
+        return not self.is_draining and any(model.state is State.READY for model in models.values())
+
     async def drain(self) -> None:
         """Answer nothing new but that the server is alive, and wait until what was begun is finished."""
         self.is_draining = True
@@ -140,6 +147,7 @@ class Application:
         except Disconnected:
             return
         finally:
+            release(scope)
             if self.access_log is not None:
                 seconds, key = time.perf_counter() - started, scope.get(_KEY)
                 self.access_log.note(scope, answer, seconds=seconds, key=key, identity=identity)
@@ -168,7 +176,8 @@ class Application:
         if call in _CALLS and "/" not in name:
             scope[_ROUTE] = call
             allow(scope, "POST")
-            return await _CALLS[call](self._find(name or self._only_model(), None), scope, receive)
+            model = self._find(name or self._only_model(), None)
+            return await model.used(_CALLS[call](model, scope, receive))
         if _INDEX_PATH.fullmatch(path):
             return await self._index(scope, receive)
         if found := _CHANGE_PATH.fullmatch(path):
@@ -198,7 +207,8 @@ class Application:
         return read()
 
     def _ready(self) -> Answer:
-        if not any(model.state is State.READY for model in self._models()):
+        self._ready_repository()
+        if not self.is_ready:
             raise Refused(503, "no model is ready", RETRY_SOON)
         return json_answer({"ready": True})
 
@@ -219,7 +229,7 @@ class Application:
         allow(scope, *(("POST",) if action == "infer" else READ))
         model = self._find(name, model_version)
         if action == "infer":
-            return await inference.infer(model, scope, receive)
+            return await model.used(inference.infer(model, scope, receive))
         if action == "ready":
             return json_answer({"name": model.name, "ready": True})
         if action == "config":

@@ -16,8 +16,8 @@ from lissom.errors import RequestError
 MAX_BODY_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
 """Of JSON: while it is parsed nothing else is answered, and it takes many times its size in memory."""
-MAX_BYTES_READ = 256 * 2**20
-"""Of all bodies that are being read at one time."""
+MAX_BYTES_HELD = 256 * 2**20
+"""Of the bodies, packed and unpacked, of all requests that are being answered."""
 BODY_SECONDS = 60.0
 MAX_NESTING = 100
 MAX_LISTS = 1_000_000
@@ -32,7 +32,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_HEADERS = "lissom.headers"
+_HEADERS, _HELD = "lissom.headers", "lissom.held"
+_bytes_held = 0
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _CHUNK_BYTES = 1 << 16
 _MOST_DIGITS = 15
@@ -75,64 +76,61 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     encoding = _encoding(headers)
     _check_length(headers)
     message = await receive()
-    body = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise Disconnected
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_long(f"more than {MAX_BODY_BYTES:,}")
+    body: bytes = message.get("body", b"")
+    reserve(scope, len(body))
     if message.get("more_body", False):
-        body = await _whole_body(body, receive)
-    return await asyncio.to_thread(_unpacked, body, encoding) if encoding else body
+        body = await _whole_body(body, scope, receive)
+    elif len(body) > MAX_BODY_BYTES:
+        raise _too_long(f"more than {MAX_BODY_BYTES:,}")
+    if encoding:
+        body = await asyncio.to_thread(_unpacked, body, encoding)
+        reserve(scope, len(body))
+    return body
 
 
-async def _whole_body(first: bytes, receive: Receive) -> bytes:
+def reserve(scope: Scope, size: int) -> None:
+    """Count bytes that a request holds until `release`.
+
+    Raises:
+        Refused: all requests together hold too many.
+    """
+    global _bytes_held
+    _bytes_held += size
+    scope[_HELD] = scope.get(_HELD, 0) + size
+    if _bytes_held > MAX_BYTES_HELD:
+        text = f"more than {MAX_BYTES_HELD:,} bytes of bodies are being read"
+        raise Refused(503, text, (b"retry-after", b"1"), (b"connection", b"close"))
+
+
+def release(scope: Scope) -> None:
+    """A request is answered, or given up."""
+    global _bytes_held
+    _bytes_held -= scope.pop(_HELD, 0)
+
+
+async def _whole_body(first: bytes, scope: Scope, receive: Receive) -> bytes:
     """A body that comes in pieces."""
-    pieces = _Pieces(first)
+    chunks, size, more = [first], len(first), True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            more = True
             while more:
+                if size > MAX_BODY_BYTES:
+                    raise _too_long(f"more than {MAX_BODY_BYTES:,}")
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise Disconnected
-                pieces.add(message.get("body", b""))
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                reserve(scope, len(chunks[-1]))
                 more = message.get("more_body", False)
     except TimeoutError as exc:
         text = f"the body was not whole after {BODY_SECONDS:g} seconds"
         raise Refused(408, text, (b"connection", b"close")) from exc
-    finally:
-        pieces.forget()
-    return b"".join(pieces.chunks)
-
-
-class _Pieces:
-    """What has come of one body; all of them together are bounded."""
-
-    total = 0
-
-    def __init__(self, first: bytes) -> None:
-        self.chunks: list[bytes] = []
-        self._size = 0
-        self.add(first)
-
-    def add(self, chunk: bytes) -> None:
-        """Keep one more.
-
-        Raises:
-            Refused: this body is too long, or all are.
-        """
-        self.chunks.append(chunk)
-        self._size += len(chunk)
-        _Pieces.total += len(chunk)
-        if self._size > MAX_BODY_BYTES:
-            raise _too_long(f"more than {MAX_BODY_BYTES:,}")
-        if _Pieces.total > MAX_BYTES_READ:
-            text = f"more than {MAX_BYTES_READ:,} bytes of bodies are being read"
-            raise Refused(503, text, (b"retry-after", b"1"), (b"connection", b"close"))
-
-    def forget(self) -> None:
-        """The body is whole, or given up."""
-        _Pieces.total -= self._size
+    if size > MAX_BODY_BYTES:
+        raise _too_long(f"more than {MAX_BODY_BYTES:,}")
+    return b"".join(chunks)
 
 
 def split_binary(scope: Scope, body: bytes) -> tuple[bytes, memoryview | None]:

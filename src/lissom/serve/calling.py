@@ -18,11 +18,12 @@ _TIMEOUT = b"x-request-timeout-ms"
 _MOST_DIGITS = 9
 
 
-def deadline_of(scope: Scope, timeout: float | None = None) -> float:
+def deadline_of(scope: Scope, since: float, timeout: float | None = None) -> float:
     """Time of the event loop until which an answer is of use: the sooner of header and request.
 
     Args:
         scope: Whose header X-Request-Timeout-Ms counts.
+        since: Time of the event loop at which the request came.
         timeout: Seconds that the request itself gives; None for any time.
 
     Raises:
@@ -34,7 +35,7 @@ def deadline_of(scope: Scope, timeout: float | None = None) -> float:
         if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text)):
             raise Refused(400, f"X-Request-Timeout-Ms is {text[:40]!r}; whole milliseconds were expected")
         timeout = min(int(text) / 1e3, timeout if timeout is not None else math.inf)
-    return math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+    return math.inf if timeout is None else since + timeout
 
 
 async def computed(

@@ -1,4 +1,4 @@
-"""Connections that end when a request does not: the head of a request has a size and a time.
+"""Connections that end when a request does not: requests, and their heads, have a size and a time.
 
 uvicorn bounds neither with httptools, so that a stranger could fill the memory with one header, or hold
 thousands of connections with a byte a minute. It takes the name of its protocol from a table, where ours is
@@ -14,8 +14,14 @@ import orjson
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lissom.serve.bodies import MAX_BODY_BYTES
+
 MAX_HEAD_BYTES = 64 * 2**10
+MAX_MESSAGE_BYTES = 2 * MAX_BODY_BYTES
+"""With the lengths of chunks, and trailers."""
 HEAD_SECONDS = 20.0
+MESSAGE_SECONDS = 75.0
+"""From the end of the head; somewhat more than the application itself waits for a body."""
 
 
 def bound_connections() -> None:
@@ -27,65 +33,70 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     _in_head = True
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    _is_whole = True
+    _num_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._head_is_whole()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read, unless the head has become too large."""
-        if self._in_head:
-            self._head_bytes += len(data)
+        """Read, unless the request has become too large; what is not whole has its time."""
+        self._num_bytes += len(data)
+        self._is_whole = False
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self._is_whole or self.transport.is_closing():
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._in_head and self._num_bytes > MAX_HEAD_BYTES:
             self._end(431, f"the head of the request has more than {MAX_HEAD_BYTES:,} bytes")
-        elif self._head_timer is None and self._head_bytes:
-            self._wait_for_head()
+        elif self._num_bytes > MAX_MESSAGE_BYTES:
+            self._end(413, f"the request has more than {MAX_MESSAGE_BYTES:,} bytes")
+        elif self._timer is None:
+            self._wait(HEAD_SECONDS if self._in_head else MESSAGE_SECONDS)
 
     def on_headers_complete(self) -> None:
-        """Answer the request; its body has limits of its own."""
-        self._in_head, self._head_bytes = False, 0
-        self._head_is_whole()
+        """Answer the request."""
+        self._in_head = False
+        self._stop_waiting()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Expect another request."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._is_whole, self._num_bytes = True, True, 0
+        self._stop_waiting()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Say that this is no HTTP."""
         self._end(400, f"this is no HTTP request: {msg}")
 
-    def _wait_for_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_of_patience)
+    def _wait(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._end_of_patience, seconds)
 
-    def _head_is_whole(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _end_of_patience(self) -> None:
-        self._head_timer = None
+    def _end_of_patience(self, seconds: float) -> None:
+        self._timer = None
         if not self.transport.is_closing():
-            self._end(408, f"the head of the request was not whole after {HEAD_SECONDS:g} seconds")
+            self._end(408, f"the request was not whole after {seconds:g} seconds")
 
     def _end(self, status: int, message: str) -> None:
-        """Answer with an error, and close."""
-        body = orjson.dumps({"error": message})
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        """Answer with an error, unless there is an answer already, and close."""
+        if self._in_head or not self.cycle.response_started:
+            body = orjson.dumps({"error": message})
+            head = (
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
         self.transport.close()

@@ -64,12 +64,12 @@ def statistics(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "version": VERSION,
         "last_inference": round(1e3 * counts.last_batch),
-        "inference_count": sum(rows * number for rows, number in counts.batches.items()),
+        "inference_count": counts.rows,
         "execution_count": executed,
         "inference_stats": {
             "success": {
                 "count": counts.answered,
-                "ns": _ns(counts.queue_seconds + counts.compute_seconds),
+                "ns": _ns(counts.latencies.seconds),
             },
             "fail": {"count": failed, "ns": 0},
             "queue": {"count": counts.answered, "ns": _ns(counts.queue_seconds)},

@@ -20,8 +20,7 @@ READY = "LISSOM_READY"
 PARENT = "LISSOM_PARENT"
 FAST_PATH = "LISSOM_FAST_PATH"
 """0 sends every request through BentoML's own middleware."""
-DRAIN_SECONDS = "LISSOM_DRAIN_SECONDS"
-"""How long a server that was told to end says so before it ends, for a balancer to notice."""
+MOST_DRAIN_SECONDS = 30.0
 _READERS: dict[str, Callable[[str], Any]] = {
     "runtime": str,
     "threads": int,
@@ -31,6 +30,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "keys": Path,
     "rate_limit": float,
     "access_log": str,
+    "drain_seconds": float,
 }
 """Of the settings beside the artifacts; the variable of `threads` is LISSOM_THREADS."""
 
@@ -44,6 +44,8 @@ class Settings(NamedTuple):
         keys: File of API keys; None where everybody may ask.
         rate_limit: Requests a second of each key; None for any number.
         access_log: File that a line is appended to for each answer, or `-`; None for none.
+        drain_seconds: How long a server that was told to end says so before it ends, for a balancer to
+            notice, 0 to 30; None for no longer than requests take that were begun.
     """
 
     artifacts: tuple[Path, ...]
@@ -55,6 +57,7 @@ class Settings(NamedTuple):
     keys: Path | None = None
     rate_limit: float | None = None
     access_log: str | None = None
+    drain_seconds: float | None = None
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Settings:
@@ -68,6 +71,8 @@ class Settings(NamedTuple):
         for name, reader in _READERS.items():
             if given := variables.get(_variable(name)):
                 found[name] = _read(_variable(name), given, reader)
+        if not 0 <= found.get("drain_seconds", 0.0) <= MOST_DRAIN_SECONDS:
+            raise RequestError(f"{_variable('drain_seconds')} is not from 0 to {MOST_DRAIN_SECONDS:g}")
         if "keys" in found and variables.get(FAST_PATH) == "0":
             raise RequestError(
                 f"with {FAST_PATH}=0 BentoML answers /metrics to anybody, whatever the keys",

@@ -27,12 +27,13 @@ _LARGE = 1 << 16
 
 async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Tensors by the Open Inference Protocol."""
+    since = asyncio.get_running_loop().time()
     body = await read_body(scope, receive)
     if len(body) < _LARGE:  # no closure and no coroutine for what small models are asked
         request = _read_infer(scope, body, model)
     else:
         request = await asyncio.to_thread(_read_infer, scope, body, model)
-    outputs = await computed(model, request.inputs, deadline_of(scope, request.timeout), receive)
+    outputs = await computed(model, request.inputs, deadline_of(scope, since, request.timeout), receive)
     size = sum(outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary)
     if size < _LARGE:
         content, json_length = infer_response(request, outputs, model.name, VERSION)
@@ -46,8 +47,9 @@ async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
 
 async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Raw samples in, labels and scores out."""
+    deadline = deadline_of(scope, asyncio.get_running_loop().time())
     inputs = await _raw_inputs(model, scope, receive)
-    outputs = await computed(model, inputs, deadline_of(scope), receive)
+    outputs = await computed(model, inputs, deadline, receive)
     size = sum(array.nbytes for array in outputs.values())
     answer = await _perhaps_in_thread(
         size, lambda: json_answer(predict_response(outputs, model.manifest, model=model.name))
@@ -57,8 +59,9 @@ async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
 
 async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Which parts of one raw sample its answer hangs on; one sample at a time, in batches between others'."""
+    loop = asyncio.get_running_loop()
+    deadline = deadline_of(scope, loop.time())
     inputs = await _raw_inputs(model, scope, receive)
-    loop, deadline = asyncio.get_running_loop(), deadline_of(scope)
 
     def call(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         work = computed(model, batch, deadline, receive)

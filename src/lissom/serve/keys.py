@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from lissom.artifact import write_atomic
 from lissom.errors import RequestError
+from lissom.logs import log
 
 _LINE = re.compile(r"([\w.-]{1,64})\s+([0-9a-f]{64})(\s+admin)?")
 _LOOK_SECONDS = 1.0
@@ -84,9 +85,10 @@ class Keys:
         return 0.0
 
     def _look_again(self) -> None:
-        """Read the file again when it changed: one that is empty or gone revokes every key.
+        """Read the file again when it changed.
 
-        One with a line that is no key leaves the keys as they are.
+        What is not there any more is revoked, also when other lines are wrong or the file is gone: a server
+        that nobody can ask is noticed, one that answers those who were locked out is not.
         """
         if self._clock() - self._looked < _LOOK_SECONDS:
             return
@@ -94,10 +96,15 @@ class Keys:
         stamp = _stamp(self._file)
         if stamp == self._stamp:
             return
+        self._stamp = stamp
         try:
-            self._keys, self._stamp = (_keys_in(self._file) if stamp else []), stamp
-        except RequestError:  # half-written by an editor; the next look finds it whole
-            return
+            self._keys, wrong = _keys_in(self._file) if stamp else ([], [])
+        except RequestError as exc:
+            self._keys, wrong = [], [exc.message]
+        for problem in wrong:
+            log.error("%s", problem)
+        if not self._keys:
+            log.error("%s holds no key: nobody is answered", self._file)
 
 
 def read_keys(file: Path) -> list[Key]:
@@ -106,12 +113,22 @@ def read_keys(file: Path) -> list[Key]:
     Raises:
         RequestError: it is missing, holds no key, or a line is none.
     """
-    if not (keys := _keys_in(file)):
+    keys, wrong = _keys_in(file)
+    if wrong:
+        raise RequestError(
+            wrong[0], hint="a line is: name, the SHA-256 of the key in hex, and for an administrator: admin"
+        )
+    if not keys:
         raise RequestError(f"{file} holds no key", hint=f"lissom serve --new-key NAME --keys {file}")
     return keys
 
 
-def _keys_in(file: Path) -> list[Key]:
+def _keys_in(file: Path) -> tuple[list[Key], list[str]]:
+    """The keys of a file, and what is wrong with its other lines.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
@@ -119,17 +136,16 @@ def _keys_in(file: Path) -> list[Key]:
             f"the keys in {file} cannot be read: {exc}", hint=f"lissom serve --new-key NAME --keys {file}"
         ) from exc
     keys: dict[str, Key] = {}
+    wrong = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None or match[1] in keys:
-            raise RequestError(
-                f"line {number} of {file} is no key, or one whose name is there twice",
-                hint="a line is: name, the SHA-256 of the key in hex, and for an administrator: admin",
-            )
-        keys[match[1]] = Key(match[1], bytes.fromhex(match[2]), bool(match[3]))
-    return list(keys.values())
+            wrong.append(f"line {number} of {file} is no key, or one whose name is there twice")
+        else:
+            keys[match[1]] = Key(match[1], bytes.fromhex(match[2]), bool(match[3]))
+    return list(keys.values()), wrong
 
 
 def add_key(file: Path, name: str, *, is_admin: bool = False) -> str:

@@ -7,7 +7,7 @@ names of models that are or were served, and nothing that came with a request: t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import psutil
 
 from lissom.serve.latencies import BOUNDS_MS
 from lissom.serve.repository import VERSION, ServedModel, State
+from lissom.serve.scheduler import Counts
 
 Labels = Mapping[str, str | float]
 
@@ -45,74 +46,64 @@ def exposition(
     )
 
 
-def _of_models(models: list[ServedModel]) -> Iterator[_Family]:
-    def counter(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> _Family:
-        return _Family(name, "counter", text, [(name, labels, value) for labels, value in values])
-
-    counts = [(_labels(model), model.scheduler.counts) for model in models]
-    yield counter(
-        "nv_inference_request_success",
-        "Requests that were answered",
-        ((one, c.answered) for one, c in counts),
-    )
-    yield counter(
-        "nv_inference_request_failure",
-        "Requests that were not: no room or no time (REJECTED), no caller any more, or the model raised",
-        (
-            ({**one, "reason": reason}, number)
-            for one, c in counts
-            for reason, number in (
-                ("REJECTED", c.refused + c.expired),
-                ("CANCELED", c.dropped),
-                ("BACKEND", c.failed),
-            )
-        ),
-    )
-    yield counter(
-        "nv_inference_count",
-        "Samples that were computed",
-        ((one, sum(rows * number for rows, number in c.batches.items())) for one, c in counts),
-    )
-    yield counter(
-        "nv_inference_exec_count",
-        "Batches that were computed",
-        ((one, sum(c.batches.values())) for one, c in counts),
-    )
-    yield counter(
+_COUNTERS: tuple[tuple[str, str, Callable[[Counts], float]], ...] = (
+    ("nv_inference_request_success", "Requests that were answered", lambda counts: counts.answered),
+    ("nv_inference_count", "Samples of answered requests", lambda counts: counts.rows),
+    ("nv_inference_exec_count", "Batches that were computed", lambda counts: sum(counts.batches.values())),
+    (
         "nv_inference_request_duration_us",
         "Time of answered requests, microseconds",
-        ((one, round(1e6 * c.latencies.seconds)) for one, c in counts),
-    )
-    yield counter(
+        lambda counts: round(1e6 * counts.latencies.seconds),
+    ),
+    (
         "nv_inference_queue_duration_us",
-        "Time that computed requests waited, microseconds",
-        ((one, round(1e6 * c.queue_seconds)) for one, c in counts),
-    )
-    yield counter(
+        "Time that answered requests waited, microseconds",
+        lambda counts: round(1e6 * counts.queue_seconds),
+    ),
+    (
         "nv_inference_compute_infer_duration_us",
-        "Time of batches, microseconds",
-        ((one, round(1e6 * c.compute_seconds)) for one, c in counts),
-    )
-    yield counter(
+        "Time of their batches, microseconds",
+        lambda counts: round(1e6 * counts.compute_seconds),
+    ),
+    (
         "lissom_deadline_missed_total",
         "Requests whose deadline passed, or could not be met",
-        ((one, c.expired) for one, c in counts),
-    )
-    pending = "nv_inference_pending_request_count"
+        lambda counts: counts.expired,
+    ),
+)
+_FAILURES: dict[str, Callable[[Counts], int]] = {
+    "REJECTED": lambda counts: counts.refused + counts.expired,
+    "CANCELED": lambda counts: counts.dropped,
+    "BACKEND": lambda counts: counts.failed,
+}
+
+
+def _of_models(models: list[ServedModel]) -> Iterator[_Family]:
+    counts = [(_labels(model), model.scheduler.counts) for model in models]
+    for name, text, value in _COUNTERS:
+        yield _Family(name, "counter", text, [(name, labels, value(one)) for labels, one in counts])
+    name = "nv_inference_request_failure"
     yield _Family(
-        pending,
-        "gauge",
-        "Samples that wait",
-        [(pending, _labels(model), model.scheduler.waiting_rows) for model in models],
+        name,
+        "counter",
+        "Requests that were not: no room or no time (REJECTED), no caller any more, or the model raised",
+        [
+            (name, {**labels, "reason": reason}, value(one))
+            for labels, one in counts
+            for reason, value in _FAILURES.items()
+        ],
     )
+    name = "nv_inference_pending_request_count"
+    waiting = [(name, _labels(model), model.scheduler.num_waiting) for model in models]
+    yield _Family(name, "gauge", "Requests that wait", waiting)
     yield _Family(
         "lissom_request_duration_ms",
         "histogram",
         "From the queue to the answer, milliseconds",
         [
             sample
-            for one, c in counts
-            for sample in _histogram(one, c.latencies.counts, 1e3 * c.latencies.seconds)
+            for labels, one in counts
+            for sample in _histogram(labels, one.latencies.counts, 1e3 * one.latencies.seconds)
         ],
     )
 

@@ -314,7 +314,7 @@ def _bentofile(plan: Plan) -> dict[str, object]:
 
 def _dockerfile(plan: Plan) -> str:
     folders = [f"{MODELS_NAME}/{name}" for name in plan.models]
-    keys = KEYS_NAME if plan.keys is not None else "/keys"
+    keys = KEYS_NAME if plan.keys is not None else "/keys/keys.txt"
     words = ["serve", *folders, "--host", "0.0.0.0", "--port", "3000", "--keys", keys]
     return DOCKERFILE.substitute(
         name=plan.name,
@@ -332,11 +332,11 @@ def _readme(plan: Plan) -> str:
         f"| {artifact.size_bytes:,} | {artifact.digest[:16]} |\n"
         for artifact in plan.artifacts
     )
-    makes_key = "lissom serve --new-key NAME --keys keys.txt\n"
+    makes_key = "lissom serve --new-key NAME --keys keys/keys.txt\nsudo chown -R 10001 keys\n"
     return README.substitute(
         name=plan.name,
         model=plan.models[0],
         table=rows,
         new_key=makes_key if plan.keys is None else "",
-        mount="" if plan.keys is not None else ' -v "$(realpath keys.txt):/keys:ro"',
+        mount="" if plan.keys is not None else ' -v "$(realpath keys):/keys:ro"',
     )

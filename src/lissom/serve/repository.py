@@ -8,13 +8,14 @@ within its tolerance is not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
@@ -30,6 +31,8 @@ from lissom.serve.budget import measured_here, threads_of, usable_cores
 from lissom.serve.protocol import Heads
 from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
+
+Found = TypeVar("Found")
 
 VERSION = "1"
 """The only version of every model."""
@@ -51,6 +54,9 @@ class State(StrEnum):
     UNLOADED = "UNAVAILABLE"
 
 
+_UNLOADED = (State.UNLOADED, "it was unloaded")
+
+
 class ServedModel:
     """One artifact, warm on one runtime, with a queue of its own.
 
@@ -70,25 +76,26 @@ class ServedModel:
             LissomError: no runtime opens the artifact and reproduces its probe.
         """
         self.artifact = artifact
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.name)
-        runtime = options.get("runtime")
-        names = [runtime] if runtime is not None else ranked_runtimes(artifact)
-        try:
-            opening = self._thread.submit(_open_first, artifact, names, options.get("threads"))
-            self.runtime: Runtime = opening.result()
-            seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
-        except BaseException:
-            self._thread.shutdown()
-            raise
-        self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
-        self.scheduler = Scheduler(
-            self.runtime.infer_batch,
-            _limits(self.runtime, options),
-            executor=None if self.is_inline else self._thread,
-            batches=batches_of(artifact.manifest.signature),
-        )
+        self.state = State.WARMING
         self.explaining = asyncio.Lock()
         self.heads = Heads(artifact.manifest.signature)
+        self._users, self._unused = 0, asyncio.Event()
+        runtime = options.get("runtime")
+        names = [runtime] if runtime is not None else ranked_runtimes(artifact)
+        with ExitStack() as opened:
+            self._thread = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix=self.name))
+            opening = self._thread.submit(_open_first, artifact, names, options.get("threads"))
+            self.runtime: Runtime = opened.enter_context(opening.result())
+            seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
+            self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
+            self.scheduler = Scheduler(
+                self.runtime.infer_batch,
+                _limits(self.runtime, options),
+                executor=None if self.is_inline else self._thread,
+                aside=self._thread,
+                batches=batches_of(artifact.manifest.signature),
+            )
+            opened.pop_all()
         self.state = State.READY
 
     @property
@@ -101,9 +108,22 @@ class ServedModel:
         """Everything known about the artifact."""
         return self.artifact.manifest
 
+    async def used(self, work: Awaitable[Found]) -> Found:
+        """What comes of a request, which began when the model answered and so is answered by it."""
+        self._users += 1
+        try:
+            return await work
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
     async def drain(self) -> None:
         """Take nothing more, finish what was begun, and free the engine."""
         self.state = State.DRAINING
+        while self._users:
+            self._unused.clear()
+            await self._unused.wait()
         await self.scheduler.close()
         await asyncio.to_thread(self.close)
 
@@ -147,8 +167,7 @@ class Repository:
                 model.close()
             raise
         found = cls(opened, **options)
-        names = {Artifact.open(path).manifest.recipe: path for path in paths}
-        found.sources |= {name: path for name, path in names.items() if name in found.sources}
+        found.sources = {model.name: path for model, path in zip(opened, paths, strict=True)}
         return found
 
     async def load(self, name: str) -> None:
@@ -162,12 +181,16 @@ class Repository:
         """
         async with self._changing.setdefault(name, asyncio.Lock()):
             if name not in self.models:
-                self.absent[name] = (State.LOADING, "it is being loaded")
+                self.absent[name] = (State.LOADING, "it is being read")
             try:
-                new = await asyncio.to_thread(self._opened, name)
-            except BaseException as exc:
-                if name in self.absent:
-                    self.absent[name] = (State.UNLOADED, str(exc))
+                artifact = await asyncio.to_thread(self._checked, name)
+                if name not in self.models:
+                    self.absent[name] = (State.WARMING, "it is called for the first time")
+                new = await asyncio.to_thread(ServedModel, artifact, **self._options)
+            except BaseException:
+                if name in self.absent:  # what was raised may name folders of this machine
+                    self.absent[name] = (State.UNLOADED, "it could not be loaded; the server's log says why")
+                log.exception("%s could not be loaded", name)
                 raise
             old, self.models[name] = self.models.get(name), new
             self.absent.pop(name, None)
@@ -178,20 +201,28 @@ class Repository:
         """Take a model away; requests that were begun are finished."""
         async with self._changing.setdefault(name, asyncio.Lock()):
             model = self.models.pop(name, None)
-            self.absent[name] = (State.UNLOADED, "it was unloaded")
-            if model is not None:
-                self._drain(model)
+            if model is None:
+                self.absent[name] = _UNLOADED
+                return
+            self.absent[name] = (State.DRAINING, "it finishes what was begun")
+            self._drain(model)
 
-    def _opened(self, name: str) -> ServedModel:
+    def _checked(self, name: str) -> Artifact:
         (artifact,) = check_artifacts([self.sources[name]], runtime=self._options.get("runtime"))
         if artifact.manifest.recipe != name:
             raise RequestError(f"{self.sources[name]} holds {artifact.manifest.recipe!r} now, not {name!r}")
-        return ServedModel(artifact, **self._options)
+        return artifact
 
     def _drain(self, model: ServedModel) -> None:
-        task = asyncio.get_running_loop().create_task(model.drain())
+        task = asyncio.get_running_loop().create_task(self._drained(model))
         self._draining.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._draining.discard)
+
+    async def _drained(self, model: ServedModel) -> None:
+        await model.drain()
+        state, _ = self.absent.get(model.name, _UNLOADED)
+        if state is State.DRAINING and model.name not in self.models:
+            self.absent[model.name] = _UNLOADED
 
     def close(self) -> None:
         """Close every model."""

@@ -24,11 +24,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from lissom.serve.latencies import Latencies
 
 Tensors = Mapping[str, np.ndarray]
 Run = Callable[[Tensors], Mapping[str, np.ndarray]]
+MAX_WAITING_BYTES = 256 * 2**20
+"""Of the tensors in one queue."""
 _SMOOTHING = 0.2
 """Weight of the newest batch in the rows a second that are expected."""
 
@@ -79,6 +81,7 @@ class Counts:
 
     Attributes:
         answered: Requests that were computed.
+        rows: Of these.
         failed: Requests that raised.
         refused: Requests for which there was no room.
         expired: Requests whose deadline passed.
@@ -86,12 +89,13 @@ class Counts:
         batches: By number of rows.
         batch_seconds: That they took, by number of rows.
         last_batch: When the last one ended, seconds since 1970; 0 before the first.
-        queue_seconds: That computed requests waited.
-        compute_seconds: That batches took.
+        queue_seconds: That answered requests waited.
+        compute_seconds: That their batches took, once for each request.
         latencies: Of answered requests, from their arrival.
     """
 
     answered: int = 0
+    rows: int = 0
     failed: int = 0
     refused: int = 0
     expired: int = 0
@@ -107,7 +111,7 @@ class Counts:
 class _Waiting:
     """One request in the queue."""
 
-    __slots__ = ("deadline", "future", "inputs", "key", "queued", "rows", "since", "timer")
+    __slots__ = ("deadline", "future", "inputs", "key", "queued", "rows", "since", "size", "timer")
 
     def __init__(
         self, inputs: Tensors, future: asyncio.Future[Tensors], since: float, deadline: float
@@ -119,6 +123,7 @@ class _Waiting:
         self.timer: asyncio.TimerHandle | None = None
         self.queued = True
         self.rows = len(next(iter(inputs.values())))
+        self.size = sum([array.nbytes for array in inputs.values()])
         self.key = tuple(array.shape[1:] for array in inputs.values())
 
 
@@ -130,6 +135,7 @@ class Scheduler:
         waiting_rows: Rows in the queue.
         limits: How much is computed at once, and how much may wait.
         batches: Requests are computed together.
+        num_waiting: Requests in the queue.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class Scheduler:
         limits: Limits,
         *,
         executor: Executor | None = None,
+        aside: Executor | None = None,
         num_instances: int = 1,
         batches: bool = True,
     ) -> None:
@@ -147,13 +154,15 @@ class Scheduler:
             run: Computes a batch; must be callable from as many threads as there are instances.
             limits: How much at once.
             executor: Where `run` is called; None calls it on the event loop.
+            aside: Where a request of more rows than a batch is computed, if not on the event loop.
             num_instances: Batches that are computed at the same time; 1 on the event loop.
             batches: False for a model whose tensors have no axis of samples: requests are computed alone.
         """
         self.counts = Counts()
-        self.waiting_rows = 0
+        self.waiting_rows, self.num_waiting = 0, 0
+        self._waiting_bytes = 0
         self.limits, self.batches = limits, batches
-        self._run, self._executor = run, executor
+        self._run, self._executor, self._aside = run, executor, aside
         self._queue: deque[_Waiting] = deque()
         self._free = num_instances if executor is not None else 1
         self._num_instances = self._free
@@ -183,6 +192,8 @@ class Scheduler:
         self._admit(request, now)
         self._queue.append(request)
         self.waiting_rows += request.rows
+        self.num_waiting += 1
+        self._waiting_bytes += request.size
         self._idle.clear()
         if deadline < math.inf:
             request.timer = loop.call_at(deadline, self._expire, request)
@@ -194,6 +205,7 @@ class Scheduler:
             if request.timer is not None:
                 request.timer.cancel()
             self._leave(request)
+            request.inputs = {}  # it may stand in the queue until the batch of now is computed
 
     @property
     def expected_wait(self) -> float:
@@ -208,7 +220,8 @@ class Scheduler:
     def _admit(self, request: _Waiting, now: float) -> None:
         if self._closed:
             raise Closed
-        if self.waiting_rows and self.waiting_rows + request.rows > self.limits.max_waiting:
+        rows, size = self.waiting_rows + request.rows, self._waiting_bytes + request.size
+        if self.num_waiting and (rows > self.limits.max_waiting or size > MAX_WAITING_BYTES):
             self.counts.refused += 1
             raise Overloaded(self.expected_wait)
         if request.deadline <= now + (self.expected_wait if not self._free else 0.0):
@@ -221,20 +234,46 @@ class Scheduler:
         if self._executor is None:
             loop.call_soon(self._flush, loop)
             return
-        task = loop.create_task(self._drain(loop))
+        self._begin(loop, self._drain(loop))
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._tasks.discard)
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         """Compute one batch on the event loop; the next comes after whatever else is due there."""
         if batch := self._take(loop.time()):
+            if self._aside is not None and batch[0].rows > self.limits.max_batch:
+                self._begin(loop, self._compute_aside(loop, self._aside, batch))
+                return
             started = perf_counter()
             outcomes = outcomes_of(self._run, [request.inputs for request in batch])
             self._settle(batch, outcomes, started, perf_counter())
+        self._go_on(loop)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._queue:
             loop.call_soon(self._flush, loop)
         else:
             self._release()
+
+    async def _compute_aside(
+        self, loop: asyncio.AbstractEventLoop, executor: Executor, batch: Sequence[_Waiting]
+    ) -> None:
+        """Compute one large request in a thread, while the event loop answers others."""
+        try:
+            await self._compute(loop, executor, batch)
+        finally:
+            self._go_on(loop)
+
+    async def _compute(
+        self, loop: asyncio.AbstractEventLoop, executor: Executor, batch: Sequence[_Waiting]
+    ) -> None:
+        started = perf_counter()
+        inputs = [request.inputs for request in batch]
+        outcomes = await loop.run_in_executor(executor, outcomes_of, self._run, inputs)
+        self._settle(batch, outcomes, started, perf_counter())
 
     async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         """Compute batch after batch in a thread until nothing waits."""
@@ -244,10 +283,7 @@ class Scheduler:
                 await asyncio.sleep(self._linger())
                 if not (batch := self._take(loop.time())):
                     continue
-                started = perf_counter()
-                inputs = [request.inputs for request in batch]
-                outcomes = await loop.run_in_executor(self._executor, outcomes_of, self._run, inputs)
-                self._settle(batch, outcomes, started, perf_counter())
+                await self._compute(loop, self._executor, batch)
         finally:
             self._release()
 
@@ -285,6 +321,8 @@ class Scheduler:
         if request.queued:
             request.queued = False
             self.waiting_rows -= request.rows
+            self.num_waiting -= 1
+            self._waiting_bytes -= request.size
 
     def _give_up(self, request: _Waiting) -> None:
         """A request that is not computed: its caller has gone, or its deadline has passed."""
@@ -310,17 +348,18 @@ class Scheduler:
         counts.batches[rows] = counts.batches.get(rows, 0) + 1
         counts.batch_seconds[rows] = counts.batch_seconds.get(rows, 0.0) + ended - started
         counts.last_batch = time.time()
-        counts.compute_seconds += ended - started
         for request, outcome in zip(batch, outcomes, strict=True):
             if request.future.done():  # its deadline passed meanwhile, which is counted, or its caller left
                 counts.dropped += request.future.cancelled()
                 continue
-            counts.queue_seconds += started - request.since
             if isinstance(outcome, Exception):
                 counts.failed += 1
                 request.future.set_exception(outcome)
             else:
                 counts.answered += 1
+                counts.queue_seconds += started - request.since
+                counts.compute_seconds += ended - started
+                counts.rows += request.rows
                 counts.latencies.add(ended, ended - request.since)
                 request.future.set_result(outcome)
         self._last_seconds, self._last_size = ended - started, len(batch)

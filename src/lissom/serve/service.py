@@ -8,7 +8,6 @@ full collections over it were pauses of 100 ms. A worker that cannot load its mo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import gc
 import logging
@@ -25,14 +24,13 @@ from lissom.logs import log
 from lissom.serve import environment
 from lissom.serve.access_log import AccessLog
 from lissom.serve.app import Application
-from lissom.serve.environment import Settings
+from lissom.serve.environment import MOST_DRAIN_SECONDS, Settings
 from lissom.serve.fast_path import FastService
 from lissom.serve.keys import Keys
 from lissom.serve.repository import Repository
 
 _PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = (10_000, 20, 50)
-_MOST_DRAIN_SECONDS = 30.0
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -88,7 +86,7 @@ class ModelService:
         if settings.access_log is not None:
             application.access_log = AccessLog(settings.access_log)
         loop = asyncio.get_running_loop()
-        _drain_on_signal(loop)
+        _drain_on_signal(loop, settings.drain_seconds or 0.0)
         loading = loop.run_in_executor(None, _open_repository)
         loading.add_done_callback(_loaded)
 
@@ -102,25 +100,27 @@ class ModelService:
             application.access_log.close()
 
     def __is_ready__(self) -> bool:
-        return application.repository is not None
+        return application.is_ready
 
     async def __metrics__(self, told: str) -> str:
         """What BentoML measures of its own routes, and what is measured of the models."""
         return told + application.metrics()
 
 
-def _drain_on_signal(loop: asyncio.AbstractEventLoop) -> None:
+def _drain_on_signal(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     """When told to end, say so to whoever asks, finish what was begun, then let uvicorn end the worker."""
     ends = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or not callable(ends):
         return
 
     async def drain() -> None:
-        seconds = float(os.environ.get(environment.DRAIN_SECONDS) or 0)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MOST_DRAIN_SECONDS):
+        try:
+            async with asyncio.timeout(MOST_DRAIN_SECONDS):
                 await asyncio.gather(application.drain(), asyncio.sleep(seconds))
-        ends(signal.SIGTERM, None)
+        except TimeoutError:
+            log.warning("requests that were begun are given up after %g s", MOST_DRAIN_SECONDS)
+        finally:
+            ends(signal.SIGTERM, None)
 
     def begin(*_: object) -> None:
         signal.signal(signal.SIGTERM, ends)  # told again, it ends at once

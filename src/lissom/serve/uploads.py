@@ -8,7 +8,7 @@ characters, where that is what the probe holds. Tokens of another kind have to b
 from __future__ import annotations
 
 import io
-import warnings
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG"}
 TEXT = "text/plain"
 MAX_PIXELS = 50_000_000
+_one_at_a_time = threading.Lock()
+"""A picture of so many pixels takes some hundred megabytes while it is unpacked."""
 _LEVELS = (1.0, 16.0, 255.0)
 """Highest values that pixels have: a share, four bits as scanned digits, eight bits."""
 
@@ -87,22 +89,20 @@ def _pixels(body: bytes, form: str, spec: TensorSpec, limits: tuple[float, float
     from PIL import Image, ImageOps
 
     channels, height, width = (int(size) for size in spec.shape[1:])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of pictures that unpack to too much
+    mode = "L" if channels == 1 else "RGB"
+    with _one_at_a_time:
+        try:
             picture = Image.open(io.BytesIO(body), formats=[form])
             if picture.width * picture.height > MAX_PIXELS:
                 raise RequestError(f"the picture has more than {MAX_PIXELS:,} pixels")
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-    except RequestError:
-        raise
-    except Exception as exc:  # a decoder raises what it likes
-        raise RequestError(f"the body is no {form} picture: {exc}") from exc
-    mode = "L" if channels == 1 else "RGB"
-    grey_or_colour = _on_white(upright).convert(mode)
+            picture.draft(mode, (2 * width, 2 * height))  # a JPEG unpacks no larger than it needs to be
+            whole = _on_white(ImageOps.exif_transpose(picture)).convert(mode)
+        except RequestError:
+            raise
+        except Exception as exc:  # a decoder raises what it likes
+            raise RequestError(f"the body is no {form} picture: {exc}") from exc
     # As the data are read for training: cut at the centre, then resized.
-    sized = ImageOps.fit(grey_or_colour, (width, height), Image.Resampling.BILINEAR)
+    sized = ImageOps.fit(whole, (width, height), Image.Resampling.BILINEAR)
     levels = np.asarray(sized, dtype=np.float64).reshape(height, width, channels).transpose(2, 0, 1)
     low, high = limits
     return low + levels[None] / 255.0 * (high - low)

@@ -737,13 +737,16 @@ def test_a_model_is_unloaded_told_of_and_loaded_again(guarded: Guarded) -> None:
 
         rows = {"inputs": {"image": ROWS.tolist()}}
         found = [await post("/v2/repository/models/tiny/unload", {}), await post("/predict/tiny", rows)]
+        assert guarded.app.repository is not None
+        while guarded.app.repository.absent["tiny"][0] is State.DRAINING:
+            await asyncio.sleep(0.01)
         found += [await post("/v2/repository/index"), await post("/v2/repository/index", {"ready": True})]
         found += [await post("/v2/repository/models/tiny/load", {}), await post("/predict/tiny", rows)]
         return [*found, await post("/v2/repository/index")]
 
     unloaded, absent, index, ready, loaded, answered, again = asyncio.run(scenario())
     assert (unloaded.status, loaded.status) == (200, 200)
-    assert (absent.status, "unloaded" in absent.json["error"]) == (503, True)
+    assert (absent.status, "model 'tiny' is un" in absent.json["error"]) == (503, True)
     assert [one["state"] for one in index.json] == ["UNAVAILABLE"]
     assert ready.json == []
     assert answered.status == 200
@@ -779,6 +782,56 @@ def test_a_version_is_swapped_under_traffic_without_a_failed_request(guarded: Gu
     assert len(statuses) > 10
     assert guarded.app.repository.models["tiny"] is not before
     assert before.state is State.UNLOADED
+
+
+@pytest.mark.parametrize("change", ["load", "unload"])
+def test_a_request_whose_body_comes_slowly_is_answered_by_the_model_it_began_with(
+    guarded: Guarded, change: str
+) -> None:
+    assert guarded.app.repository is not None
+    before = guarded.app.repository.models["tiny"]
+    body = json.dumps({"inputs": {"image": ROWS.tolist()}}).encode()
+
+    async def scenario() -> tuple[list[Any], Response]:
+        half, sent = asyncio.Event(), []
+        pieces = [(body[:9], True), (body[9:], False)]
+
+        async def receive() -> Any:
+            if len(pieces) == 1:
+                await half.wait()
+            if not pieces:
+                return await asyncio.Future()
+            content, more = pieces.pop(0)
+            return {"type": "http.request", "body": content, "more_body": more}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(name.lower().encode(), value.encode()) for name, value in guarded.user.items()]
+        scope = {"type": "http", "method": "POST", "path": "/predict/tiny", "headers": headers}
+        slow = asyncio.create_task(guarded.app(scope, receive, send))
+        await asyncio.sleep(0)
+        path = f"/v2/repository/models/tiny/{change}"
+        changed = await send_request(guarded.app, "POST", path, {}, headers=guarded.admin)
+        await asyncio.sleep(0)
+        assert before.state is State.DRAINING
+        half.set()
+        await slow
+        while before.state is not State.UNLOADED:
+            await asyncio.sleep(0.01)
+        return sent, changed
+
+    sent, changed = asyncio.run(scenario())
+    assert (changed.status, sent[0]["status"]) == (200, 200)
+
+
+def test_nobody_is_ready_while_draining_or_without_a_model(guarded: Guarded) -> None:
+    assert guarded.app.is_ready
+    request(guarded.app, "POST", "/v2/repository/models/tiny/unload", {}, headers=guarded.admin)
+    assert not guarded.app.is_ready
+    found = request(guarded.app, "GET", "/v2/health/ready")
+    assert (found.status, "retry-after" in found.headers) == (503, True)
+    assert predict(guarded.app, ROWS.tolist(), headers=guarded.user).status == 503
 
 
 def test_a_load_that_fails_leaves_the_old_model(guarded: Guarded) -> None:

@@ -89,12 +89,16 @@ def read(chunks: Sequence[bytes | None], headers: dict[bytes, bytes] | None = No
             await asyncio.sleep(60)
         return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
 
-    return asyncio.run(read_body({"headers": list((headers or {}).items())}, receive))
+    scope = {"headers": list((headers or {}).items())}
+    try:
+        return asyncio.run(read_body(scope, receive))
+    finally:
+        bodies.release(scope)
 
 
 def test_pieces_are_put_together_and_forgotten() -> None:
     assert read([b"a", b"", b"bc"]) == b"abc"
-    assert bodies._Pieces.total == 0
+    assert bodies._bytes_held == 0
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,15 +106,16 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Refused, match="not whole") as caught:
         read([b"a", None, b"c"])
     assert caught.value.status == 408
-    assert bodies._Pieces.total == 0
+    assert bodies._bytes_held == 0
 
 
-def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MAX_BYTES_READ", 5)
+@pytest.mark.parametrize("chunks", [[b"abc", b"def", b"g"], [b"abcdef"], [b"abcdef", b"g"]])
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch, chunks: list[bytes]) -> None:
+    monkeypatch.setattr(bodies, "MAX_BYTES_HELD", 5)
     with pytest.raises(Refused, match="are being read") as caught:
-        read([b"abc", b"def", b"g"])
+        read(chunks)
     assert (caught.value.status, dict(caught.value.headers)[b"retry-after"]) == (503, b"1")
-    assert bodies._Pieces.total == 0
+    assert bodies._bytes_held == 0
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,18 @@ def test_the_next_request_on_a_connection_has_its_time_too(
     status, body = answer(port, whole, b"GET / HTT", pause=0.1)
     assert (status, body[:2]) == (200, b"ok")
     assert b"408" in body
+
+
+@pytest.mark.parametrize("body", [b"", b"a"])
+def test_a_body_that_does_not_come_has_its_time_too(
+    port: int, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(connections, "MESSAGE_SECONDS", 0.3)
+    status, found = answer(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n" + body)
+    assert (status, "not whole" in json.loads(found)["error"]) == (408, True)
+
+
+def test_trailers_without_end_are_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_MESSAGE_BYTES", 200_000)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    assert answer(port, head, *[b"X: " + b"a" * 60_000 + b"\r\n"] * 4)[0] in (400, 413)

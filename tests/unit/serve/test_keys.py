@@ -55,13 +55,18 @@ def test_a_line_that_is_removed_revokes_its_key_while_the_server_runs(tmp_path: 
     assert keys.find(other.encode()) is not None
 
 
-def test_a_file_with_a_line_that_is_no_key_changes_nothing(tmp_path: Path) -> None:
+def test_a_line_that_is_no_key_is_told_and_the_others_hold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file, clock = tmp_path / "keys", Clock()
-    one = add_key(file, "one")
+    one, other = add_key(file, "one"), add_key(file, "other")
     keys = Keys(file, clock=clock)
-    file.write_text("no key at all")
+    lines = file.read_text().splitlines()
+    file.write_text(f"no key at all\n{lines[1]}\n")
     clock.now = 2.0
-    assert keys.find(one.encode()) is not None
+    assert keys.find(other.encode()) is not None
+    assert keys.find(one.encode()) is None
+    assert "line 1" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "# nobody\n", None])

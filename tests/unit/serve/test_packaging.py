@@ -118,7 +118,7 @@ def test_the_image_runs_as_an_ordinary_user_with_keys_and_without_a_compiler(
     assert command == [
         "serve",
         "models/tiny",
-        *("--host", "0.0.0.0", "--port", "3000", "--keys", "/keys"),
+        *("--host", "0.0.0.0", "--port", "3000", "--keys", "/keys/keys.txt"),
     ]
     assert "g++" in packaging._dockerfile(_compiling(found.plan))
 

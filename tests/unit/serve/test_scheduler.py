@@ -307,3 +307,51 @@ def test_a_model_batches_when_every_tensor_begins_with_the_samples() -> None:
     fixed = TensorSpec(name="y", dtype="float32", shape=(3,))
     assert batches_of(Signature(inputs=(batched,), outputs=(batched,)))
     assert not batches_of(Signature(inputs=(batched,), outputs=(fixed,)))
+
+
+def test_a_large_request_is_computed_beside_the_event_loop() -> None:
+    model = Model(gated=True)
+
+    async def scenario() -> list[int]:
+        with ThreadPoolExecutor(1) as aside:
+            scheduler = Scheduler(model, Limits(max_batch=2), aside=aside)
+            large = asyncio.create_task(scheduler.submit(rows(1.0, 2.0, 3.0)))
+            await asyncio.sleep(0.05)  # the loop is free, and the slot is held
+            small = asyncio.create_task(scheduler.submit(rows(4.0)))
+            await asyncio.sleep(0.05)
+            assert not small.done()
+            assert scheduler.num_waiting == 1
+            model.gate.set()
+            found = [len((await one)["y"]) for one in (large, small)]
+            await scheduler.close()
+            return found
+
+    assert asyncio.run(scenario()) == [3, 1]
+    assert model.rows == [3, 1]
+
+
+def test_what_waits_is_bounded_in_bytes_and_forgotten_with_its_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lissom.serve.scheduler.MAX_WAITING_BYTES", 8)
+    model = Model(gated=True)
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            scheduler = Scheduler(model, Limits(max_batch=1), executor=executor)
+            busy = asyncio.create_task(scheduler.submit(rows(1.0)))
+            await asyncio.sleep(0.05)
+            late = asyncio.get_running_loop().time() + 0.05
+            waiting = asyncio.create_task(scheduler.submit(rows(2.0, 2.0), deadline=late))
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await scheduler.submit(rows(3.0, 3.0))
+            with pytest.raises(TooLate):
+                await waiting
+            assert [request.inputs for request in scheduler._queue] == [{}]
+            assert scheduler._waiting_bytes == 0
+            model.gate.set()
+            await busy
+            await scheduler.close()
+
+    asyncio.run(scenario())
