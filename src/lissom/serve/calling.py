@@ -51,13 +51,29 @@ async def computed(
     try:
         return await (work if model.is_inline else _while_connected(work, receive))
     except Overloaded as exc:
-        seconds = max(1, math.ceil(exc.retry_after))
-        text = f"more waits for model {model.name!r} than it can take; come back in {seconds} s"
-        raise Refused(429, text, (b"retry-after", str(seconds).encode())) from exc
+        raise _no_room(model, exc) from None
     except TooLate as exc:
         raise Refused(504, f"model {model.name!r} cannot answer before the deadline of the request") from exc
     except Closed as exc:
         raise Refused(503, f"model {model.name!r} is being unloaded", RETRY_SOON) from exc
+
+
+def refuse_if_full(model: ServedModel) -> None:
+    """End a request before it is read when there is no room for it.
+
+    Raises:
+        Refused: as many rows wait as may.
+    """
+    try:
+        model.scheduler.refuse_if_full()
+    except Overloaded as exc:
+        raise _no_room(model, exc) from None
+
+
+def _no_room(model: ServedModel, exc: Overloaded) -> Refused:
+    seconds = max(1, math.ceil(exc.retry_after))
+    text = f"more waits for model {model.name!r} than it can take; come back in {seconds} s"
+    return Refused(429, text, (b"retry-after", str(seconds).encode()))
 
 
 async def _while_connected(
@@ -72,6 +88,10 @@ async def _while_connected(
     finally:
         leaving.cancel()
         computing.cancel()
+        del (
+            leaving,
+            computing,
+        )  # an exception holds this frame, and the task that raised it holds the exception
 
 
 async def _left(receive: Receive) -> None:

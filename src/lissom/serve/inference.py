@@ -13,7 +13,7 @@ import numpy as np
 
 from lissom.serve.answers import Answer, compressed, json_answer
 from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
-from lissom.serve.calling import computed, deadline_of
+from lissom.serve.calling import computed, deadline_of, refuse_if_full
 from lissom.serve.explanation import explain
 from lissom.serve.prediction import predict_inputs, predict_response, prepared
 from lissom.serve.protocol import InferRequest, infer_request, infer_response, raw_request
@@ -27,6 +27,7 @@ _LARGE = 1 << 16
 
 async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Tensors by the Open Inference Protocol."""
+    refuse_if_full(model)
     since = asyncio.get_running_loop().time()
     body = await read_body(scope, receive)
     if len(body) < _LARGE:  # no closure and no coroutine for what small models are asked
@@ -47,6 +48,7 @@ async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
 
 async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Raw samples in, labels and scores out."""
+    refuse_if_full(model)
     deadline = deadline_of(scope, asyncio.get_running_loop().time())
     inputs = await _raw_inputs(model, scope, receive)
     outputs = await computed(model, inputs, deadline, receive)

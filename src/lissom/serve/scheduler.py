@@ -212,6 +212,16 @@ class Scheduler:
         """Seconds until what waits now is computed, as the last batches went; 0 while that is unknown."""
         return self.waiting_rows / self._rows_a_second if self._rows_a_second else 0.0
 
+    def refuse_if_full(self) -> None:
+        """What a request is told before anything of it is read: most of an overload ends here.
+
+        Raises:
+            Overloaded: as many rows wait as may.
+        """
+        if self.waiting_rows >= self.limits.max_waiting:
+            self.counts.refused += 1
+            raise Overloaded(self.expected_wait)
+
     async def close(self) -> None:
         """Take nothing more, and wait until all that waits is computed."""
         self._closed = True

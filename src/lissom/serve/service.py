@@ -31,6 +31,8 @@ from lissom.serve.repository import Repository
 
 _PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = (10_000, 20, 50)
+_SWITCH_SECONDS = 5e-4
+"""An engine that ends a batch waits so long at most for an event loop that is busy; Python's own is 5 ms."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -161,3 +163,4 @@ def _loaded(loading: asyncio.Future[Repository]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
