@@ -230,7 +230,7 @@ def overload(folder: Path, options: argparse.Namespace) -> Document:
 
 
 def residual(folder: Path) -> Path:
-    """A ResNet-20 of three times its width, untrained: about 5 ms on one core, in batches as much a sample."""
+    """A ResNet-20 of three times its width, untrained: about 5 ms on one core, in batches as much each."""
     made = lissom.export(
         "resnet20",
         "glyphs?samples=600",

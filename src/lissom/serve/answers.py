@@ -22,7 +22,7 @@ _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _MAX_ERROR = 500
 _LARGE = 1 << 16
 """Bytes that are compressed in a thread."""
-_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_SAFE = (b"x-content-type-options", b"nosniff")
 
 
 class Answer(NamedTuple):
@@ -84,8 +84,8 @@ async def respond(answer: Answer, scope: Scope, send: Send, identity: bytes) -> 
     """Send an answer, with the id of its request."""
     headers = [
         (b"content-type", answer.content_type),
-        (b"content-length", str(len(answer.body)).encode()),
-        *_SAFE,
+        (b"content-length", b"%d" % len(answer.body)),
+        _SAFE,
         (_REQUEST_ID, identity),
         *answer.headers,
     ]

@@ -51,12 +51,14 @@ from lissom.serve.bodies import (
     read_body,
     release,
 )
+from lissom.serve.calling import refusal
 from lissom.serve.description import configuration, metadata, statistics
 from lissom.serve.keys import Key, Keys
 from lissom.serve.metrics import exposition
 from lissom.serve.openapi import document
 from lissom.serve.page import page, page_data, page_headers, report_headers, report_of
 from lissom.serve.repository import VERSION, Repository, ServedModel, State
+from lissom.serve.scheduler import Closed, Overloaded, TooLate
 from lissom.serve.tensors import MAX_NAME
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer|config|stats))?")
@@ -127,39 +129,35 @@ class Application:
         return exposition(models, absent, self.responses)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever it holds."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-        elif scope["type"] == "http":
-            self._num_begun += 1
-            try:
-                await self._exchange(scope, receive, send)
-            finally:
-                self._num_begun -= 1
-                self._finished.set()
-
-    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever it holds; the server outlives all that is raised."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1003})
+            return
         started, identity, answer = time.perf_counter(), request_id(scope), None
+        self._num_begun += 1
         try:
-            answer = await self._guarded(scope, receive)
+            try:
+                answer = await self._answer(scope, receive)
+                if b"accept-encoding" in headers_of(scope):
+                    answer = await compressed(answer, scope)
+            except Disconnected:
+                return
+            except (Overloaded, TooLate, Closed) as exc:
+                answer = failure(refusal(exc))
+            except Exception as exc:
+                answer = failure(exc)
             self.responses[scope.get(_ROUTE, "other"), answer.status] += 1
             await respond(answer, scope, send, identity)
-        except Disconnected:
-            return
         finally:
-            release(scope)
-            if self.access_log is not None:
-                seconds, key = time.perf_counter() - started, scope.get(_KEY)
-                self.access_log.note(scope, answer, seconds=seconds, key=key, identity=identity)
+            self._end(scope, answer, identity, time.perf_counter() - started)
 
-    async def _guarded(self, scope: Scope, receive: Receive) -> Answer:
-        """The answer to one request; an error where anything is raised, since the server must outlive it."""
-        try:
-            return await self._answer(scope, receive)
-        except Disconnected:
-            raise
-        except Exception as exc:
-            return failure(exc)
+    def _end(self, scope: Scope, answer: Answer | None, identity: bytes, seconds: float) -> None:
+        release(scope)
+        self._num_begun -= 1
+        self._finished.set()
+        if self.access_log is not None:
+            self.access_log.note(scope, answer, seconds=seconds, key=scope.get(_KEY), identity=identity)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path = scope["path"].rstrip("/")
@@ -167,8 +165,13 @@ class Application:
             raise Refused(503, "the server is shutting down", RETRY_SOON, (b"connection", b"close"))
         key = self._authorized(scope) if self.keys is not None and path not in _OPEN_PATHS else None
         if place := _model_place(path):
+            name, model_version, action = place
+            if action == "infer":
+                scope[_ROUTE] = "infer"
+                allow(scope, "POST")
+                return await inference.infer(self._find(name, model_version), scope, receive)
             if place != ("stats", None, None):
-                return await self._model(scope, receive, *place)
+                return self._model(scope, name, model_version, action)
             scope[_ROUTE] = "model"
             allow(scope, *READ)
             return json_answer({"model_stats": [statistics(model) for model in self._models()]})
@@ -176,13 +179,12 @@ class Application:
         if call in _CALLS and "/" not in name:
             scope[_ROUTE] = call
             allow(scope, "POST")
-            model = self._find(name or self._only_model(), None)
-            return await model.used(_CALLS[call](model, scope, receive))
+            return await _CALLS[call](self._find(name or self._only_model(), None), scope, receive)
         if _INDEX_PATH.fullmatch(path):
             return await self._index(scope, receive)
         if found := _CHANGE_PATH.fullmatch(path):
             return await self._change(scope, receive, found[1], found[2], key)
-        return await compressed(self._read(scope, path), scope)
+        return self._read(scope, path)
 
     def _read(self, scope: Scope, path: str) -> Answer:
         """What is the same for everybody: the server, its health, its page."""
@@ -222,14 +224,10 @@ class Application:
             raise Refused(404, f"the run of model {name!r} has no report here")
         return file.read_bytes()
 
-    async def _model(
-        self, scope: Scope, receive: Receive, name: str, model_version: str | None, action: str | None
-    ) -> Answer:
-        scope[_ROUTE] = "infer" if action == "infer" else "model"
-        allow(scope, *(("POST",) if action == "infer" else READ))
+    def _model(self, scope: Scope, name: str, model_version: str | None, action: str | None) -> Answer:
+        scope[_ROUTE] = "model"
+        allow(scope, *READ)
         model = self._find(name, model_version)
-        if action == "infer":
-            return await model.used(inference.infer(model, scope, receive))
         if action == "ready":
             return json_answer({"name": model.name, "ready": True})
         if action == "config":

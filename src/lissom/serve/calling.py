@@ -41,39 +41,25 @@ def deadline_of(scope: Scope, since: float, timeout: float | None = None) -> flo
 async def computed(
     model: ServedModel, inputs: Mapping[str, np.ndarray], deadline: float, receive: Receive
 ) -> Mapping[str, np.ndarray]:
-    """The outputs of a model.
+    """The outputs of a model, unless the caller leaves.
 
     Raises:
-        Refused: there is no room, no time, or the model is being unloaded.
+        Overloaded, TooLate, Closed: as `Scheduler.submit`.
         Disconnected: the caller left.
     """
     work = model.scheduler.submit(inputs, deadline=deadline)
-    try:
-        return await (work if model.is_inline else _while_connected(work, receive))
-    except Overloaded as exc:
-        raise _no_room(model, exc) from None
-    except TooLate as exc:
-        raise Refused(504, f"model {model.name!r} cannot answer before the deadline of the request") from exc
-    except Closed as exc:
-        raise Refused(503, f"model {model.name!r} is being unloaded", RETRY_SOON) from exc
+    return await (work if model.is_inline else _while_connected(work, receive))
 
 
-def refuse_if_full(model: ServedModel) -> None:
-    """End a request before it is read when there is no room for it.
-
-    Raises:
-        Refused: as many rows wait as may.
-    """
-    try:
-        model.scheduler.refuse_if_full()
-    except Overloaded as exc:
-        raise _no_room(model, exc) from None
-
-
-def _no_room(model: ServedModel, exc: Overloaded) -> Refused:
-    seconds = max(1, math.ceil(exc.retry_after))
-    text = f"more waits for model {model.name!r} than it can take; come back in {seconds} s"
-    return Refused(429, text, (b"retry-after", str(seconds).encode()))
+def refusal(exc: Overloaded | TooLate | Closed) -> Refused:
+    """What a caller is told whose request was not taken, or is too late."""
+    if isinstance(exc, Overloaded):
+        seconds = max(1, math.ceil(exc.retry_after))
+        text = f"more waits for the model than it can take; come back in {seconds} s"
+        return Refused(429, text, (b"retry-after", b"%d" % seconds))
+    if isinstance(exc, TooLate):
+        return Refused(504, "the model cannot answer before the deadline of the request")
+    return Refused(503, "the model is being unloaded", RETRY_SOON)
 
 
 async def _while_connected(
@@ -88,10 +74,8 @@ async def _while_connected(
     finally:
         leaving.cancel()
         computing.cancel()
-        del (
-            leaving,
-            computing,
-        )  # an exception holds this frame, and the task that raised it holds the exception
+        # An exception holds this frame, and the task that raised it would hold the exception.
+        del leaving, computing
 
 
 async def _left(receive: Receive) -> None:

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from lissom.serve.answers import Answer, compressed, json_answer
+from lissom.serve.answers import Answer, json_answer
 from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
-from lissom.serve.calling import computed, deadline_of, refuse_if_full
+from lissom.serve.calling import computed, deadline_of
 from lissom.serve.explanation import explain
 from lissom.serve.prediction import predict_inputs, predict_response, prepared
 from lissom.serve.protocol import InferRequest, infer_request, infer_response, raw_request
@@ -26,51 +26,60 @@ _LARGE = 1 << 16
 
 
 async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
-    """Tensors by the Open Inference Protocol."""
-    refuse_if_full(model)
-    since = asyncio.get_running_loop().time()
-    body = await read_body(scope, receive)
-    if len(body) < _LARGE:  # no closure and no coroutine for what small models are asked
-        request = _read_infer(scope, body, model)
-    else:
-        request = await asyncio.to_thread(_read_infer, scope, body, model)
-    outputs = await computed(model, request.inputs, deadline_of(scope, since, request.timeout), receive)
-    size = sum(outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary)
+    """Tensors by the Open Inference Protocol.
+
+    What small models are asked takes no thread, no closure and as few coroutines as can be.
+    """
+    scheduler, since = model.scheduler, asyncio.get_running_loop().time()
+    scheduler.refuse_if_full()
+    with model.users:
+        body = await read_body(scope, receive)
+        if len(body) < _LARGE:
+            request = _read_infer(scope, body, model)
+        else:
+            request = await asyncio.to_thread(_read_infer, scope, body, model)
+        deadline = deadline_of(scope, since, request.timeout)
+        if model.is_inline:
+            outputs = await scheduler.submit(request.inputs, deadline=deadline)
+        else:
+            outputs = await computed(model, request.inputs, deadline, receive)
+    size = sum([outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary])
     if size < _LARGE:
         content, json_length = infer_response(request, outputs, model.name, VERSION)
     else:
         content, json_length = await asyncio.to_thread(infer_response, request, outputs, model.name, VERSION)
     if json_length is None:
-        return await compressed(Answer(200, content), scope)
-    header = ((BINARY_HEADER, str(json_length).encode()),)
-    return await compressed(Answer(200, content, header, b"application/octet-stream"), scope)
+        return Answer(200, content)
+    header = ((BINARY_HEADER, b"%d" % json_length),)
+    return Answer(200, content, header, b"application/octet-stream")
 
 
 async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Raw samples in, labels and scores out."""
-    refuse_if_full(model)
+    model.scheduler.refuse_if_full()
     deadline = deadline_of(scope, asyncio.get_running_loop().time())
-    inputs = await _raw_inputs(model, scope, receive)
-    outputs = await computed(model, inputs, deadline, receive)
+    with model.users:
+        inputs = await _raw_inputs(model, scope, receive)
+        outputs = await computed(model, inputs, deadline, receive)
     size = sum(array.nbytes for array in outputs.values())
-    answer = await _perhaps_in_thread(
+    return await _perhaps_in_thread(
         size, lambda: json_answer(predict_response(outputs, model.manifest, model=model.name))
     )
-    return await compressed(answer, scope)
 
 
 async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     """Which parts of one raw sample its answer hangs on; one sample at a time, in batches between others'."""
     loop = asyncio.get_running_loop()
     deadline = deadline_of(scope, loop.time())
-    inputs = await _raw_inputs(model, scope, receive)
 
     def call(batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         work = computed(model, batch, deadline, receive)
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    async with model.explaining:
-        return json_answer(await asyncio.to_thread(explain, model, inputs, call))
+    with model.users:
+        inputs = await _raw_inputs(model, scope, receive)
+        async with model.explaining:
+            return json_answer(await asyncio.to_thread(explain, model, inputs, call))
 
 
 async def _raw_inputs(model: ServedModel, scope: Scope, receive: Receive) -> dict[str, np.ndarray]:

@@ -8,14 +8,14 @@ within its tolerance is not used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
@@ -31,8 +31,6 @@ from lissom.serve.budget import measured_here, threads_of, usable_cores
 from lissom.serve.protocol import Heads
 from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
-
-Found = TypeVar("Found")
 
 VERSION = "1"
 """The only version of every model."""
@@ -57,6 +55,27 @@ class State(StrEnum):
 _UNLOADED = (State.UNLOADED, "it was unloaded")
 
 
+class Users:
+    """Counts those who use something: a context manager for each, and a wait until none is left."""
+
+    def __init__(self) -> None:
+        self._count, self._none = 0, asyncio.Event()
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def gone(self) -> None:
+        """Wait until nobody uses it."""
+        while self._count:
+            self._none.clear()
+            await self._none.wait()
+
+
 class ServedModel:
     """One artifact, warm on one runtime, with a queue of its own.
 
@@ -66,6 +85,7 @@ class ServedModel:
         scheduler: Through which every request goes.
         explaining: Held while an answer is explained.
         heads: Reads its binary requests.
+        users: The requests that began while it answered, and so are answered by it.
         state: READY until it drains.
     """
 
@@ -79,7 +99,7 @@ class ServedModel:
         self.state = State.WARMING
         self.explaining = asyncio.Lock()
         self.heads = Heads(artifact.manifest.signature)
-        self._users, self._unused = 0, asyncio.Event()
+        self.users = Users()
         runtime = options.get("runtime")
         names = [runtime] if runtime is not None else ranked_runtimes(artifact)
         with ExitStack() as opened:
@@ -108,22 +128,10 @@ class ServedModel:
         """Everything known about the artifact."""
         return self.artifact.manifest
 
-    async def used(self, work: Awaitable[Found]) -> Found:
-        """What comes of a request, which began when the model answered and so is answered by it."""
-        self._users += 1
-        try:
-            return await work
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
-
     async def drain(self) -> None:
         """Take nothing more, finish what was begun, and free the engine."""
         self.state = State.DRAINING
-        while self._users:
-            self._unused.clear()
-            await self._unused.wait()
+        await self.users.gone()
         await self.scheduler.close()
         await asyncio.to_thread(self.close)
 

@@ -107,6 +107,20 @@ class Counts:
     compute_seconds: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
 
+    def note_batch(self, rows: int, seconds: float) -> None:
+        """A batch was computed."""
+        self.batches[rows] = self.batches.get(rows, 0) + 1
+        self.batch_seconds[rows] = self.batch_seconds.get(rows, 0.0) + seconds
+        self.last_batch = time.time()
+
+    def note_answer(self, rows: int, since: float, started: float, ended: float) -> None:
+        """A request that came at a time of `perf_counter` was answered by a batch that started and ended."""
+        self.answered += 1
+        self.rows += rows
+        self.queue_seconds += started - since
+        self.compute_seconds += ended - started
+        self.latencies.add(ended, ended - since)
+
 
 class _Waiting:
     """One request in the queue."""
@@ -124,7 +138,7 @@ class _Waiting:
         self.queued = True
         self.rows = len(next(iter(inputs.values())))
         self.size = sum([array.nbytes for array in inputs.values()])
-        self.key = tuple(array.shape[1:] for array in inputs.values())
+        self.key = tuple([array.shape[1:] for array in inputs.values()])
 
 
 class Scheduler:
@@ -355,9 +369,7 @@ class Scheduler:
         ended: float,
     ) -> None:
         counts, rows = self.counts, sum(request.rows for request in batch)
-        counts.batches[rows] = counts.batches.get(rows, 0) + 1
-        counts.batch_seconds[rows] = counts.batch_seconds.get(rows, 0.0) + ended - started
-        counts.last_batch = time.time()
+        counts.note_batch(rows, ended - started)
         for request, outcome in zip(batch, outcomes, strict=True):
             if request.future.done():  # its deadline passed meanwhile, which is counted, or its caller left
                 counts.dropped += request.future.cancelled()
@@ -366,11 +378,7 @@ class Scheduler:
                 counts.failed += 1
                 request.future.set_exception(outcome)
             else:
-                counts.answered += 1
-                counts.queue_seconds += started - request.since
-                counts.compute_seconds += ended - started
-                counts.rows += request.rows
-                counts.latencies.add(ended, ended - request.since)
+                counts.note_answer(request.rows, request.since, started, ended)
                 request.future.set_result(outcome)
         self._last_seconds, self._last_size = ended - started, len(batch)
         pace = self._num_instances * rows / max(ended - started, 1e-6)
