@@ -20,8 +20,8 @@ READ = ("GET", "HEAD")
 _REQUEST_ID = b"x-request-id"
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _MAX_ERROR = 500
-_LARGE = 1 << 16
-"""Bytes that are compressed in a thread."""
+LARGE = 1 << 16
+"""Bytes that are read, written and compressed in a thread."""
 _SAFE = (b"x-content-type-options", b"nosniff")
 
 
@@ -43,7 +43,7 @@ async def compressed(answer: Answer, scope: Scope) -> Answer:
     """An answer as the client takes it: compressed when it asked for that, in a thread when it is large."""
     if b"accept-encoding" not in headers_of(scope):
         return answer
-    if len(answer.body) < _LARGE:
+    if len(answer.body) < LARGE:
         body, encoding = packed(answer.body, scope)
     else:
         body, encoding = await asyncio.to_thread(packed, answer.body, scope)

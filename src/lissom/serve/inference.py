@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lissom.serve.answers import Answer, json_answer
+from lissom.serve.answers import LARGE, Answer, json_answer
 from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
 from lissom.serve.calling import computed, deadline_of
 from lissom.serve.explanation import explain
@@ -21,8 +21,6 @@ from lissom.serve.repository import VERSION, ServedModel
 from lissom.serve.uploads import media_type, uploaded
 
 Found = TypeVar("Found")
-_LARGE = 1 << 16
-"""Bytes of JSON that are read and written in a thread."""
 
 
 async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
@@ -34,7 +32,7 @@ async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     scheduler.refuse_if_full()
     with model.users:
         body = await read_body(scope, receive)
-        if len(body) < _LARGE:
+        if len(body) < LARGE:
             request = _read_infer(scope, body, model)
         else:
             request = await asyncio.to_thread(_read_infer, scope, body, model)
@@ -44,7 +42,7 @@ async def infer(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
         else:
             outputs = await computed(model, request.inputs, deadline, receive)
     size = sum([outputs[name].nbytes for name, in_binary in request.outputs.items() if not in_binary])
-    if size < _LARGE:
+    if size < LARGE:
         content, json_length = infer_response(request, outputs, model.name, VERSION)
     else:
         content, json_length = await asyncio.to_thread(infer_response, request, outputs, model.name, VERSION)
@@ -102,4 +100,4 @@ def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
 
 async def _perhaps_in_thread(size: int, work: Callable[[], Found]) -> Found:
     """What `work` gives; called in a thread when it handles much."""
-    return work() if size < _LARGE else await asyncio.to_thread(work)
+    return work() if size < LARGE else await asyncio.to_thread(work)

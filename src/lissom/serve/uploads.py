@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +68,7 @@ def image_input(artifact: Artifact) -> TensorSpec | None:
     return specs[0] if known else None
 
 
+@lru_cache(maxsize=64)  # the probe is a file, and is not read for each request
 def text_input(artifact: Artifact) -> TensorSpec | None:
     """The only input, where it holds codes of characters: [samples, characters]."""
     specs = artifact.manifest.signature.inputs
@@ -75,6 +77,7 @@ def text_input(artifact: Artifact) -> TensorSpec | None:
     return specs[0] if is_ascii(load_probe(artifact)[0][specs[0].name]) else None
 
 
+@lru_cache(maxsize=64)
 def pixel_range(artifact: Artifact) -> tuple[float, float]:
     """Lowest and highest value of raw pixels, as the stored probe shows it."""
     spec = artifact.manifest.signature.inputs[0]
