@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -166,18 +164,6 @@ def test_the_highest_rate_in_time_is_looked_for(monkeypatch: pytest.MonkeyPatch)
     assert sum(len(one["latencies_ms"]) for one in document["figures"]) == sum(
         one.count(Outcome.OK) for one in found.figures
     )
-
-
-def test_ctrl_c_keeps_what_was_measured() -> None:
-    def interrupts(request: Request) -> list[Step]:
-        if request.number == 60:
-            os.kill(os.getpid(), signal.SIGINT)
-        return echo(request)
-
-    found = loaded(interrupts, rates=(100.0, 200.0), seconds=1.0)
-    assert not found.complete
-    (one,) = found.figures
-    assert 40 < one.num_planned < 70
 
 
 def test_bodies_are_json_where_that_is_asked() -> None:
