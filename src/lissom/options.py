@@ -185,7 +185,8 @@ class ServingOptions(TypedDict, total=False):
 
     Attributes:
         runtime: Of every model; default: the fastest by measurement.
-        threads: Of one call; default: as many as were measured, at most the cores that may be used.
+        threads: Of one call; default: as many as were measured, at most the cores that may be used. Of
+            fewer, an engine that several threads may call at once computes several batches at once.
         max_batch: Rows that are computed at once; default: as was measured to be best, else 32.
         max_waiting: Rows that may wait; default: 1024.
         max_delay_ms: Time that a batch waits for others at most; default: 5.

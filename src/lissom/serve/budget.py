@@ -1,8 +1,9 @@
-"""How many threads a served model may use: what this process may take of the machine, and what was measured.
+"""How many threads and instances a served model has: what this process may use, and what was measured.
 
 A server with more threads than it may run is stopped by the kernel for the rest of every period of its quota,
 which shows as a tail of tens of milliseconds. Where the artifact was measured on this kind of machine, it is
-served with the threads of that measurement, so that what was measured is what is served.
+served with the threads of that measurement, so that what was measured is what is served, and as many batches
+are computed at once as there are cores for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from lissom.artifact import Artifact
 from lissom.recipe import default_threads
+from lissom.runtime.base import Runtime
 from lissom.runtime.machine import machine
 
 MACHINE_KIND = ("cpu", "architecture", "isa", "cores")
@@ -47,6 +49,16 @@ def threads_of(artifact: Artifact, runtime: str, cores: int) -> int:
         if threads is not None and measured_here(record):
             return threads if 1 <= threads <= cores else cores
     return cores
+
+
+def instances_of(runtime: Runtime, cores: int) -> int:
+    """Batches that are computed at once: 1 unless the engine may be called by several threads at once.
+
+    Args:
+        runtime: Open, so that its threads are known.
+        cores: That the model may use.
+    """
+    return max(1, cores // runtime.threads) if runtime.thread_safe else 1
 
 
 def measured_here(record: Mapping[str, Any]) -> bool:

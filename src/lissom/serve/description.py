@@ -41,7 +41,7 @@ def configuration(model: ServedModel) -> dict[str, Any]:
         "max_batch_size": scheduler.limits.max_batch if scheduler.batches else 0,
         "input": [_tensor(spec, skipped) for spec in signature.inputs],
         "output": [_tensor(spec, skipped) for spec in signature.outputs],
-        "instance_group": [{"name": model.name, "count": 1, "kind": _kind(model)}],
+        "instance_group": [{"name": model.name, "count": scheduler.num_instances, "kind": _kind(model)}],
         "dynamic_batching": {
             "max_queue_delay_microseconds": round(scheduler.limits.max_delay * 1e6),
             "default_queue_policy": {"max_queue_size": scheduler.limits.max_waiting},

@@ -33,13 +33,13 @@ def explains(artifact: Artifact) -> bool:
     return is_installed("captum") and _classifies_pictures(artifact)
 
 
-def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call | None = None) -> dict[str, Any]:
+def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) -> dict[str, Any]:
     """A map of one picture for the answer that the model gives; blocks for some tens of calls.
 
     Args:
         model: It.
         inputs: Tensors after preprocessing, one sample.
-        call: Computes a batch; default: the runtime itself, past the queue.
+        call: Computes a batch.
 
     Returns:
         `model`, `label`, `score` (share of the label, 0 to 1), `method`, and `map`: [height][width], how far
@@ -53,7 +53,6 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call | N
     sample = _checked(model.artifact, inputs)
     from lissom.models.attribution import occlusion_maps  # imports torch
 
-    call = call or model.runtime.infer_batch
     scores = np.asarray(call(inputs)[model.manifest.signature.outputs[0].name])[0]
     place = int(scores.argmax())
     labels = model.manifest.labels

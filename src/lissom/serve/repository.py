@@ -27,7 +27,7 @@ from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.probe import load_probe, probe_error
-from lissom.serve.budget import measured_here, threads_of, usable_cores
+from lissom.serve.budget import instances_of, measured_here, threads_of, usable_cores
 from lissom.serve.protocol import Heads
 from lissom.serve.scheduler import Limits, Scheduler, batches_of
 from lissom.serve.tensors import DATATYPES
@@ -108,11 +108,18 @@ class ServedModel:
             self.runtime: Runtime = opened.enter_context(opening.result())
             seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
             self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
+            num_instances = 1 if self.is_inline else instances_of(self.runtime, usable_cores())
+            self._workers = self._thread
+            if num_instances > 1:
+                self._workers = opened.enter_context(
+                    ThreadPoolExecutor(num_instances, thread_name_prefix=self.name)
+                )
             self.scheduler = Scheduler(
                 self.runtime.infer_batch,
                 _limits(self.runtime, options),
-                executor=None if self.is_inline else self._thread,
+                executor=None if self.is_inline else self._workers,
                 aside=self._thread,
+                num_instances=num_instances,
                 batches=batches_of(artifact.manifest.signature),
             )
             opened.pop_all()
@@ -137,6 +144,7 @@ class ServedModel:
 
     def close(self) -> None:
         """Wait for the calls that were begun, and free the engine."""
+        self._workers.shutdown()
         self._thread.shutdown()
         self.runtime.close()
         self.state = State.UNLOADED

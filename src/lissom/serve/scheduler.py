@@ -149,6 +149,7 @@ class Scheduler:
         waiting_rows: Rows in the queue.
         limits: How much is computed at once, and how much may wait.
         batches: Requests are computed together.
+        num_instances: Batches that are computed at the same time.
         num_waiting: Requests in the queue.
     """
 
@@ -178,8 +179,7 @@ class Scheduler:
         self.limits, self.batches = limits, batches
         self._run, self._executor, self._aside = run, executor, aside
         self._queue: deque[_Waiting] = deque()
-        self._free = num_instances if executor is not None else 1
-        self._num_instances = self._free
+        self.num_instances = self._free = num_instances if executor is not None else 1
         self._rows_a_second = 0.0
         self._last_seconds, self._last_size = 0.0, 0
         self._closed = False
@@ -381,12 +381,12 @@ class Scheduler:
                 counts.note_answer(request.rows, request.since, started, ended)
                 request.future.set_result(outcome)
         self._last_seconds, self._last_size = ended - started, len(batch)
-        pace = self._num_instances * rows / max(ended - started, 1e-6)
+        pace = self.num_instances * rows / max(ended - started, 1e-6)
         self._rows_a_second += (_SMOOTHING if self._rows_a_second else 1.0) * (pace - self._rows_a_second)
 
     def _release(self) -> None:
         self._free += 1
-        if not self._queue and self._free == self._num_instances:
+        if not self._queue and self._free == self.num_instances:
             self._idle.set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lissom.artifact import Artifact
 from lissom.recipe import default_threads
 from lissom.runtime.machine import machine
 from lissom.serve import budget
-from lissom.serve.budget import threads_of, usable_cores
+from lissom.serve.budget import instances_of, threads_of, usable_cores
 
 CORES = 8
 
@@ -129,3 +130,14 @@ def test_a_record_without_threads_says_nothing(artifact: Artifact) -> None:
     measured(artifact, 2)
     measured(artifact, None, finished="2026-03-01")
     assert threads_of(artifact, "onnxruntime", 8) == 2
+
+
+@pytest.mark.parametrize(
+    ("threads", "thread_safe", "instances"),
+    [(1, True, 8), (3, True, 2), (8, True, 1), (9, True, 1), (1, False, 1)],
+)
+def test_as_many_batches_are_computed_at_once_as_there_are_cores_for(
+    threads: int, thread_safe: bool, instances: int
+) -> None:
+    engine: Any = SimpleNamespace(threads=threads, thread_safe=thread_safe)
+    assert instances_of(engine, CORES) == instances

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
 
 
 def test_the_map_of_a_linear_model_is_what_each_pixel_adds_to_the_score(model: ServedModel) -> None:
-    found = explain(model, {"image": PICTURE})
+    found = explain(model, {"image": PICTURE}, model.runtime.infer_batch)
     scores = PICTURE.reshape(-1) @ WEIGHTS + BIAS
     best = int(scores.argmax())
     expected = WEIGHTS[:, best].reshape(2, 2) * (PICTURE[0, 0] - PICTURE.mean())
@@ -43,7 +43,7 @@ def test_the_map_of_a_linear_model_is_what_each_pixel_adds_to_the_score(model: S
 
 def test_a_model_without_labels_is_explained_by_the_number_of_the_class(tmp_path: Path) -> None:
     with closing(opened(tiny_onnx_artifact(tmp_path / "tiny", labels=()))) as model:
-        assert explain(model, {"image": PICTURE})["label"] in {"0", "1", "2"}
+        assert explain(model, {"image": PICTURE}, model.runtime.infer_batch)["label"] in {"0", "1", "2"}
 
 
 def test_every_call_goes_through_the_function_that_is_given(model: ServedModel) -> None:
@@ -54,7 +54,7 @@ def test_every_call_goes_through_the_function_that_is_given(model: ServedModel) 
         return model.runtime.infer_batch(batch)
 
     found = explain(model, {"image": PICTURE}, call)
-    assert found == explain(model, {"image": PICTURE})
+    assert found == explain(model, {"image": PICTURE}, model.runtime.infer_batch)
     assert seen[0] == 1
     assert max(seen) > 1
     assert sum(seen) <= 8
@@ -62,7 +62,7 @@ def test_every_call_goes_through_the_function_that_is_given(model: ServedModel) 
 
 def test_two_samples_are_refused(model: ServedModel) -> None:
     with pytest.raises(RequestError, match="one sample is explained at a time; 2 were sent"):
-        explain(model, {"image": np.concatenate([PICTURE, PICTURE])})
+        explain(model, {"image": np.concatenate([PICTURE, PICTURE])}, model.runtime.infer_batch)
 
 
 def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
         closing(opened(artifact)) as model,
         pytest.raises(RequestError, match="does not classify pictures"),
     ):
-        explain(model, inputs)
+        explain(model, inputs, model.runtime.infer_batch)
 
 
 def test_without_captum_nothing_is_explained_and_the_server_says_what_is_missing(
@@ -83,7 +83,7 @@ def test_without_captum_nothing_is_explained_and_the_server_says_what_is_missing
     monkeypatch.setattr(explanation, "is_installed", lambda module: module != "captum")
     assert not explains(model.artifact)
     with pytest.raises(Refused, match=r"lacks captum.*pip install 'lissom\[explain\]'") as caught:
-        explain(model, {"image": PICTURE})
+        explain(model, {"image": PICTURE}, model.runtime.infer_batch)
     assert caught.value.status == 501
 
 
@@ -92,4 +92,4 @@ def test_a_picture_that_would_take_too_many_calls_is_refused(
 ) -> None:
     monkeypatch.setattr(explanation, "MAX_COVERED", 3)
     with pytest.raises(RequestError, match="takes 4 calls; at most 3 are made"):
-        explain(model, {"image": PICTURE})
+        explain(model, {"image": PICTURE}, model.runtime.infer_batch)

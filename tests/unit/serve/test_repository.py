@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
 from lissom.runtime.base import Runtime
 from lissom.runtime.machine import machine
 from lissom.serve import repository
+from lissom.serve.description import configuration
 from lissom.serve.repository import Repository, ServedModel, check_artifacts, ranked_runtimes
+from lissom.serve.scheduler import Tensors
 
 RAW = np.arange(20, dtype=np.float32).reshape(5, 1, 2, 2)
 TENSOR = (RAW - 2) / 4
@@ -138,6 +141,30 @@ def test_the_engine_is_opened_and_called_in_one_thread(artifact: Artifact) -> No
     assert len(set(names)) == 1
     assert names[0] != threading.current_thread().name
     model.close()
+
+
+def test_an_engine_that_takes_one_core_of_three_computes_three_batches_at_once(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(repository, "usable_cores", lambda: 3)
+    model = ServedModel(artifact, runtime="onnxruntime", threads=1, max_batch=1)
+    spec = artifact.manifest.signature.inputs[0]
+    asked = [np.full((1, *spec.shape[1:]), value, np.float32) for value in range(30)]
+    alone = [model.runtime.infer({spec.name: one}) for one in asked]
+
+    async def ask() -> list[Tensors]:
+        answers = await asyncio.gather(*[model.scheduler.submit({spec.name: one}) for one in asked])
+        await model.drain()
+        return answers
+
+    for answer, expected in zip(asyncio.run(ask()), alone, strict=True):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(answer[name], array)
+    assert configuration(model)["instance_group"][0]["count"] == 3
+    assert ServedModel(artifact, runtime="onnxruntime", threads=2).scheduler.num_instances == 1
+    monkeypatch.setattr(repository, "INLINE_SECONDS", 1.0)
+    assert ServedModel(artifact, runtime="onnxruntime", threads=1).scheduler.num_instances == 1
 
 
 def test_a_compiling_runtime_is_called_sample_by_sample(
