@@ -435,6 +435,7 @@ def test_an_output_that_is_not_finite_is_null(app: Application, monkeypatch: pyt
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     """A model that is called in its thread, and computes when it is told to."""
     monkeypatch.setattr(repository, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(repository, "usable_cores", lambda: 1)
     app = open_app(tiny_onnx_artifact(tmp_path / "tiny").path)
     assert app.repository is not None
     found = Slow(app, app.repository.models["tiny"])
