@@ -143,28 +143,37 @@ def test_the_engine_is_opened_and_called_in_one_thread(artifact: Artifact) -> No
     model.close()
 
 
-def test_an_engine_that_takes_one_core_of_three_computes_three_batches_at_once(
-    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("threads", "inline_seconds", "instances"), [(1, 0.0, 3), (2, 0.0, 1), (3, 0.0, 1), (1, 1.0, 1)]
+)
+def test_as_many_batches_are_computed_at_once_as_there_are_cores_for(
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    inline_seconds: float,
+    instances: int,
 ) -> None:
-    monkeypatch.setattr(repository, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(repository, "INLINE_SECONDS", inline_seconds)
     monkeypatch.setattr(repository, "usable_cores", lambda: 3)
-    model = ServedModel(artifact, runtime="onnxruntime", threads=1, max_batch=1)
-    spec = artifact.manifest.signature.inputs[0]
-    asked = [np.full((1, *spec.shape[1:]), value, np.float32) for value in range(30)]
-    alone = [model.runtime.infer({spec.name: one}) for one in asked]
+    model = ServedModel(artifact, runtime="onnxruntime", threads=threads, max_batch=1)
+    met, real = threading.Barrier(instances), model.scheduler._run
+    name = artifact.manifest.signature.inputs[0].name
+    asked = [TENSOR[row : row + 1] for row in range(3)]
+    alone = [real({name: one}) for one in asked]
+
+    def run(inputs: Tensors) -> Tensors:
+        met.wait(30)  # nobody goes on before all instances compute
+        return real(inputs)
 
     async def ask() -> list[Tensors]:
-        answers = await asyncio.gather(*[model.scheduler.submit({spec.name: one}) for one in asked])
+        answers = await asyncio.gather(*[model.scheduler.submit({name: one}) for one in asked])
         await model.drain()
         return answers
 
+    monkeypatch.setattr(model.scheduler, "_run", run)
     for answer, expected in zip(asyncio.run(ask()), alone, strict=True):
-        for name, array in expected.items():
-            np.testing.assert_array_equal(answer[name], array)
-    assert configuration(model)["instance_group"][0]["count"] == 3
-    assert ServedModel(artifact, runtime="onnxruntime", threads=2).scheduler.num_instances == 1
-    monkeypatch.setattr(repository, "INLINE_SECONDS", 1.0)
-    assert ServedModel(artifact, runtime="onnxruntime", threads=1).scheduler.num_instances == 1
+        np.testing.assert_array_equal(answer["logits"], expected["logits"])
+    assert configuration(model)["instance_group"][0]["count"] == instances
 
 
 def test_a_compiling_runtime_is_called_sample_by_sample(
