@@ -14,7 +14,6 @@ from lissom.cli.options import (
     DryRun,
     OptionalData,
     RuntimeChoice,
-    Threads,
 )
 from lissom.cli.output import Outcome, writable
 from lissom.cli.progress import TerminalProgress
@@ -139,7 +138,14 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
     runtime: RuntimeChoice = None,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            help="Threads of a call; below all cores, several batches at once. [as measured, else all cores]",
+        ),
+    ] = None,
     max_batch: Annotated[
         int | None,
         typer.Option("--max-batch", min=1, help="Rows computed at once. [as measured, else 32]"),
