@@ -53,11 +53,46 @@ class TensorSpec(Frozen):
     shape: tuple[Dim, ...] = Field(description="Sizes; a string names a dimension that may vary.")
 
 
+class Batching(Frozen):
+    """Where the samples lie in the tensors, found by running rows alone, together and in another order."""
+
+    inputs: dict[str, int | None] = Field(
+        description="Axis of the samples of each input; null where it has none and serves all samples."
+    )
+    outputs: dict[str, int | None] = Field(
+        description="Axis of the samples of each output; null where it has none."
+    )
+    joins: bool = Field(
+        description="True when every sample has the same answer alone and beside others, "
+        "so that requests may be computed together."
+    )
+    size: int | None = Field(
+        None, description="Samples of each call where the model takes no other number; null for any."
+    )
+    reason: str = Field("", description="Why requests are not joined; empty where they are.")
+
+
 class Signature(Frozen):
     """What a model takes and gives, after preprocessing."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batching: Batching | None = Field(
+        None, description="Where the samples lie; null in artifacts that were made before it was proven."
+    )
+
+
+class InputRange(Frozen):
+    """What the calibration samples of one raw input looked like, before preprocessing."""
+
+    input: str = Field(description="Name of the input.")
+    low: float = Field(description="Smallest finite value.")
+    high: float = Field(description="Largest finite value.")
+    mean: float = Field(description="Mean of the finite values.")
+    std: float = Field(description="Standard deviation of the finite values.")
+    nonfinite: bool = Field(
+        description="True when samples hold NaN or infinity, such as a mask; such values are then served."
+    )
 
 
 class PreprocessingStep(Frozen):
@@ -116,6 +151,12 @@ class Manifest(Frozen):
     task: str = Field(description="`classification`, or `package.module:factory`.")
     labels: tuple[str, ...] = Field(description="Names of the classes, in the order of the scores.")
     preprocessing: tuple[PreprocessingStep, ...]
+    input_ranges: tuple[InputRange, ...] = Field(
+        (), description="Of the calibration samples; empty in older artifacts."
+    )
+    scores: Literal["logits", "probabilities", "log_probabilities", "sigmoids"] = Field(
+        "logits", description="What the first output of a classifier holds."
+    )
     parents: tuple[ParentRef, ...]
     config: dict[str, Any] = Field(description="Config of the stage.")
     seed: int
