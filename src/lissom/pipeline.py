@@ -447,6 +447,7 @@ def _scene(
     recipe: Recipe, stage: Planned, data: Data, made: Mapping[str, Artifact], path: Path, progress: Progress
 ) -> tuple[dict[str, Artifact], Context]:
     """The parents of a stage by role, and its context."""
+    from lissom.models.input_ranges import input_ranges
     from lissom.models.stages import Context
 
     parents = {role: made[name] for role, name in stage.config.sources.items()}
@@ -459,6 +460,9 @@ def _scene(
         "task": stage.id_inputs["task"]["name"],
         "labels": data.dataset.label_names,
         "preprocessing": data.dataset.preprocessing,
+        "input_ranges": input_ranges(data),
+        # What is made of a model gives the scores that it gives; those of a new one are found by trial.
+        **({"scores": parents["input"].manifest.scores} if "input" in parents else {}),
         "parents": tuple(
             ParentRef(role=role, name=parent.name, id=parent.id, digest=parent.digest)
             for role, parent in parents.items()

@@ -13,6 +13,7 @@ import numpy as np
 from lissom.artifact import Artifact, ParentRef, content_id
 from lissom.logs import NoProgress
 from lissom.models.data import IGNORED, Data, Dataset
+from lissom.models.input_ranges import input_ranges
 from lissom.models.stages import Context
 from lissom.models.tasks import task_name
 from lissom.recipe import ModelConfig, StageConfig, stage_types
@@ -146,6 +147,8 @@ def context(
         "task": task_name((model or ModelConfig()).task, data),
         "labels": data.dataset.label_names,
         "preprocessing": data.dataset.preprocessing,
+        "input_ranges": input_ranges(data),
+        **({"scores": parents["input"].manifest.scores} if parents and "input" in parents else {}),
         "parents": refs,
         "config": config.settings,
         "seed": seed,

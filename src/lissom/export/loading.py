@@ -10,8 +10,9 @@ from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tole
 from lissom.errors import ArtifactError, ModelError
 from lissom.export.external_data import load_onnx
 from lissom.export.onnx_file import add_onnx
+from lissom.export.output_kinds import kind_of_onnx
 from lissom.models.masks import recount_zeros
-from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch
+from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch, tell_kind
 from lissom.models.training import starting_model
 from lissom.optional import require
 from lissom.recipe import LoadConfig
@@ -37,6 +38,8 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
             f"{artifact.path.name} takes {_shown(inputs)}, but {context.data.source} gives {_shown(given)}",
             hint=f"the artifact was made with --data {artifact.manifest.data}",
         )
+    if artifact.manifest.input_ranges:  # older artifacts do not say what they give
+        context = context.with_scores(artifact.manifest.scores)
     if artifact.manifest.format == "torch":
         model = load_model(artifact)
         notes = _made_for(artifact, context) | recount_zeros(model, artifact.manifest.notes)
@@ -68,6 +71,9 @@ def _from_onnx_file(path: Path, context: Context) -> Artifact:
 def _save_onnx(model: Any, signature: Signature, context: Context, *, precision: str) -> Artifact:
     tolerance: Tolerance = INT8_TOLERANCE if precision == "int8" else FLOAT32_TOLERANCE
     sizes = [int(_num_elements(tensor)) for tensor in model.graph.initializer]
+    if "scores" not in context.fields:
+        context = context.with_scores(kind_of_onnx(model, signature, context.data, context.fields["task"]))
+        tell_kind(context.fields["scores"], context)
     with context.draft() as draft:
         add_onnx(draft, model, signature, context)
         return draft.commit(

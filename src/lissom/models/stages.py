@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,15 @@ from lissom.artifact import (
     canonical_json,
 )
 from lissom.errors import ArtifactError, ModelError
-from lissom.logs import Progress
+from lissom.logs import Progress, log
 from lissom.models.data import Data
 from lissom.models.evaluation import answers, predict
 from lissom.models.processes import place, wait
+from lissom.models.score_kinds import SAID, kind_of_torch
 from lissom.models.tasks import Task, task_of
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 from lissom.runtime.pytorch import call_model
+from lissom.runtime.scores import ScoreKind
 from lissom.structure import (
     STRUCTURE_FILE,
     WEIGHTS_FILE,
@@ -81,7 +83,11 @@ class Context:
     @cached_property
     def task(self) -> Task:
         """What the model is trained to do."""
-        return task_of(self.fields["task"], self.data)
+        return task_of(self.fields["task"], self.data, self.fields.get("scores", "logits"))
+
+    def with_scores(self, scores: ScoreKind) -> Context:
+        """The same for a model whose first output holds these scores."""
+        return replace(self, fields={**self.fields, "scores": scores})
 
     @property
     def work_folder(self) -> Path:
@@ -140,6 +146,7 @@ def _write_torch(
     weights = weights_bytes(model)
     inputs = context.probe_inputs()
     signature = signature_of(model, context.data, inputs, output_name=context.task.output_name)
+    context = context.with_scores(_scores_of(model, signature, context))
     outputs = call_model(model, signature, inputs)
     _check_reload(load_weights(rebuild(factory, structure), weights), signature, inputs, outputs)
     with context.draft() as draft:
@@ -159,6 +166,25 @@ def _write_torch(
             notes=dict(notes),
             tolerance=FLOAT32_TOLERANCE,
         )
+
+
+def _scores_of(model: nn.Module, signature: Signature, context: Context) -> ScoreKind:
+    """What the first output holds: what was found before, unless the model does not keep to it."""
+    known: ScoreKind | None = context.fields.get("scores")
+    if known == "logits":
+        return known
+    found = kind_of_torch(model, signature, context.data, context.fields["task"])
+    if known is None:
+        tell_kind(found, context)
+    elif found != known:
+        log.warning("%s: the outputs were %s and now are %s", context.fields["name"], known, found)
+    return found
+
+
+def tell_kind(kind: ScoreKind, context: Context) -> None:
+    """Log once what a model gives where it is no logits, which most models give."""
+    if kind != "logits":
+        log.info("%s: %s", context.fields["name"], SAID[kind])
 
 
 def add_predictions(draft: Draft, call: Any, context: Context) -> None:

@@ -23,7 +23,9 @@ from lissom.artifact import TensorSpec
 from lissom.errors import DataError, ModelError
 from lissom.models.data import IGNORED
 from lissom.models.metrics import Batches, classification_metrics, language_metrics, regression_metrics
+from lissom.models.score_kinds import CLASSIFYING
 from lissom.registry import TASKS, resolve
+from lissom.runtime.scores import ScoreKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +48,13 @@ class Task(ABC):
         output_name: Name of the model's one output on every runtime.
         losses: Names of the losses of `lissom.models.losses` that fit, the default first. When there
             are none, `loss` is the loss.
+        scores: What the first output of a classifier holds: logits, or probabilities in some form.
     """
 
     score_name: ClassVar[str] = "score"
     output_name: ClassVar[str] = "output"
     losses: ClassVar[tuple[str, ...]] = ()
+    scores: ScoreKind = "logits"
 
     def check(self, outputs: Sequence[TensorSpec], data: Data) -> None:  # noqa: B027  (a task may accept all)
         """Refuse a model whose outputs do not fit the labels.
@@ -223,8 +227,8 @@ def task_name(asked: str | None, data: Data) -> str:
     return asked or _OF_KIND[data.kind]
 
 
-def task_of(name: str, data: Data) -> Task:
-    """The task called `name`, ready for these data.
+def task_of(name: str, data: Data, scores: ScoreKind = "logits") -> Task:
+    """The task called `name`, ready for these data, and for a model whose first output holds these scores.
 
     Raises:
         ModelError: no task is called so, the labels do not fit, or a factory gives something else.
@@ -242,6 +246,8 @@ def task_of(name: str, data: Data) -> Task:
     task = resolve(name, known=TASKS)()
     if not isinstance(task, Task):
         raise ModelError(f"{name} gave a {type(task).__name__}, not a lissom.Task")
+    if name in CLASSIFYING:
+        task.scores = scores
     return task
 
 

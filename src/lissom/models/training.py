@@ -30,7 +30,8 @@ from lissom.models.data import Data
 from lissom.models.loading import factory_for, model_for
 from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.processes import place
-from lissom.models.stages import Context, save_torch, signature_of
+from lissom.models.score_kinds import kind_of_torch
+from lissom.models.stages import Context, save_torch, signature_of, tell_kind
 from lissom.models.tasks import Task
 from lissom.optional import is_installed
 from lissom.recipe import Optimization, TrainConfig
@@ -50,8 +51,20 @@ def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context
     """Train on the train split with the loss of the task."""
     model, factory = starting_model(parents, context)
     before = parents["input"].manifest.notes if "input" in parents else {}
+    context = with_known_scores(model, context)
     history = fit(model, context, config, after_step=keep_zeros(model, before))
     return save_torch(model, factory, context, notes={"history": history} | recount_zeros(model, before))
+
+
+def with_known_scores(model: nn.Module, context: Context) -> Context:
+    """The context of a new model with what its first output holds, which decides the loss."""
+    if "scores" in context.fields or not len(context.data.indices["train"]):
+        return context
+    sample = {name: array[:2] for name, array in context.data.tensors("train").items()}
+    signature = signature_of(model.eval(), context.data, sample)
+    kind = kind_of_torch(model, signature, context.data, context.fields["task"])
+    tell_kind(kind, context)
+    return context.with_scores(kind)
 
 
 def starting_model(parents: Mapping[str, Artifact], context: Context) -> tuple[nn.Module, Factory]:

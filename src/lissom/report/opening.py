@@ -207,7 +207,7 @@ def task_for(artifact: Artifact, data: Data) -> Task | None:
         return None
     from lissom.models.tasks import task_of
 
-    return task_of(artifact.manifest.task, data)
+    return task_of(artifact.manifest.task, data, artifact.manifest.scores)
 
 
 def reference_of(artifacts: Sequence[Artifact]) -> Artifact:

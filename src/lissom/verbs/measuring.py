@@ -356,7 +356,7 @@ def evaluate(
     manifest = opened.manifest
     samples = data_for(manifest, data)
     samples.labels(split)  # says that there are none, before the task says that they do not fit
-    task = task_of(manifest.task, samples)
+    task = task_of(manifest.task, samples, manifest.scores)
     samples = with_classes(samples, manifest.labels)
     task.check(manifest.signature.outputs, samples)
     with open_runtime(opened, runtime) as session:

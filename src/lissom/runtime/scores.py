@@ -1,0 +1,67 @@
+"""From the first output of a classifier to shares of the classes, whatever the output holds.
+
+    logits              any numbers; their softmax is the shares
+    probabilities       the shares themselves: rows in [0, 1] that sum to 1
+    log_probabilities   their logarithms, which are logits already
+    sigmoids            a share for each class by itself, in [0, 1]; they need not sum to 1
+
+A single column tells two classes apart: it is the logit, or the share, of the second.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+ScoreKind = Literal["logits", "probabilities", "log_probabilities", "sigmoids"]
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""Stands for a share of 0, whose logarithm would be infinite."""
+
+
+def class_columns(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
+    """The outputs with one column a class: of a single column [samples] or [samples, 1] two are made.
+
+    >>> class_columns(np.array([[0.9]]), "sigmoids").round(3).tolist()
+    [[0.1, 0.9]]
+    >>> class_columns(np.array([1.5]), "logits").tolist()
+    [[0.0, 1.5]]
+    """
+    if outputs.ndim > 1 and outputs.shape[-1] > 1:
+        return outputs
+    second = outputs.reshape(len(outputs))
+    first = np.zeros_like(second) if kind == "logits" else 1 - second
+    if kind == "log_probabilities":
+        first = np.log(np.maximum(-np.expm1(second.astype(np.float64)), SMALLEST))
+    return np.stack([first, second], axis=1)
+
+
+def class_scores(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
+    """Score of each class in [0, 1], shape [..., classes], float32: no second softmax of what is one.
+
+    >>> class_scores(np.array([[0.25, 0.75]]), "probabilities").tolist()
+    [[0.25, 0.75]]
+    >>> class_scores(np.array([[0.0, 0.0]]), "logits").tolist()
+    [[0.5, 0.5]]
+    """
+    columns = class_columns(outputs, kind).astype(np.float64)
+    if kind == "logits":
+        shifted = np.exp(columns - columns.max(axis=-1, keepdims=True))
+        columns = shifted / shifted.sum(axis=-1, keepdims=True)
+    elif kind == "log_probabilities":
+        columns = np.exp(columns)
+    found: np.ndarray = columns.astype(np.float32)
+    return found
+
+
+def class_logits(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
+    """Numbers whose softmax is the shares of the classes; sigmoids are rescaled to sum to 1.
+
+    >>> class_logits(np.array([[0.25, 0.75]]), "probabilities").round(3).tolist()
+    [[-1.386, -0.288]]
+    """
+    columns = class_columns(outputs, kind)
+    if kind in ("logits", "log_probabilities"):
+        return columns
+    found: np.ndarray = np.log(np.maximum(columns.astype(np.float64), SMALLEST))
+    return found
