@@ -5,7 +5,8 @@
     │   ├── RecipeError             2   a recipe does not hold together
     │   ├── ModelError              2   a model cannot be found, built or traced
     │   ├── DataError               2   data are missing, malformed or too few
-    │   └── ArtifactError           2   an artifact is damaged or not what was asked
+    │   ├── ArtifactError           2   an artifact is damaged or not what was asked
+    │   └── AnswerError             2   a model gives no finite answer for a sample
     ├── MachineError                3   something this machine lacks
     │   ├── MissingExtra            3   an optional library is not installed
     │   └── DiskFull                3   no space left
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = [
+    "AnswerError",
     "ArtifactError",
     "DataError",
     "DiskFull",
@@ -72,6 +74,10 @@ class DataError(RequestError):
 
 class ArtifactError(RequestError):
     """An artifact is missing, damaged, or of another format than asked."""
+
+
+class AnswerError(RequestError):
+    """A model gives no finite answer for a sample, so that there is no label."""
 
 
 class MachineError(LissomError):

@@ -190,6 +190,8 @@ class ServingOptions(TypedDict, total=False):
         max_batch: Rows that are computed at once; default: as was measured to be best, else 32.
         max_waiting: Rows that may wait; default: 1024.
         max_delay_ms: Time that a batch waits for others at most; default: 5.
+        allow_nonfinite: Take NaN and infinity in every input; default: in those whose calibration samples
+            hold them.
     """
 
     runtime: str | None
@@ -197,6 +199,7 @@ class ServingOptions(TypedDict, total=False):
     max_batch: int | None
     max_waiting: int | None
     max_delay_ms: float | None
+    allow_nonfinite: bool
 
 
 class ServeOptions(ServingOptions, total=False):

@@ -20,6 +20,14 @@ from lissom.cli.progress import TerminalProgress
 from lissom.cli.registration import verb
 from lissom.options import ServeOptions
 
+AllowNonfinite = Annotated[
+    bool,
+    typer.Option(
+        "--allow-nonfinite",
+        help="Take NaN and infinity. [where calibration samples hold them]",
+    ),
+]
+
 
 @verb
 def report(
@@ -117,6 +125,7 @@ def predict(
     artifact: ArtifactPath,
     data: OptionalData = None,
     runtime: RuntimeChoice = None,
+    allow_nonfinite: AllowNonfinite = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write predictions.csv there.")
     ] = None,
@@ -127,7 +136,7 @@ def predict(
     lissom predict runs/digits/artifact
     lissom predict runs/digits/artifact --data samples.npz --out predictions
     """
-    return views.predicted(artifact, data, runtime, out)
+    return views.predicted(artifact, data, runtime, out, allow_nonfinite=allow_nonfinite)
 
 
 @verb
@@ -158,6 +167,7 @@ def serve(
         int | None,
         typer.Option("--max-waiting", min=1, help="Rows in the queue of a model; more are refused. [1024]"),
     ] = None,
+    allow_nonfinite: AllowNonfinite = False,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", metavar="FILE", help="API keys; needed for any host but this machine."),
@@ -216,6 +226,7 @@ def serve(
         "max_batch": max_batch,
         "max_delay_ms": max_delay_ms,
         "max_waiting": max_waiting,
+        "allow_nonfinite": allow_nonfinite,
         "keys": keys,
         "rate_limit": rate_limit,
         "access_log": access_log,

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from lissom.artifact import PreprocessingStep
+from lissom.artifact import Manifest, PreprocessingStep
+from lissom.errors import RequestError
+from lissom.runtime.finiteness import check_finite, is_finite
+
+
+def prepare_inputs(
+    raw: Mapping[str, np.ndarray], manifest: Manifest, checked: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Tensors for a model from raw arrays, of which none became infinite on the way.
+
+    Args:
+        raw: Arrays of shape [samples, ...] by input name.
+        manifest: Of the model.
+        checked: Inputs that must be finite; see `checked_inputs`.
+
+    Raises:
+        RequestError: an input is not finite, or holds a number that the dtype of the model cannot.
+    """
+    raw = {name: np.asarray(array) for name, array in raw.items()}
+    check_finite(raw, checked, manifest.signature)
+    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
+    with np.errstate(over="ignore", invalid="ignore"):
+        tensors = preprocess(raw, manifest.preprocessing, dtypes)
+    for name, tensor in tensors.items():
+        if is_finite(tensor) or np.isfinite(raw[name]).sum() == np.isfinite(tensor).sum():
+            continue
+        raise RequestError(f"input {name!r} holds a number outside the range of {dtypes[name]}")
+    return tensors
 
 
 def preprocess(
@@ -56,7 +83,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def _working_dtype(dtype: str) -> np.dtype:
     found = np.dtype(dtype)
-    return np.dtype(np.float32) if found.kind == "f" else found
+    return np.dtype(np.float32) if found.kind == "f" and found.itemsize < 8 else found
 
 
 def _by_channel(values: Sequence[float], rank: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lissom.errors import RequestError
+from lissom.errors import AnswerError, RequestError
 from lissom.logs import log
 from lissom.serve.bodies import Refused, Scope, Send, headers_of, packed
 from lissom.serve.tensors import MAX_NAME
@@ -56,6 +56,8 @@ def failure(exc: Exception) -> Answer:
     """What is said of anything that was raised; the cause of a 500 is in the log only."""
     if isinstance(exc, Refused):
         return json_answer({"error": exc.message[:_MAX_ERROR]}, exc.status, exc.headers)
+    if isinstance(exc, AnswerError):  # the request is well formed: the model has nothing to say to it
+        return json_answer({"error": exc.message[:_MAX_ERROR]}, 422)
     if type(exc) is RequestError:  # a damaged artifact is no fault of the client
         return json_answer({"error": exc.message[:_MAX_ERROR]}, 400)
     log.error("a request could not be answered", exc_info=exc)

@@ -31,6 +31,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "rate_limit": float,
     "access_log": str,
     "drain_seconds": float,
+    "allow_nonfinite": lambda text: text.lower() in ("1", "true"),
 }
 """Of the settings beside the artifacts; the variable of `threads` is LISSOM_THREADS."""
 
@@ -40,12 +41,13 @@ class Settings(NamedTuple):
 
     Attributes:
         artifacts: Folders.
-        runtime: As the others up to `max_delay_ms`: see `lissom.serve.repository.ServingOptions`.
+        runtime: As the others up to `max_delay_ms`: see `lissom.options.ServingOptions`.
         keys: File of API keys; None where everybody may ask.
         rate_limit: Requests a second of each key; None for any number.
         access_log: File that a line is appended to for each answer, or `-`; None for none.
         drain_seconds: How long a server that was told to end says so before it ends, for a balancer to
             notice, 0 to 30; None for no longer than requests take that were begun.
+        allow_nonfinite: See `lissom.options.ServingOptions`.
     """
 
     artifacts: tuple[Path, ...]
@@ -58,6 +60,7 @@ class Settings(NamedTuple):
     rate_limit: float | None = None
     access_log: str | None = None
     drain_seconds: float | None = None
+    allow_nonfinite: bool = False
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Settings:

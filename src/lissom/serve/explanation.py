@@ -15,6 +15,7 @@ import numpy as np
 from lissom.artifact import Artifact
 from lissom.errors import RequestError
 from lissom.optional import is_installed
+from lissom.runtime.finiteness import check_scores
 from lissom.runtime.preprocess import softmax
 from lissom.serve.bodies import Refused
 from lissom.serve.repository import ServedModel
@@ -48,19 +49,24 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
     Raises:
         RequestError: there is not exactly one sample, or the model does not classify pictures.
         Refused: captum is not installed.
+        AnswerError: a class has no finite score.
         Exception: whatever `call` raises.
     """
     sample = _checked(model.artifact, inputs)
     from lissom.models.attribution import occlusion_maps  # imports torch
 
-    scores = np.asarray(call(inputs)[model.manifest.signature.outputs[0].name])[0]
-    place = int(scores.argmax())
+    output = model.manifest.signature.outputs[0].name
+    scores = np.asarray(call(inputs)[output])
+    with np.errstate(invalid="ignore"):
+        shares = softmax(scores)
+    check_scores(shares, output)
+    place = int(scores[0].argmax())
     labels = model.manifest.labels
     found = occlusion_maps(call, {sample: inputs[sample]}, np.array([place]))
     return {
         "model": model.name,
         "label": labels[place] if labels else str(place),
-        "score": float(softmax(scores)[place]),
+        "score": float(shares[0, place]),
         "map": found.maps[0].tolist(),
         "method": found.method,
     }

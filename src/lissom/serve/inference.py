@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from lissom.runtime.finiteness import check_finite
+from lissom.runtime.preprocess import prepare_inputs
 from lissom.serve.answers import LARGE, Answer, json_answer
 from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
 from lissom.serve.calling import computed, deadline_of
 from lissom.serve.explanation import explain
-from lissom.serve.prediction import predict_inputs, predict_response, prepared
+from lissom.serve.prediction import predict_response, raw_rows
 from lissom.serve.protocol import InferRequest, infer_request, infer_response, raw_request
 from lissom.serve.repository import VERSION, ServedModel
 from lissom.serve.uploads import media_type, uploaded
@@ -83,19 +85,30 @@ async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answe
 async def _raw_inputs(model: ServedModel, scope: Scope, receive: Receive) -> dict[str, np.ndarray]:
     """What the model takes, from JSON rows, an image or a text."""
     body, kind = await read_body(scope, receive), media_type(scope)
-    if kind is None:
-        return await _perhaps_in_thread(len(body), lambda: predict_inputs(parse_object(body), model.manifest))
-    return await asyncio.to_thread(lambda: prepared(uploaded(body, kind, model), model.manifest))
+    checked = model.checked_inputs
+
+    def read() -> dict[str, np.ndarray]:
+        raw = (
+            raw_rows(parse_object(body), model.manifest, checked)
+            if kind is None
+            else uploaded(body, kind, model)
+        )
+        return prepare_inputs(raw, model.manifest, checked)
+
+    return await (_perhaps_in_thread(len(body), read) if kind is None else asyncio.to_thread(read))
 
 
 def _read_infer(scope: Scope, body: bytes, model: ServedModel) -> InferRequest:
     document, binary = split_binary(scope, body)
-    signature = model.manifest.signature
+    signature, checked = model.manifest.signature, model.checked_inputs
     if binary is not None and not document:
-        return raw_request(signature, binary)
-    if binary is not None:
-        return model.heads.request(document, binary)
-    return infer_request(parse_object(document), signature)
+        request = raw_request(signature, binary)
+    elif binary is not None:
+        request = model.heads.request(document, binary)
+    else:
+        request = infer_request(parse_object(document), signature, checked=checked)
+    check_finite(request.inputs, checked, signature)
+    return request
 
 
 async def _perhaps_in_thread(size: int, work: Callable[[], Found]) -> Found:

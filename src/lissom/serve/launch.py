@@ -148,6 +148,7 @@ def _settings(artifacts: Sequence[Path], keys: Path | None, options: ServeOption
         rate_limit=options.get("rate_limit"),
         access_log=None if log_file is None else str(log_file),
         drain_seconds=options.get("drain_seconds"),
+        allow_nonfinite=options.get("allow_nonfinite", False),
     )
 
 

@@ -28,6 +28,7 @@ _ERRORS = {
     405: "This path takes another method, named in Allow.",
     413: f"The body is longer than {MAX_BODY_BYTES:,} bytes, packed or unpacked.",
     415: "The body is packed in an unknown way, or of a kind that is not taken.",
+    422: "The model gives no finite score for a sample, so that there is no label.",
     429: "The queue of the model is full, or the key asks too often.",
     503: "The models are being loaded, the model is not loaded, or the server shuts down.",
     504: "The model cannot answer before the deadline of the request.",
@@ -152,14 +153,14 @@ def _call_paths(models: Sequence[ServedModel]) -> dict[str, Any]:
         "Labels and scores of raw samples",
         _json(_ref("Prediction")),
         body=samples,
-        errors=errors,
+        errors=(*errors, 422),
         parameters=("timeout",),
     )
     explain = _operation(
         "What the answer to one raw sample hangs on",
         _json(_ref("Explanation")),
         body=samples,
-        errors=errors,
+        errors=(*errors, 422),
         parameters=("timeout",),
     )
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from reprlib import repr as shortened
 from typing import Any
 
@@ -10,14 +10,22 @@ import numpy as np
 
 from lissom.artifact import Manifest, Signature, TensorSpec
 from lissom.errors import RequestError
-from lissom.runtime.preprocess import preprocess, softmax
-from lissom.serve.tensors import array_from_json, check_finite, check_names, check_shapes
+from lissom.runtime.finiteness import check_scores
+from lissom.runtime.preprocess import softmax
+from lissom.serve.tensors import array_from_json, check_names, check_shapes
 
 _FORM = '{"inputs": {name: [...]}}'
 
 
-def predict_inputs(document: Mapping[str, Any], manifest: Manifest) -> dict[str, np.ndarray]:
-    """Tensors for the model from the raw rows of a request.
+def raw_rows(
+    document: Mapping[str, Any], manifest: Manifest, checked: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The raw rows of a request, before preprocessing.
+
+    Args:
+        document: The JSON.
+        manifest: Of the model.
+        checked: Names of the inputs that must be finite; None for all.
 
     Raises:
         RequestError: the rows do not fit the signature.
@@ -30,37 +38,28 @@ def predict_inputs(document: Mapping[str, Any], manifest: Manifest) -> dict[str,
         raise RequestError(f"unknown key {shortened(unknown[0])}; the form is {_FORM}")
     specs = raw_specs(manifest.signature)
     check_names(list(rows), specs)
-    raw = {name: _rows(data, specs[name]) for name, data in rows.items()}
+    raw = {name: _rows(data, specs[name], checked) for name, data in rows.items()}
     check_shapes(raw, specs)
-    return prepared(raw, manifest)
-
-
-def prepared(raw: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    """Tensors for the model from raw arrays of shape [samples, ...].
-
-    Raises:
-        RequestError: a number is outside the range of the dtype that the model takes.
-    """
-    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
-    with np.errstate(over="ignore"):
-        inputs = preprocess(raw, manifest.preprocessing, dtypes)
-    for spec in manifest.signature.inputs:
-        check_finite(inputs[spec.name], spec)
-    return inputs
+    return raw
 
 
 def predict_response(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, model: str) -> dict[str, Any]:
     """Labels, scores of every class in the order of the manifest's labels, and the raw outputs.
 
     `labels` and `scores` are null when the model does not classify each row.
+
+    Raises:
+        AnswerError: a class has no finite score, so that a label would be a guess.
     """
     answer: dict[str, Any] = {"model": model, "labels": None, "scores": None}
-    first = outputs[manifest.signature.outputs[0].name]
+    output = manifest.signature.outputs[0].name
+    first = outputs[output]
     if manifest.task == "classification" and first.ndim == 2:
         names = manifest.labels or [str(index) for index in range(first.shape[1])]
-        answer["labels"] = [names[index] for index in first.argmax(axis=1)]
-        with np.errstate(invalid="ignore"):  # an output that is not finite gives scores of null
+        with np.errstate(invalid="ignore"):
             answer["scores"] = softmax(first)
+        check_scores(answer["scores"], output)
+        answer["labels"] = [names[index] for index in first.argmax(axis=1)]
     answer["outputs"] = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
     return answer
 
@@ -73,8 +72,8 @@ def raw_specs(signature: Signature) -> dict[str, TensorSpec]:
     }
 
 
-def _rows(data: Any, spec: TensorSpec) -> np.ndarray:
+def _rows(data: Any, spec: TensorSpec, checked: Collection[str] | None) -> np.ndarray:
     """The rows of one input; a sample that comes without the axis of the batch becomes a batch of one."""
-    array = array_from_json(data, spec)
+    array = array_from_json(data, spec, checked)
     single = spec.shape and isinstance(spec.shape[0], str) and array.ndim == len(spec.shape) - 1
     return array[np.newaxis] if single else array

@@ -2,14 +2,14 @@
 
 Tensors are those of the manifest's signature, after preprocessing. In JSON, `data` may be flat or nested;
 numbers that JSON cannot write (NaN, infinity) are answered as null. By the binary tensor extension they stand
-behind the JSON, little-endian and in row-major order, one after the other in the order of `inputs`; NaN and
-infinity are taken there. A body without JSON is the one input of a model, for one sample.
+behind the JSON, little-endian and in row-major order, one after the other in the order of `inputs`. A body
+without JSON is the one input of a model, for one sample. Whether NaN and infinity are taken is asked later.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, lru_cache
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
@@ -44,7 +44,11 @@ class InferRequest(NamedTuple):
 
 
 def infer_request(
-    document: Mapping[str, Any], signature: Signature, binary: memoryview | None = None
+    document: Mapping[str, Any],
+    signature: Signature,
+    binary: memoryview | None = None,
+    *,
+    checked: Collection[str] | None = None,
 ) -> InferRequest:
     """Read a request.
 
@@ -52,6 +56,7 @@ def infer_request(
         document: The JSON.
         signature: Of the model.
         binary: What stands behind the JSON; None for a request without the header.
+        checked: Names of the inputs that must be finite; None for all.
 
     Raises:
         RequestError: it does not fit the protocol or the signature.
@@ -63,7 +68,7 @@ def infer_request(
     specs = {spec.name: spec for spec in signature.inputs}
     check_names([entry["name"] for entry in entries], specs)
     reader = _Reader(binary)
-    inputs = {entry["name"]: _tensor(entry, specs[entry["name"]], reader) for entry in entries}
+    inputs = {entry["name"]: _tensor(entry, specs[entry["name"]], reader, checked) for entry in entries}
     reader.check_empty()
     check_shapes(inputs, specs)
     parameters = _parameters(document)
@@ -77,8 +82,14 @@ class Heads:
     small model does. Only JSON that was read without an error, has no id and no data of its own is kept.
     """
 
-    def __init__(self, signature: Signature) -> None:
-        self._signature = signature
+    def __init__(self, signature: Signature, checked: Collection[str] | None = None) -> None:
+        """Know nothing yet.
+
+        Args:
+            signature: Of the model.
+            checked: Names of the inputs that must be finite; None for all.
+        """
+        self._signature, self._checked = signature, checked
         self._known: dict[bytes, _Head] = {}
 
     def request(self, head: bytes, binary: memoryview) -> InferRequest:
@@ -94,7 +105,7 @@ class Heads:
                 place += size
             return InferRequest(None, inputs, known.outputs, known.timeout)
         document = parse_object(head)
-        request = infer_request(document, self._signature, binary)
+        request = infer_request(document, self._signature, binary, checked=self._checked)
         self._remember(head, document, request)
         return request
 
@@ -255,7 +266,9 @@ def _timeout(parameters: Mapping[str, Any]) -> float | None:
     return timeout / 1e6 if timeout else None
 
 
-def _tensor(entry: Mapping[str, Any], spec: TensorSpec, reader: _Reader) -> np.ndarray:
+def _tensor(
+    entry: Mapping[str, Any], spec: TensorSpec, reader: _Reader, checked: Collection[str] | None
+) -> np.ndarray:
     datatype, wanted = entry.get("datatype"), DATATYPES[spec.dtype]
     if datatype != wanted:
         raise RequestError(
@@ -279,7 +292,7 @@ def _tensor(entry: Mapping[str, Any], spec: TensorSpec, reader: _Reader) -> np.n
         raise RequestError(f"input {spec.name!r} has no 'data'")
     if not isinstance(entry["data"], list):
         raise RequestError(f"'data' of input {spec.name!r} is not a list")
-    array = array_from_json(entry["data"], spec)
+    array = array_from_json(entry["data"], spec, checked)
     if array.ndim > 1 and list(array.shape) != shape:
         raise RequestError(f"input {spec.name!r} has the shape {shape}, its lists have {list(array.shape)}")
     if array.size != math.prod(shape):

@@ -26,6 +26,7 @@ from lissom.options import ServingOptions
 from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.finiteness import checked_inputs
 from lissom.runtime.probe import load_probe, probe_error
 from lissom.serve.budget import instances_of, measured_here, threads_of, usable_cores
 from lissom.serve.protocol import Heads
@@ -84,6 +85,7 @@ class ServedModel:
         runtime: The engine.
         scheduler: Through which every request goes.
         explaining: Held while an answer is explained.
+        checked_inputs: Names of the inputs that must be finite.
         heads: Reads its binary requests.
         users: The requests that began while it answered, and so are answered by it.
         state: READY until it drains.
@@ -98,7 +100,10 @@ class ServedModel:
         self.artifact = artifact
         self.state = State.WARMING
         self.explaining = asyncio.Lock()
-        self.heads = Heads(artifact.manifest.signature)
+        self.checked_inputs = checked_inputs(
+            artifact.manifest, allow_nonfinite=options.get("allow_nonfinite", False)
+        )
+        self.heads = Heads(artifact.manifest.signature, self.checked_inputs)
         self.users = Users()
         runtime = options.get("runtime")
         names = [runtime] if runtime is not None else ranked_runtimes(artifact)

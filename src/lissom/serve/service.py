@@ -142,6 +142,7 @@ def _open_repository() -> Repository:
         max_batch=settings.max_batch,
         max_waiting=settings.max_waiting,
         max_delay_ms=settings.max_delay_ms,
+        allow_nonfinite=settings.allow_nonfinite,
     )
 
 

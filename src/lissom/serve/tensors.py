@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from reprlib import repr as shortened
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from lissom.artifact import TensorSpec
 from lissom.errors import RequestError, near
 from lissom.runtime.base import check_tensor
+from lissom.runtime.finiteness import is_finite
 
 DATATYPES = {
     "bool": "BOOL",
@@ -41,6 +43,8 @@ _ALLOWED: dict[str, frozenset[type]] = {
     "u": frozenset({int}),
     "f": frozenset({int, float}),
 }
+_NOT_FINITE = {None: math.nan, "NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""How JSON writes what it has no numbers for, where a model takes it."""
 _EXPECTED = {"b": "true or false", "i": "integers", "u": "integers", "f": "numbers"}
 _JSON_NAMES = {
     bool: "true or false",
@@ -53,14 +57,23 @@ _JSON_NAMES = {
 }
 
 
-def array_from_json(data: Any, spec: TensorSpec) -> np.ndarray:
+def array_from_json(data: Any, spec: TensorSpec, checked: Collection[str] | None = None) -> np.ndarray:
     """The array that nested or flat lists hold, with the dtype of `spec` and the shape of the lists.
+
+    Args:
+        data: The lists.
+        spec: Of the input.
+        checked: Names of the inputs that must be finite; in others null and "NaN" stand for NaN, and
+            "Infinity" and "-Infinity" for what they say. None: all must be.
 
     Raises:
         RequestError: the lists are ragged, or hold something that the dtype does not.
     """
     values, shape = _flatten(data, spec.name)
     dtype = np.dtype(spec.dtype)
+    num_given = 0
+    if checked is not None and spec.name not in checked and dtype.kind == "f":
+        values, num_given = _with_nonfinite(values)
     allowed = _ALLOWED[dtype.kind]
     if not set(map(type, values)) <= allowed:
         position, wrong = next((i, value) for i, value in enumerate(values) if type(value) not in allowed)
@@ -73,18 +86,10 @@ def array_from_json(data: Any, spec: TensorSpec) -> np.ndarray:
             array = np.array(values, dtype=dtype)
     except OverflowError as exc:
         raise _out_of_range(spec) from exc
-    check_finite(array, spec)
-    return array.reshape(shape)
-
-
-def check_finite(array: np.ndarray, spec: TensorSpec) -> None:
-    """JSON has no infinity, so one in an array is a number that the dtype cannot hold.
-
-    Raises:
-        RequestError: a number of the input is out of range.
-    """
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    # JSON has no infinity, so one more than was given by name is a number that the dtype cannot hold.
+    if not is_finite(array) and np.count_nonzero(~np.isfinite(array)) > num_given:
         raise _out_of_range(spec)
+    return array.reshape(shape)
 
 
 def check_names(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> None:
@@ -114,6 +119,13 @@ def check_shapes(arrays: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpe
         check_tensor(specs[name], array, sizes)
         if array.size == 0:
             raise RequestError(f"input {name!r} is empty: its shape is {list(array.shape)}")
+
+
+def _with_nonfinite(values: list[Any]) -> tuple[list[Any], int]:
+    """Values with those that JSON writes by name as floats, and how many they are."""
+    known = (str, type(None))
+    found = [_NOT_FINITE.get(value, value) if isinstance(value, known) else value for value in values]
+    return found, sum(isinstance(value, known) for value in values)
 
 
 def _flatten(data: Any, name: str) -> tuple[list[Any], tuple[int, ...]]:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def predict(
-    artifact: str | Path | Artifact, inputs: Mapping[str, np.ndarray], *, runtime: str | None = None
+    artifact: str | Path | Artifact,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    runtime: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> tuple[list[str], np.ndarray]:
     """Label and scores of raw samples.
 
@@ -30,29 +34,40 @@ def predict(
         artifact: An artifact.
         inputs: Raw arrays of shape [samples, ...] by input name; the artifact's preprocessing is applied.
         runtime: Runtime; default: the first that works.
+        allow_nonfinite: Take NaN and infinity in every input; default: in those whose calibration samples
+            hold them.
 
     Returns:
         The label of each sample, and the scores of shape [samples, classes]; where the model does not
         classify each sample, no labels, and its first output.
 
     Raises:
-        LissomError: the artifact is damaged, or the inputs do not fit.
+        AnswerError: a class of a sample has no finite score, so that its label would be a guess.
+        LissomError: the artifact is damaged, or the inputs do not fit or are not finite.
     """
+    import numpy as np
+
     from lissom.models.evaluation import predict as predict_batches
     from lissom.runtime.base import open_runtime
-    from lissom.runtime.preprocess import preprocess, softmax
+    from lissom.runtime.finiteness import check_scores, checked_inputs
+    from lissom.runtime.preprocess import prepare_inputs, softmax
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
-    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
-    if inputs.keys() != dtypes.keys():
-        raise RequestError(f"the model takes {', '.join(dtypes)}; found {', '.join(inputs) or 'nothing'}")
+    known = [spec.name for spec in manifest.signature.inputs]
+    if inputs.keys() != set(known):
+        raise RequestError(f"the model takes {', '.join(known)}; found {', '.join(inputs) or 'nothing'}")
+    checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
+    tensors = prepare_inputs(inputs, manifest, checked)
     with open_runtime(opened, runtime) as session:
-        outputs = predict_batches(session.infer_batch, preprocess(inputs, manifest.preprocessing, dtypes))
+        outputs = predict_batches(session.infer_batch, tensors)
     if manifest.task != "classification" or outputs.ndim != 2:
         return [], outputs
+    with np.errstate(invalid="ignore"):
+        scores = softmax(outputs)
+    check_scores(scores, manifest.signature.outputs[0].name)
     names = manifest.labels or [str(index) for index in range(outputs.shape[-1])]
-    return [names[index] for index in outputs.argmax(axis=-1)], softmax(outputs)
+    return [names[index] for index in outputs.argmax(axis=-1)], scores
 
 
 def inspect(artifact: str | Path) -> Artifact:

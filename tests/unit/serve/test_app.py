@@ -288,7 +288,7 @@ HOSTILE_PREDICT: dict[str, tuple[Any, str]] = {
     "wrong channels": ({"inputs": {"image": [[[[1, 2], [3, 4]]] * 3]}}, "[1, 3, 2, 2]"),
     "ragged": ({"inputs": {"image": [[[[1, 2], [3]]]]}}, "ragged"),
     "text": ({"inputs": {"image": [[["1", "2"], ["3", "4"]]]}}, "text at position 0"),
-    "beyond float32": ({"inputs": {"image": [[[1e300, 1], [1, 1]]]}}, "outside the range of FP32"),
+    "beyond float32": ({"inputs": {"image": [[[1e300, 1], [1, 1]]]}}, "outside the range of float32"),
 }
 
 
@@ -422,11 +422,14 @@ def test_the_cause_of_an_internal_error_is_in_the_log_only(
     assert predict(app, ROWS.tolist()).status == 200
 
 
-def test_an_output_that_is_not_finite_is_null(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_that_is_not_finite_is_null_and_gets_no_label(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert app.repository is not None
     logits = np.array([[np.nan, 1.0, np.inf]], dtype=np.float32)
     monkeypatch.setattr(app.repository.models["tiny"].scheduler, "_run", lambda inputs: {"logits": logits})
-    assert predict(app, ROWS[:1].tolist()).json["outputs"] == {"logits": [[None, 1.0, None]]}
+    refused = predict(app, ROWS[:1].tolist())
+    assert (refused.status, "output 'logits'" in refused.json["error"]) == (422, True)
     one = tensor(shape=[1, 1, 2, 2], data=[1, 2, 3, 4])
     assert infer(app, {"inputs": [one]}).json["outputs"][0]["data"] == [None, 1.0, None]
 

@@ -112,7 +112,9 @@ def executed(artifact: Artifact, layers: Sequence[Layer] | None, runtime: str | 
     )
 
 
-def predicted(path: Path, data: str | None, runtime: str | None, out: Path | None) -> Outcome:
+def predicted(
+    path: Path, data: str | None, runtime: str | None, out: Path | None, *, allow_nonfinite: bool = False
+) -> Outcome:
     """Labels or values of samples; the first ten as text, all of them as CSV with --out."""
     from lissom import verbs
     from lissom.artifact import Artifact
@@ -120,7 +122,9 @@ def predicted(path: Path, data: str | None, runtime: str | None, out: Path | Non
     artifact = Artifact.open(path)
     samples = verbs.load_data(data or artifact.manifest.data)
     split = next(name for name in ("report", "calibrate", "select", "train") if len(samples.indices[name]))
-    labels, outputs = verbs.predict(artifact, samples.raw(split), runtime=runtime)
+    labels, outputs = verbs.predict(
+        artifact, samples.raw(split), runtime=runtime, allow_nonfinite=allow_nonfinite
+    )
     header = ["sample", "label", "score"] if labels else ["sample", "output"]
     rows = [
         [str(place), *([labels[place], f"{row.max():.4f}"] if labels else [_numbers(row)])]

@@ -1,0 +1,294 @@
+"""What is served of other people's models is true: no label of NaN, no stale model, no picture out of range.
+
+Right answers are computed with numpy from the numbers that the graphs were made of.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+from tests.unit.artifacts import onnx_model, write_onnx_artifact
+from tests.unit.serve.asgi import Response, request
+
+import lissom
+from lissom.artifact import Artifact, InputRange, Signature, TensorSpec
+from lissom.errors import AnswerError, RequestError
+from lissom.runtime.probe import probe_bytes
+from lissom.serve.app import Application
+from lissom.serve.repository import Repository
+
+SIZE, CLASSES = 6, 3
+WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, CLASSES)).astype(np.float32)
+ROWS = np.random.default_rng(1).normal(size=(4, SIZE)).astype(np.float32)
+ENGINES = ["onnxruntime", "openvino"]
+
+
+def constant(name: str, value: Any, dtype: str = "float32") -> Any:
+    return numpy_helper.from_array(np.asarray(value, dtype), name)
+
+
+def node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, inputs.split(), [output], **attributes)
+
+
+def classifier(
+    folder: Path,
+    nodes: list[Any],
+    constants: list[Any],
+    probe_outputs: np.ndarray,
+    *,
+    dtype: str = "float32",
+    rows: np.ndarray = ROWS,
+    recipe: str = "foreign",
+    **changes: Any,
+) -> Artifact:
+    """A graph from `x` [n, size] to scores `y` [n, classes] as an artifact."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    width = probe_outputs.shape[1]
+    model = onnx_model(
+        nodes,
+        [helper.make_tensor_value_info("x", kind, ["n", rows.shape[1]])],
+        [helper.make_tensor_value_info("y", kind, ["n", width])],
+        constants,
+    )
+    signature = Signature(
+        inputs=(TensorSpec(name="x", dtype=dtype, shape=("n", rows.shape[1])),),
+        outputs=(TensorSpec(name="y", dtype=dtype, shape=("n", width)),),
+    )
+    probe = probe_bytes({"x": rows.astype(dtype)}, {"y": probe_outputs.astype(dtype)})
+    labels = tuple(f"class {place}" for place in range(width))
+    fields = {"preprocessing": (), "labels": labels, **changes}
+    return write_onnx_artifact(folder, model, signature, probe, recipe=recipe, **fields)
+
+
+def rectified(folder: Path, *, dtype: str = "float32", **changes: Any) -> Artifact:
+    """relu(x) @ weights: what OpenVINO answers confidently where x is NaN."""
+    nodes = [node("Relu", "x", "kept"), node("MatMul", "kept w", "y")]
+    wanted = np.maximum(ROWS, 0) @ WEIGHTS
+    changes.setdefault("tolerance", {"absolute": 2e-2, "relative": 2e-2})
+    return classifier(folder, nodes, [constant("w", WEIGHTS, dtype)], wanted, dtype=dtype, **changes)
+
+
+def open_app(*artifacts: Artifact, **options: Any) -> Application:
+    options.setdefault("runtime", "onnxruntime")
+    return Application(Repository.open([one.path for one in artifacts], threads=1, **options))
+
+
+def infer_binary(app: Application, array: np.ndarray, datatype: str, model: str = "foreign") -> Response:
+    head = {
+        "inputs": [
+            {
+                "name": "x",
+                "datatype": datatype,
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+        ]
+    }
+    content = json.dumps(head).encode()
+    length = {"inference-header-content-length": str(len(content))}
+    return request(app, "POST", f"/v2/models/{model}/infer", content + array.tobytes(), headers=length)
+
+
+def infer_json(app: Application, array: np.ndarray, datatype: str = "FP32") -> Response:
+    data = [one if np.isfinite(one) else None for one in array.reshape(-1).tolist()]
+    tensor = {"name": "x", "datatype": datatype, "shape": list(array.shape), "data": data}
+    return request(app, "POST", "/v2/models/foreign/infer", {"inputs": [tensor]})
+
+
+def predict(app: Application, rows: Any, path: str = "/predict") -> Response:
+    return request(app, "POST", path, {"inputs": {"x": rows}})
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+# Answers made of NaN
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "datatype"), [("float16", "FP16"), ("float32", "FP32"), ("float64", "FP64")]
+)
+@pytest.mark.parametrize(
+    ("value", "row", "told"),
+    [(np.nan, 0, "NaN in row 0"), (np.inf, 2, "infinity in row 2"), (-np.inf, 3, "-infinity in row 3")],
+)
+def test_no_engine_answers_a_sample_that_is_not_finite(
+    tmp_path: Path, engine: str, dtype: str, datatype: str, value: float, row: int, told: str
+) -> None:
+    artifact = rectified(tmp_path / "a", dtype=dtype)
+    app = open_app(artifact, runtime=engine)
+    rows = ROWS.astype(dtype)
+    assert infer_binary(app, rows, datatype).status == 200
+    rows[row, 1] = value
+    for found in (infer_binary(app, rows, datatype), infer_binary(app, rows, datatype)):
+        assert (found.status, found.json["error"].startswith(f"input 'x' holds {told}")) == (400, True)
+    with pytest.raises(RequestError, match=told):
+        lissom.predict(artifact, {"x": rows}, runtime=engine)
+    assert infer_binary(app, ROWS.astype(dtype), datatype).status == 200
+
+
+def test_the_same_is_found_in_the_one_input_without_json_and_in_large_bodies(tmp_path: Path) -> None:
+    app = open_app(rectified(tmp_path / "a"))
+    one = ROWS[:1].copy()
+    headers = {"inference-header-content-length": "0"}
+    path = "/v2/models/foreign/infer"
+    assert request(app, "POST", path, one.tobytes(), headers=headers).status == 200
+    one[0, 5] = np.nan
+    assert request(app, "POST", path, one.tobytes(), headers=headers).status == 400
+    many = np.tile(ROWS, (3000, 1))
+    assert infer_binary(app, many, "FP32").status == 200
+    many[9999, 3] = np.inf
+    found = infer_binary(app, many, "FP32")
+    assert (found.status, "infinity in row 9999" in found.json["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("largest", [1e30, 3e38])
+def test_large_numbers_are_finite(tmp_path: Path, largest: float) -> None:
+    weights = np.zeros((SIZE, CLASSES), np.float32)
+    weights[0, 0] = 1e-38
+    app = open_app(
+        classifier(tmp_path / "a", [node("MatMul", "x w", "y")], [constant("w", weights)], ROWS @ weights)
+    )
+    rows = np.full((2, SIZE), largest, np.float32)
+    assert infer_binary(app, rows, "FP32").status == 200
+    found = predict(app, rows.tolist())
+    np.testing.assert_allclose(found.json["outputs"]["y"], rows @ weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float16", 1e5), ("float32", 1e39), ("float32", -1e300)])
+def test_a_number_that_the_dtype_cannot_hold_is_refused(tmp_path: Path, dtype: str, value: float) -> None:
+    artifact = rectified(tmp_path / "a", dtype=dtype)
+    app = open_app(artifact)
+    rows = ROWS.astype(np.float64)
+    rows[1, 1] = value
+    found = predict(app, rows.tolist())
+    assert (found.status, f"outside the range of {dtype}" in found.json["error"]) == (400, True)
+    with pytest.raises(RequestError, match="outside the range"):
+        lissom.predict(artifact, {"x": rows}, runtime="onnxruntime")
+
+
+def test_a_model_in_float64_gets_every_digit(tmp_path: Path) -> None:
+    nodes, small = [node("Mul", "x w", "y")], 2.0**-40
+    rows = np.array([[1.0, 1.0 + small]])
+    artifact = classifier(
+        tmp_path / "a", nodes, [constant("w", 1.0, "float64")], rows, dtype="float64", rows=rows
+    )
+    found = predict(open_app(artifact), rows.tolist())
+    assert found.json["outputs"]["y"] == rows.tolist()
+
+
+FAULTY: dict[str, tuple[list[Any], list[Any], np.ndarray]] = {
+    "the logarithm of a negative number": (
+        [node("Log", "x", "y")],
+        [],
+        np.array([[1, 1], [-1, 1], [1, 1.0]]),
+    ),
+    "a division of zero by zero": ([node("Div", "x x", "y")], [], np.array([[1, 1], [0, 1], [2, 1.0]])),
+    "an overflow": ([node("Mul", "x w", "y")], [constant("w", 3e38)], np.array([[1, 1], [9, 1], [0, 1.0]])),
+    "an exponential": ([node("Exp", "x", "y")], [], np.array([[1, 1], [1000, 1], [0, 1.0]])),
+}
+
+
+@pytest.mark.parametrize("case", FAULTY)
+def test_no_label_is_given_without_a_finite_score(tmp_path: Path, engine: str, case: str) -> None:
+    nodes, constants, rows = FAULTY[case]
+    ones = np.ones((2, 2), np.float32)
+    scale = 1.0 if not constants else 3e38
+    wanted = {"Log": np.zeros_like(ones), "Exp": np.exp(ones)}.get(nodes[0].op_type, ones * np.float32(scale))
+    artifact = classifier(tmp_path / "a", nodes, constants, wanted, rows=ones)
+    app = open_app(artifact, runtime=engine)
+    found = predict(app, rows.tolist())
+    assert found.status == 422, found.body
+    assert "row 1" in found.json["error"]
+    assert "output 'y'" in found.json["error"]
+    assert predict(app, rows[[0, 2]].tolist()).status == 200
+    with pytest.raises(AnswerError, match=r"row 1.*output 'y'"):
+        lissom.predict(artifact, {"x": rows.astype(np.float32)}, runtime=engine)
+    assert len(lissom.predict(artifact, {"x": rows[[0, 2]].astype(np.float32)}, runtime=engine)[0]) == 2
+
+
+def test_a_class_that_is_ruled_out_has_the_finite_score_zero(tmp_path: Path) -> None:
+    mask = np.array([0, -np.inf, 0], np.float32)
+    nodes = [node("MatMul", "x w", "product"), node("Add", "product m", "y")]
+    wanted = ROWS @ WEIGHTS + mask
+    app = open_app(classifier(tmp_path / "a", nodes, [constant("w", WEIGHTS), constant("m", mask)], wanted))
+    found = predict(app, ROWS.tolist())
+    assert found.status == 200
+    np.testing.assert_allclose(found.json["scores"], shares(wanted), atol=1e-5)
+    assert found.json["labels"] == [f"class {place}" for place in wanted.argmax(axis=1)]
+
+
+def masked_range(nonfinite: bool) -> tuple[InputRange, ...]:
+    return (InputRange(input="x", low=-3, high=3, mean=0, std=1, nonfinite=nonfinite),)
+
+
+def is_missing(folder: Path, **changes: Any) -> Artifact:
+    """0 where a feature is NaN, through its weights: a model that is made for missing features."""
+    nodes = [
+        node("IsNaN", "x", "missing"),
+        node("Where", "missing zero x", "filled"),
+        node("MatMul", "filled w", "y"),
+    ]
+    return classifier(
+        folder, nodes, [constant("zero", 0.0), constant("w", WEIGHTS)], ROWS @ WEIGHTS, **changes
+    )
+
+
+def test_a_model_whose_samples_hold_nan_gets_it_on_every_route(tmp_path: Path) -> None:
+    artifact = is_missing(tmp_path / "a", input_ranges=masked_range(True))
+    app = open_app(artifact)
+    rows = ROWS.copy()
+    rows[2, 4] = np.nan
+    wanted = np.where(np.isnan(rows), 0, rows) @ WEIGHTS
+    as_json = [[None if np.isnan(value) else value for value in row] for row in rows.tolist()]
+    named = [["NaN" if value is None else value for value in row] for row in as_json]
+    found = infer_binary(app, rows, "FP32").json["outputs"][0]
+    np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), wanted, rtol=1e-5)
+    found = infer_json(app, rows).json["outputs"][0]
+    np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), wanted, rtol=1e-5)
+    for given in (as_json, named):
+        np.testing.assert_allclose(predict(app, given).json["outputs"]["y"], wanted, rtol=1e-5)
+    labels, scores = lissom.predict(artifact, {"x": rows}, runtime="onnxruntime")
+    np.testing.assert_allclose(scores, shares(wanted), atol=1e-5)
+    assert labels == [f"class {place}" for place in wanted.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("given", [None, "NaN", "Infinity", "-Infinity"])
+def test_json_has_no_other_way_around_the_check(tmp_path: Path, given: Any) -> None:
+    rows: list[list[Any]] = ROWS.tolist()
+    rows[0][0] = given
+    strict = open_app(is_missing(tmp_path / "a", input_ranges=masked_range(False)))
+    assert predict(strict, rows).status == 400
+    loose = open_app(is_missing(tmp_path / "b"), allow_nonfinite=True)
+    assert predict(loose, rows).status == (200 if given in (None, "NaN") else 422)
+    rows[0][0] = "nonsense"
+    assert predict(loose, rows).status == 400
+    rows[0][0] = 1e300
+    assert predict(loose, rows).status == 400
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_check_can_be_switched_off(tmp_path: Path, dtype: str) -> None:
+    artifact = rectified(tmp_path / "a", dtype=dtype)
+    app = open_app(artifact, allow_nonfinite=True)
+    rows = ROWS.astype(dtype)
+    rows[0, 0] = np.nan
+    datatype = {"float16": "FP16", "float32": "FP32", "float64": "FP64"}[dtype]
+    found = infer_binary(app, rows, datatype).json["outputs"][0]
+    assert found["data"][:CLASSES] == [None] * CLASSES
+    with pytest.raises(AnswerError, match="row 0"):
+        lissom.predict(artifact, {"x": rows}, runtime="onnxruntime", allow_nonfinite=True)
