@@ -231,11 +231,11 @@ def clean(folder: str | Path, *, dry_run: bool = False) -> list[Path]:
 
 
 def load_data(recipe: Recipe) -> Data:
-    """The data of a recipe, with labels as its task reads them."""
-    from lissom.models.data import load_data as load
+    """The data of a recipe, with labels as its task reads them and inputs as its model takes them."""
+    from lissom.export.loading import data_for_model
     from lissom.models.tasks import fitting
 
-    return fitting(load(recipe.data.source), recipe.model.task)
+    return fitting(data_for_model(recipe.data.source, recipe.model), recipe.model.task)
 
 
 def plan(recipe: Recipe, data: Data) -> list[Planned]:

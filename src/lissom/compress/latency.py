@@ -170,13 +170,11 @@ def _few(data: Data) -> Data:
     chosen = data.indices[split][:NUM_PROBE]
     dataset = data.dataset
     labels = None if dataset.labels is None else dataset.labels[chosen]
-    return Data(
-        data.source,
-        replace(
-            dataset,
-            inputs={name: array[chosen] for name, array in dataset.inputs.items()},
-            labels=labels,
-            split=np.array(["select"] * len(chosen)),
-            group=None,
-        ),
+    few = replace(
+        dataset,
+        inputs={name: array[chosen] for name, array in dataset.inputs.items()},
+        labels=labels,
+        split=np.array(["select"] * len(chosen)),
+        group=None,
     )
+    return Data(data.source, few, data.taken)

@@ -28,7 +28,7 @@ def load_onnx(path: Path) -> Any:
     Raises:
         ModelError: there is no file, it is no ONNX, or a path in it is unsafe, missing or cut short.
     """
-    model = _graph(path)
+    model = read_graph(path)
     _checked(model, path)
     try:
         require("onnx.external_data_helper", extra="cpu").load_external_data_for_model(
@@ -41,7 +41,7 @@ def load_onnx(path: Path) -> Any:
 
 def external_files(path: Path) -> list[Path]:
     """The files in which an ONNX file keeps weights; see `load_onnx` for what is refused."""
-    return _checked(_graph(path), path)
+    return _checked(read_graph(path), path)
 
 
 def onnx_files(model: Any) -> Mapping[str, bytes]:
@@ -56,7 +56,12 @@ def onnx_files(model: Any) -> Mapping[str, bytes]:
         return {name: (Path(place) / name).read_bytes() for name in (MODEL_FILE, DATA_FILE)}
 
 
-def _graph(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
+    """The ModelProto of a file without the weights that lie in other files.
+
+    Raises:
+        ModelError: there is no file, or it is no ONNX.
+    """
     try:
         return require("onnx", extra="cpu").load(path, load_external_data=False)
     except FileNotFoundError as exc:

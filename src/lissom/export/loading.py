@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tolerance
 from lissom.errors import ArtifactError, ModelError
-from lissom.export.external_data import load_onnx
+from lissom.export.external_data import load_onnx, read_graph
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
+from lissom.models.data import Data, load_data
+from lissom.models.formats import RESERVED, has_reserved
+from lissom.models.forward import is_plain, required_inputs, taken_by_torch
+from lissom.models.loading import factory_for
 from lissom.models.masks import recount_zeros
 from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch, tell_kind
 from lissom.models.training import starting_model
 from lissom.optional import require
-from lissom.recipe import LoadConfig
+from lissom.recipe import LoadConfig, ModelConfig
 from lissom.runtime.onnx_runtime import MODEL_FILE
-from lissom.structure import factory_of, load_model
+from lissom.structure import build, factory_of, load_model
 
 
 def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) -> Artifact:
@@ -28,11 +35,50 @@ def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) 
     if source.suffix == ".onnx":
         return _from_onnx_file(source, context)
     model, factory = starting_model(parents, context)
+    context = replace(context, data=taken_by_torch(model, context.data))
     return save_torch(model, factory, context, notes={})
 
 
+def data_for_model(source: str, config: ModelConfig) -> Data:
+    """DATA as a model takes them: by its names, in its order and its dtypes.
+
+    Raises:
+        LissomError: the data or the model cannot be read, or the arrays are not the inputs of the model.
+    """
+    declared = declared_inputs(config)
+    if declared or config.format != "torch":
+        return load_data(source, declared)
+    data = load_data(source)
+    if is_plain(data) and not has_reserved(source):
+        return data
+    with torch.random.fork_rng(devices=[]):
+        model = build(factory_for(config, data))
+    needed = required_inputs(model)
+    if data.dataset.labels is not None and {*needed} & {*RESERVED} and len(needed) > 1:
+        data = load_data(source, [TensorSpec(name=name, dtype="float32", shape=()) for name in needed])
+        data = replace(data, taken=(), _tensors={})
+    return taken_by_torch(model, data)
+
+
+def declared_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """What an artifact or an ONNX file says of its inputs; empty for a torch model, which says nothing."""
+    source = Path(config.source)
+    if (source / MANIFEST_NAME).is_file():
+        return Artifact.open(source).manifest.signature.inputs
+    return onnx_inputs(read_graph(source)) if source.suffix == ".onnx" else ()
+
+
+def onnx_inputs(model: Any) -> tuple[TensorSpec, ...]:
+    """The inputs of an ONNX model that have to be given: those without a value of their own."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    initializers |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    return tuple(_spec(value) for value in model.graph.input if value.name not in initializers)
+
+
 def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
-    inputs, given = artifact.manifest.signature.inputs, context.data.input_specs
+    inputs = artifact.manifest.signature.inputs
+    context = replace(context, data=context.data.taken_by(inputs))
+    given = context.data.input_specs
     if inputs != given:
         raise ArtifactError(
             f"{artifact.path.name} takes {_shown(inputs)}, but {context.data.source} gives {_shown(given)}",
@@ -64,6 +110,7 @@ def _made_for(artifact: Artifact, context: Context) -> dict[str, Any]:
 def _from_onnx_file(path: Path, context: Context) -> Artifact:
     model = load_onnx(path)
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
+    context = replace(context, data=context.data.taken_by(onnx_inputs(model)))
     signature = _onnx_signature(model, context)
     return _save_onnx(model, signature, context, precision="int8" if quantized else "float32")
 
@@ -90,8 +137,7 @@ def _save_onnx(model: Any, signature: Signature, context: Context, *, precision:
 
 def _onnx_signature(model: Any, context: Context) -> Signature:
     """The signature in the file; its inputs must be those of the data, with a batch that may vary."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in initializers)
+    inputs = onnx_inputs(model)
     wanted = context.data.input_specs
     for spec in inputs:
         if spec.shape and isinstance(spec.shape[0], int):

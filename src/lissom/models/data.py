@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -20,9 +20,11 @@ import numpy as np
 import yaml
 
 from lissom.artifact import PreprocessingStep, TensorSpec
-from lissom.errors import DataError, ModelError, near
+from lissom.errors import DataError, ModelError, RequestError, near
 from lissom.logs import log
+from lissom.models.matching import match_inputs
 from lissom.registry import DATASETS, resolve
+from lissom.runtime.conversion import is_rounded
 from lissom.runtime.preprocess import preprocess
 
 SPLITS = ("train", "calibrate", "select", "report")
@@ -38,9 +40,8 @@ class Dataset:
 
     Attributes:
         inputs: Arrays of shape [samples, ...] by input name, images as [samples, channels, height, width].
-            int32 and int64 are indices of 0 and more, such as tokens, and reach the model as int64; every
-            other type of number reaches it as float32, so that tokens in uint8 or uint16 need
-            `.astype('int64')`.
+            They reach the model in the dtypes that it takes. Where nothing is known of a model, int32 and
+            int64 are indices, such as tokens, and int64; every other type of number is float32.
         labels: Class indices [samples]; or values to be predicted, floats [samples] or [samples, columns];
             or token indices [samples, length], where -100 marks a position that does not count; or None.
         label_names: Name of each class; of each column of values, or none; of each token, or none.
@@ -59,10 +60,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its splits."""
+    """A data set with its splits.
+
+    Attributes:
+        source: Where it comes from, as DATA was written.
+        dataset: Raw samples, with the names and in the order of the model's inputs once it is known.
+        taken: What a model takes them as, see `taken_by`; empty where nothing is known of one.
+    """
 
     source: str
     dataset: Dataset
+    taken: tuple[TensorSpec, ...] = ()
     _tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -108,6 +116,33 @@ class Data:
                     found.setdefault(f"{one}/{other}", len(shared))
         return found
 
+    def taken_by(self, specs: Sequence[TensorSpec]) -> Data:
+        """The same samples and splits as a model takes them: by its names, in its order and its dtypes.
+
+        Args:
+            specs: The inputs that a model declares; shapes are not compared.
+
+        Raises:
+            DataError: the arrays have other names than the inputs.
+        """
+        if self.taken == tuple(specs):
+            return self
+        arrays = {name: array.shape[1:] for name, array in self.dataset.inputs.items()}
+        names = match_inputs({spec.name: spec.shape[1:] for spec in specs}, arrays, source=self.source)
+        back = {found: wanted for wanted, found in names.items()}
+        dataset = replace(
+            self.dataset,
+            inputs={wanted: self.dataset.inputs[found] for wanted, found in names.items()},
+            preprocessing=tuple(
+                step.model_copy(update={"input": back.get(step.input, step.input)})
+                for step in self.dataset.preprocessing
+            ),
+        )
+        found = replace(self, dataset=dataset, taken=tuple(specs), _tensors={})
+        if "sample_hashes" in self.__dict__:  # of the raw arrays, which are the same
+            found.__dict__["sample_hashes"] = self.sample_hashes
+        return found
+
     @cached_property
     def _units(self) -> list[str]:
         """What may not be torn apart: the hash of each sample's group, or of the sample itself."""
@@ -120,19 +155,29 @@ class Data:
         return {name: array[self.indices[split]] for name, array in self.dataset.inputs.items()}
 
     def tensors(self, split: str) -> dict[str, np.ndarray]:
-        """Inputs of a split after preprocessing: float32, and int64 where they are indices.
+        """Inputs of a split after preprocessing, in the dtypes of `input_specs`.
 
         Raises:
-            DataError: the split is empty, or holds NaN or infinity.
+            DataError: the split is empty, holds NaN or infinity, or a value that the dtype does not hold.
         """
         if split not in self._tensors:
             if not len(self.indices[split]):
                 raise DataError(f"{self.source}: the {split} split is empty", hint=_split_hint(self.dataset))
             dtypes = {spec.name: spec.dtype for spec in self.input_specs}
-            tensors = preprocess(self.raw(split), self.dataset.preprocessing, dtypes)
+            tensors = self._converted(self.raw(split), dtypes)
             _check_finite(tensors, self.source, split, self.indices[split])
             self._tensors[split] = tensors
         return self._tensors[split]
+
+    def _converted(self, raw: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Raw arrays after preprocessing; that floats lose digits is said where the model asked for it."""
+        try:
+            tensors = preprocess(raw, self.dataset.preprocessing, dtypes)
+        except RequestError as exc:
+            raise DataError(f"{self.source}: {exc.message}", hint=exc.hint) from exc
+        for name in [spec.name for spec in self.taken if is_rounded(raw[spec.name], spec.dtype)]:
+            log.info("%s: %s is rounded from %s to %s", self.source, name, raw[name].dtype, dtypes[name])
+        return tensors
 
     def labels(self, split: str) -> np.ndarray:
         """Labels of a split: float32 where they are values, else int64.
@@ -204,9 +249,12 @@ class Data:
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """Signature of the inputs after preprocessing; the batch size may vary."""
+        dtypes = {spec.name: spec.dtype for spec in self.taken}
         return tuple(
             TensorSpec(
-                name=name, dtype="int64" if _is_index(array) else "float32", shape=("batch", *array.shape[1:])
+                name=name,
+                dtype=dtypes.get(name) or usual_dtype(array),
+                shape=("batch", *array.shape[1:]),
             )
             for name, array in self.dataset.inputs.items()
         )
@@ -236,22 +284,39 @@ def split_of(sample_hash: str, shares: Mapping[str, float] = _SHARES) -> str:
     return list(shares)[-1]
 
 
-def load_data(source: str) -> Data:
+def load_data(source: str, declared: Sequence[TensorSpec] = ()) -> Data:
     """Load data by built-in name, file, folder, or `package.module:factory` that gives a `Dataset`.
 
     Options of the loader follow a question mark, as in `photos/?image_size=64` or
     `table.csv?label=species&...`; their values are YAML. Which files and folders are known is said in
-    `lissom.models.formats`. int32 and int64 inputs are indices and stay integers; all others become float32.
+    `lissom.models.formats`.
+
+    Args:
+        source: DATA.
+        declared: What a model declares of its inputs, where that is known before the data are read. An array
+            of an .npz that has the name of an input is that input, though it be called y; the data are then
+            `taken_by` it, and are not held against the habits of models in general.
 
     Raises:
-        DataError: nothing is there, it does not hold together, or an option is unknown.
+        DataError: nothing is there, it does not hold together, an option is unknown, or the arrays are not
+            the inputs of the model.
     """
-    from lissom.models.formats import reader_of
+    from lissom.models.formats import dataset_from_npz, reader_of, reserved_names
 
     place, options = _parsed(source)
     reader = None if place in DATASETS else reader_of(place)
+    if reader is dataset_from_npz and declared:
+        options = reserved_names(Path(place), options, [spec.name for spec in declared]) | options
     if reader is not None:
-        return Data(source, checked(_called(reader, options, source, Path(place)), source))
+        dataset = _called(reader, options, source, Path(place))
+    else:
+        dataset = _made(place, options, source)
+    data = Data(source, checked(dataset, source, declared=bool(declared)))
+    return data.taken_by(declared) if declared else data
+
+
+def _made(place: str, options: Mapping[str, Any], source: str) -> Dataset:
+    """What a built-in data set or a factory of the user gives."""
     try:
         factory = resolve(place, known=DATASETS)
     except ModelError as exc:
@@ -259,7 +324,7 @@ def load_data(source: str) -> Data:
     dataset = _called(factory, options, source)
     if not isinstance(dataset, Dataset):
         raise DataError(f"{source} gave a {type(dataset).__name__}, not a lissom.Dataset")
-    return Data(source, checked(dataset, source))
+    return dataset
 
 
 def _parsed(source: str) -> tuple[str, dict[str, Any]]:
@@ -303,8 +368,14 @@ def _called(factory: Callable[..., Any], options: Mapping[str, Any], source: str
     return factory(*place, **options)
 
 
-def checked(dataset: Dataset, source: str) -> Dataset:
+def checked(dataset: Dataset, source: str, *, declared: bool = False) -> Dataset:
     """The data set with arrays in the place of lists, when it holds together.
+
+    Args:
+        dataset: Data.
+        source: Where they come from.
+        declared: True where the model says itself what it takes: images with their channels last and
+            negative integers are then nothing unusual.
 
     Raises:
         DataError: it is empty, lengths differ, or an input, split or label cannot be used.
@@ -319,7 +390,8 @@ def checked(dataset: Dataset, source: str) -> Dataset:
     for name, array in dataset.inputs.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{source}: input {name!r} holds {array.dtype}, not numbers")
-        _check_layout(name, array, source)
+        if not declared:
+            _check_layout(name, array, source)
     lengths = {name: len(array) for name, array in found.items()}
     if not dataset.inputs or 0 in lengths.values():
         raise DataError(f"{source} holds no samples")
@@ -329,7 +401,8 @@ def checked(dataset: Dataset, source: str) -> Dataset:
         )
     if dataset.split is not None and (unknown := sorted(set(map(str, dataset.split)) - set(SPLITS))):
         raise DataError(f"{source}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}")
-    _check_indices(dataset, source)
+    if not declared:
+        _check_indices(dataset, source)
     _check_labels(dataset, source)
     _check_preprocessing(dataset, source)
     return dataset
@@ -354,6 +427,11 @@ def _kind(labels: np.ndarray | None) -> Kind:
     if labels.dtype.kind == "f":
         return "values"
     return "tokens" if labels.ndim == 2 else "classes"
+
+
+def usual_dtype(array: np.ndarray) -> str:
+    """The dtype in which models take an array unless they say otherwise: int64 for indices, else float32."""
+    return "int64" if _is_index(array) else "float32"
 
 
 def _is_index(array: np.ndarray) -> bool:
@@ -463,7 +541,7 @@ def _check_preprocessing(dataset: Dataset, source: str) -> None:
 def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str, indices: np.ndarray) -> None:
     """Refuse NaN and infinity in the tensors of a split, whose samples stand at `indices` in the source."""
     for name, array in tensors.items():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
         if len(bad):
             raise DataError(
                 f"{source}: input {name!r} of sample {indices[bad[0]]} ({split} split) holds NaN or infinity"

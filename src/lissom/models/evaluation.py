@@ -61,19 +61,21 @@ class Judged(NamedTuple):
 
 
 def fitted(data: Data, signature: Signature, preprocessing: Sequence[PreprocessingStep]) -> Data:
-    """The data as a model takes them: with the preprocessing that it was made with, not their own.
+    """The data as a model takes them: by its names, in its dtypes, with the preprocessing it was made with.
 
     Raises:
         DataError: names or sample shapes of the inputs are not those of the model.
     """
+    data = data.taken_by(signature.inputs)
     wanted = {spec.name: spec.shape[1:] for spec in signature.inputs}
     found = {spec.name: spec.shape[1:] for spec in data.input_specs}
-    if wanted.keys() != found.keys() or not all(_fits(wanted[name], found[name]) for name in wanted):
+    if not all(_fits(wanted[name], found[name]) for name in wanted):
         raise DataError(
             f"the model takes {_shown(wanted)}; {data.source} has {_shown(found)}",
             hint="samples have the names and shapes of those that the model was made with",
         )
-    return Data(data.source, replace(data.dataset, preprocessing=tuple(preprocessing)))
+    dataset = replace(data.dataset, preprocessing=tuple(preprocessing))
+    return replace(data, dataset=dataset, _tensors={})
 
 
 def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = BATCH_SIZE) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Files and folders in the formats that data sets are published in, told apart by their names.
 
-    x.npz                                  one array an input, labels under y, optional split and group
+    x.npz                                  one array an input, labels y or ?labels=KEY, optional split, group
     x.csv, x.parquet                       columns of numbers, one label column
     train-images-idx3-ubyte[.gz], ...      MNIST and its kin (IDX), images and labels in pairs
     data_batch_1.bin or train.bin, ...     CIFAR-10 or CIFAR-100, the binary version
@@ -16,12 +16,14 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lissom.errors import DataError, near_files
+from lissom.errors import DataError, near, near_files
 from lissom.models.data import Dataset
 from lissom.models.hugging_face import dataset_from_hugging_face
 from lissom.models.image_formats import dataset_from_cifar, dataset_from_idx, dataset_from_image_folder
@@ -42,7 +44,8 @@ DAMAGE = (
     struct.error,
 )
 """What NumPy and zipfile raise for files that are cut, damaged, or a single .npy."""
-_RESERVED = ("y", "split", "group")
+RESERVED = ("y", "split", "group")
+"""Arrays of an .npz that are no inputs, unless the model has an input of the name."""
 _LAYOUTS = (
     "known files: .npz, .csv, .parquet; known folders: one subfolder of images a class, train/ and test/ of"
     " such subfolders, CIFAR binary (data_batch_1.bin or train.bin), IDX (train-images-idx3-ubyte),"
@@ -108,24 +111,85 @@ def _reader_of_names(path: Path, files: Sequence[str]) -> Reader | None:
     return None
 
 
-def dataset_from_npz(path: Path) -> Dataset:
+def dataset_from_npz(
+    path: Path,
+    *,
+    labels: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    inputs: str | Sequence[str] | None = None,
+) -> Dataset:
     """One array per input name, labels `y`, optional `split` and `group`; nothing is unpickled.
 
     Floats `y` are values to be predicted, integers [samples, length] tokens, all else names of classes.
 
+    Args:
+        path: File.
+        labels: Name of the array of labels; default: y, unless that is an input.
+        split: Name of the array of splits; default: split.
+        group: Name of the array of groups; default: group.
+        inputs: Names of the arrays that are inputs, separated by commas; default: all the others.
+
     Raises:
-        DataError: the file is missing, damaged, or holds objects.
+        DataError: the file is missing, damaged, or holds objects, or has no array of a name.
+    """
+    arrays = _arrays(path)
+    named = inputs.split(",") if isinstance(inputs, str) else inputs
+    roles = {"y": labels, "split": split, "group": group}
+    for name in (*(named or ()), *filter(None, roles.values())):
+        if name not in arrays:
+            raise DataError(f"{path} has no array {name!r}", hint=near(name, arrays))
+    taken = {role: name or role for role, name in roles.items() if name or role not in (named or ())}
+    found = {role: arrays.get(name) for role, name in taken.items()}
+    others = [name for name in arrays if name not in taken.values()] if named is None else named
+    values = found.get("y")
+    names: tuple[str, ...] = ()
+    if values is not None and values.dtype.kind != "f" and values.ndim == 1:
+        values, names = with_names(values)
+    kept = {name: arrays[name] for name in others}
+    return Dataset(kept, values, names, split=found.get("split"), group=found.get("group"))
+
+
+def reserved_names(path: Path, options: Mapping[str, object], declared: Sequence[str]) -> dict[str, object]:
+    """Options by which an array called y, split or group is read as the input that a model has of this name.
+
+    Empty where there is none, or where the options say themselves what the array is.
+    """
+    given = {options.get("labels"), options.get("split"), options.get("group")}
+    if "inputs" in options or not [name for name in declared if name in RESERVED and name not in given]:
+        return {}
+    with _opened(path) as file:
+        names = list(file.files)
+    others = [name for name in names if name not in given and (name not in RESERVED or name in declared)]
+    return {"inputs": others} if {*declared} & {*names} & {*RESERVED} else {}
+
+
+def has_reserved(source: str) -> bool:
+    """True for an .npz of which an array may be an input or the labels, as only the model can tell."""
+    place, _, query = source.partition("?")
+    if Path(place).suffix.lower() != ".npz" or query or not Path(place).is_file():
+        return False
+    with _opened(Path(place)) as file:
+        return bool({*RESERVED} & {*file.files})
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz by name, in the order in which they were written."""
+    with _opened(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An .npz; nothing is unpickled.
+
+    Raises:
+        DataError: it is not there, or damaged, also where that shows while it is read.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            yield file
     except FileNotFoundError as exc:
         raise DataError(f"no data at {path}", hint=near_files(path)) from exc
     except DAMAGE as exc:
         raise DataError(f"{path} cannot be read as .npz: {exc or type(exc).__name__}") from exc
-    inputs = {name: array for name, array in arrays.items() if name not in _RESERVED}
-    labels = arrays.get("y")
-    names: tuple[str, ...] = ()
-    if labels is not None and labels.dtype.kind != "f" and labels.ndim == 1:
-        labels, names = with_names(labels)
-    return Dataset(inputs, labels, names, split=arrays.get("split"), group=arrays.get("group"))

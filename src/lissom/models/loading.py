@@ -61,7 +61,7 @@ def _from_data(data: Data) -> dict[str, int]:
     spec = data.input_specs[0]
     shape = tuple(dim for dim in spec.shape[1:] if isinstance(dim, int))
     sizes = {"in_features": math.prod(shape), "num_classes": _num_outputs(data)}
-    if spec.dtype == "int64":
+    if spec.dtype in ("int32", "int64"):
         highest = int(next(iter(data.dataset.inputs.values())).max())
         if data.kind == "tokens" and data.dataset.labels is not None:
             highest = max(highest, int(data.dataset.labels.max()))

@@ -15,6 +15,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from lissom.errors import DataError, MachineError
 from lissom.logs import log, quiet_libraries
 from lissom.models.augmentation import Augmenter
 from lissom.models.data import Data
+from lissom.models.forward import taken_by_torch
 from lissom.models.loading import factory_for, model_for
 from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.processes import place
@@ -50,6 +52,8 @@ _DAMAGE = (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zi
 def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context) -> Artifact:
     """Train on the train split with the loss of the task."""
     model, factory = starting_model(parents, context)
+    if not parents:
+        context = replace(context, data=taken_by_torch(model, context.data))
     before = parents["input"].manifest.notes if "input" in parents else {}
     context = with_known_scores(model, context)
     history = fit(model, context, config, after_step=keep_zeros(model, before))

@@ -8,6 +8,7 @@ import numpy as np
 
 from lissom.artifact import Manifest, PreprocessingStep
 from lissom.errors import RequestError
+from lissom.runtime.conversion import convert
 from lissom.runtime.finiteness import check_finite, is_finite
 
 
@@ -39,19 +40,25 @@ def prepare_inputs(
 def preprocess(
     raw: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep], dtypes: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Apply every step, in order, and cast to the dtypes of the signature.
+    """Apply every step, in order, and convert to the dtypes of the signature, where no value changes.
 
     Args:
         raw: Arrays of shape [batch, ...] by input name.
         steps: Steps of the manifest; values are one number, or one for each channel (axis 1).
         dtypes: NumPy dtype of each input.
+
+    Raises:
+        RequestError: a value of an array is none of the dtype, such as a fraction of integers.
     """
-    arrays = {name: np.asarray(array, dtype=_working_dtype(dtypes[name])) for name, array in raw.items()}
+    stepped = {step.input for step in steps}
+    arrays = {name: np.asarray(array) for name, array in raw.items()}
+    for name in stepped & raw.keys():
+        arrays[name] = np.asarray(arrays[name], dtype=_working_dtype(dtypes[name]))
     for step in steps:
         array = arrays[step.input]
         mean, std = (_by_channel(values, array.ndim) for values in (step.mean, step.std))
         arrays[step.input] = (array - mean) / std
-    return {name: np.ascontiguousarray(array, dtype=dtypes[name]) for name, array in arrays.items()}
+    return {name: np.asarray(convert(name, array, dtypes[name]), order="C") for name, array in arrays.items()}
 
 
 def unprocess(tensors: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep]) -> dict[str, np.ndarray]:
@@ -82,8 +89,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _working_dtype(dtype: str) -> np.dtype:
-    found = np.dtype(dtype)
-    return np.dtype(np.float32) if found.kind == "f" and found.itemsize < 8 else found
+    """In which steps are computed: float32, but float64 where the model takes that."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
 
 
 def _by_channel(values: Sequence[float], rank: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lissom.artifact import Artifact, Manifest
+from lissom.artifact import Artifact, Manifest, TensorSpec
 from lissom.errors import DataError
 from lissom.report.wording import shortened
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 Model = str | Path | Artifact | Callable[..., Any]
 
 
-def load_data(source: str | Path) -> Data:
-    """DATA with its four splits.
+def load_data(source: str | Path, declared: Sequence[TensorSpec] = ()) -> Data:
+    """DATA with its four splits; of a model that declares its inputs, as it takes them.
 
     Raises:
         DataError: nothing is there, or it does not hold together.
     """
     from lissom.models.data import load_data as load
 
-    return load(str(source))
+    return load(str(source), declared)
 
 
 def open_artifact(artifact: str | Path | Artifact) -> Artifact:
@@ -38,7 +38,7 @@ def data_for(manifest: Manifest, source: str | Path | None) -> Data:
     from lissom.models.evaluation import fitted
     from lissom.models.tasks import fitting
 
-    samples = fitting(load_data(source or manifest.data), manifest.task)
+    samples = fitting(load_data(source or manifest.data, manifest.signature.inputs), manifest.task)
     return fitted(samples, manifest.signature, manifest.preprocessing)
 
 
@@ -49,8 +49,6 @@ def with_classes(samples: Data, names: Sequence[str]) -> Data:
         DataError: the model does not know one of theirs.
     """
     import numpy as np
-
-    from lissom.models.data import Data
 
     theirs, labels = samples.dataset.label_names, samples.dataset.labels
     if labels is None or samples.kind != "classes" or not names or theirs == tuple(names):
@@ -63,4 +61,4 @@ def with_classes(samples: Data, names: Sequence[str]) -> Data:
         )
     places = [names.index(name) for name in theirs]
     dataset = replace(samples.dataset, labels=np.asarray(places)[labels], label_names=tuple(names))
-    return Data(samples.source, dataset)
+    return replace(samples, dataset=dataset)

@@ -48,15 +48,19 @@ def predict(
     import numpy as np
 
     from lissom.models.evaluation import predict as predict_batches
+    from lissom.models.matching import match_inputs
     from lissom.runtime.base import open_runtime
     from lissom.runtime.finiteness import check_scores, checked_inputs
     from lissom.runtime.preprocess import prepare_inputs, softmax
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
-    known = [spec.name for spec in manifest.signature.inputs]
-    if inputs.keys() != set(known):
-        raise RequestError(f"the model takes {', '.join(known)}; found {', '.join(inputs) or 'nothing'}")
+    pairs = match_inputs(
+        {spec.name: spec.shape[1:] for spec in manifest.signature.inputs},
+        {name: np.shape(array)[1:] for name, array in inputs.items()},
+        source="predict",
+    )
+    inputs = {wanted: inputs[found] for wanted, found in pairs.items()}
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
     tensors = prepare_inputs(inputs, manifest, checked)
     with open_runtime(opened, runtime) as session:

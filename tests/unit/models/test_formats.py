@@ -102,7 +102,7 @@ def test_a_built_in_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.
     assert load_data("digits").num_classes == 10
 
 
-def test_an_npz_takes_no_options(tmp_path: Path) -> None:
+def test_an_unknown_option_of_an_npz_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((3, 2)))
-    with pytest.raises(DataError, match="unknown option 'label'; these data have none"):
+    with pytest.raises(DataError, match="unknown option 'label'; did you mean labels"):
         load_data(f"{tmp_path / 'x.npz'}?label=y")

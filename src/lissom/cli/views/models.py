@@ -120,7 +120,7 @@ def predicted(
     from lissom.artifact import Artifact
 
     artifact = Artifact.open(path)
-    samples = verbs.load_data(data or artifact.manifest.data)
+    samples = verbs.load_data(data or artifact.manifest.data, artifact.manifest.signature.inputs)
     split = next(name for name in ("report", "calibrate", "select", "train") if len(samples.indices[name]))
     labels, outputs = verbs.predict(
         artifact, samples.raw(split), runtime=runtime, allow_nonfinite=allow_nonfinite
