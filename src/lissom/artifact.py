@@ -70,6 +70,11 @@ class Batching(Frozen):
         None, description="Samples of each call where the model takes no other number; null for any."
     )
     reason: str = Field("", description="Why requests are not joined; empty where they are.")
+    states: dict[str, str] = Field(
+        default_factory=dict,
+        description="Inputs that hold a recurrent state, and the output with its next value; "
+        "zeros are given where a caller sends none.",
+    )
 
 
 class Signature(Frozen):

@@ -20,6 +20,7 @@ from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.errors import LissomError, RequestError, near
 from lissom.recipe import default_threads
 from lissom.registry import COMPILING, RUNTIMES, resolve, runtime_entry, runtimes_for
+from lissom.runtime.layout import Layout
 
 Hint = Literal["latency", "throughput"]
 """Whether one call at a time shall be fast, or many at once."""
@@ -101,8 +102,10 @@ class Runtime(ABC):
                 f"{self.name} computes on {' and '.join(self.devices)}, {self.device!r} was asked for"
             )
         self.signature: Signature = artifact.manifest.signature
-        self._specs = {spec.name: spec for spec in self.signature.inputs}
-        self._plan = [_planned(spec) for spec in self.signature.inputs]
+        self.layout = Layout(self.signature)
+        specs = [_called(spec, self.layout) for spec in self.signature.inputs]
+        self._specs = {spec.name: spec for spec in specs}
+        self._plan = [_planned(spec) for spec in specs]
         started = time.perf_counter()
         self._open_impl()
         self.open_seconds = time.perf_counter() - started
@@ -122,16 +125,24 @@ class Runtime(ABC):
         return self._infer_impl(inputs if self._is_ready(inputs) else self._prepared(inputs))
 
     def infer_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As `infer`, for more samples than the engine takes in one call."""
-        num_samples = len(next(iter(inputs.values())))
-        size = self.max_batch or num_samples
-        if num_samples <= size:
-            return self.infer(inputs)
-        answers = [
-            self.infer({name: array[start : start + size] for name, array in inputs.items()})
-            for start in range(0, num_samples, size)
-        ]
-        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        """Answers to samples, in as many calls as the model and the engine need.
+
+        Args:
+            inputs: Arrays of shape [samples, ...] by name, as data sets have them, with the dtypes of the
+                signature; a recurrent state that is not among them is zero.
+
+        Returns:
+            Arrays of shape [samples, ...] by name of the output, wherever the model has its samples.
+
+        Raises:
+            RequestError: as `infer`.
+            RaggedAnswers: the answers to two samples have different shapes.
+        """
+        return self.layout.infer_samples(self.infer, inputs, self.max_batch)
+
+    def infer_request(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `infer`, for as many samples as a caller sends, in the layout of the signature."""
+        return self.layout.infer_request(self.infer, inputs, self.max_batch)
 
     def timed_infer(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
         """One call and its wall time in seconds, with outputs in host memory."""
@@ -224,6 +235,15 @@ class Runtime(ABC):
         sizes: dict[str, int] = {}
         for name, array in inputs.items():
             check_tensor(self._specs[name], array, sizes)
+
+
+def _called(spec: TensorSpec, layout: Layout) -> TensorSpec:
+    """What the engine takes in one call: of so many samples where their number is fixed."""
+    axis = layout.batching.inputs.get(spec.name)
+    if layout.size is None or axis is None:
+        return spec
+    shape = tuple(layout.size if place == axis else size for place, size in enumerate(spec.shape))
+    return spec.model_copy(update={"shape": shape})
 
 
 def _planned(spec: TensorSpec) -> tuple[str, np.dtype[Any], tuple[Any, ...]]:

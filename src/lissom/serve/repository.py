@@ -27,10 +27,12 @@ from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.finiteness import checked_inputs
+from lissom.runtime.layout import Layout, shape_without
 from lissom.runtime.probe import load_probe, probe_error
+from lissom.runtime.reproof import prove_on
 from lissom.serve.budget import instances_of, measured_here, threads_of, usable_cores
 from lissom.serve.protocol import Heads
-from lissom.serve.scheduler import Limits, Scheduler, batches_of
+from lissom.serve.scheduler import Limits, Scheduler
 from lissom.serve.tensors import DATATYPES
 
 VERSION = "1"
@@ -83,6 +85,7 @@ class ServedModel:
     Attributes:
         artifact: It.
         runtime: The engine.
+        batching: Where the samples lie, and whether requests are computed together, proven on this engine.
         scheduler: Through which every request goes.
         explaining: Held while an answer is explained.
         checked_inputs: Names of the inputs that must be finite.
@@ -112,6 +115,8 @@ class ServedModel:
             opening = self._thread.submit(_open_first, artifact, names, options.get("threads"))
             self.runtime: Runtime = opened.enter_context(opening.result())
             seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
+            self.batching = self._thread.submit(prove_on, self.runtime).result()
+            self.runtime.layout = Layout(artifact.manifest.signature, self.batching)
             self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
             num_instances = 1 if self.is_inline else instances_of(self.runtime, usable_cores())
             self._workers = self._thread
@@ -120,12 +125,13 @@ class ServedModel:
                     ThreadPoolExecutor(num_instances, thread_name_prefix=self.name)
                 )
             self.scheduler = Scheduler(
-                self.runtime.infer_batch,
+                self.runtime.infer_request,
                 _limits(self.runtime, options),
                 executor=None if self.is_inline else self._workers,
                 aside=self._thread,
                 num_instances=num_instances,
-                batches=batches_of(artifact.manifest.signature),
+                batches=self.batching.joins,
+                batching=None if self.runtime.layout.is_plain else self.batching,
             )
             opened.pop_all()
         self.state = State.READY
@@ -321,7 +327,8 @@ def _check_signature(artifact: Artifact) -> None:
     for spec in (*manifest.signature.inputs, *manifest.signature.outputs):
         if spec.dtype not in DATATYPES:
             raise ArtifactError(f"{artifact.path} cannot be served: {spec.name!r} has the dtype {spec.dtype}")
-    classes = manifest.signature.outputs[0].shape[-1:]
+    first = manifest.signature.outputs[0]
+    classes = shape_without(first.shape, Layout(manifest.signature).batching.outputs.get(first.name))[-1:]
     if manifest.labels and classes != (len(manifest.labels),):
         raise ArtifactError(
             f"{artifact.path} has {len(manifest.labels)} labels, its first output has {list(classes)}"
@@ -398,7 +405,7 @@ def _open_warm(artifact: Artifact, name: str, threads: int | None) -> Runtime:
 def _seconds_of_call(runtime: Runtime) -> float:
     """Median of a few calls with one sample, after as many to warm up."""
     inputs, _ = load_probe(runtime.artifact)
-    one = {name: array[:1] for name, array in inputs.items()}
+    one = next(runtime.layout.groups({name: array[:1] for name, array in inputs.items()})).tensors
     times = [runtime.timed_infer(one)[1] for _ in range(2 * _CALLS)]
     return median(times[_CALLS:])
 

@@ -24,19 +24,17 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lissom.artifact import Signature
+from lissom.artifact import Batching
+from lissom.runtime.layout import num_rows
+from lissom.serve.joining import Run, Tensors, key_of, outcomes_of
 from lissom.serve.latencies import Latencies
 
-Tensors = Mapping[str, np.ndarray]
-Run = Callable[[Tensors], Mapping[str, np.ndarray]]
 MAX_WAITING_BYTES = 256 * 2**20
 """Of the tensors in one queue."""
 _SMOOTHING = 0.2
@@ -128,7 +126,12 @@ class _Waiting:
     __slots__ = ("deadline", "future", "inputs", "key", "queued", "rows", "since", "size", "timer")
 
     def __init__(
-        self, inputs: Tensors, future: asyncio.Future[Tensors], since: float, deadline: float
+        self,
+        inputs: Tensors,
+        future: asyncio.Future[Tensors],
+        since: float,
+        deadline: float,
+        batching: Batching | None,
     ) -> None:
         self.inputs = inputs
         self.future = future
@@ -136,9 +139,13 @@ class _Waiting:
         self.deadline = deadline
         self.timer: asyncio.TimerHandle | None = None
         self.queued = True
-        self.rows = len(next(iter(inputs.values())))
         self.size = sum([array.nbytes for array in inputs.values()])
-        self.key = tuple([array.shape[1:] for array in inputs.values()])
+        if batching is None:
+            self.rows = len(next(iter(inputs.values())))
+            self.key: tuple[Any, ...] = tuple([array.shape[1:] for array in inputs.values()])
+        else:
+            self.rows = num_rows(inputs, batching)
+            self.key = key_of(inputs, batching)
 
 
 class Scheduler:
@@ -162,6 +169,7 @@ class Scheduler:
         aside: Executor | None = None,
         num_instances: int = 1,
         batches: bool = True,
+        batching: Batching | None = None,
     ) -> None:
         """Prepare; nothing runs yet.
 
@@ -171,12 +179,14 @@ class Scheduler:
             executor: Where `run` is called; None calls it on the event loop.
             aside: Where a request of more rows than a batch is computed, if not on the event loop.
             num_instances: Batches that are computed at the same time; 1 on the event loop.
-            batches: False for a model whose tensors have no axis of samples: requests are computed alone.
+            batches: False for a model whose samples may not share a call: requests are computed alone.
+            batching: Where the samples lie, if not on axis 0 of every tensor; `joins` must agree with
+                `batches`.
         """
         self.counts = Counts()
         self.waiting_rows, self.num_waiting = 0, 0
         self._waiting_bytes = 0
-        self.limits, self.batches = limits, batches
+        self.limits, self.batches, self._batching = limits, batches, batching
         self._run, self._executor, self._aside = run, executor, aside
         self._queue: deque[_Waiting] = deque()
         self.num_instances = self._free = num_instances if executor is not None else 1
@@ -202,7 +212,7 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        request = _Waiting(inputs, loop.create_future(), perf_counter(), deadline)
+        request = _Waiting(inputs, loop.create_future(), perf_counter(), deadline, self._batching)
         self._admit(request, now)
         self._queue.append(request)
         self.waiting_rows += request.rows
@@ -272,7 +282,7 @@ class Scheduler:
                 self._begin(loop, self._compute_aside(loop, self._aside, batch))
                 return
             started = perf_counter()
-            outcomes = outcomes_of(self._run, [request.inputs for request in batch])
+            outcomes = outcomes_of(self._run, [request.inputs for request in batch], self._batching)
             self._settle(batch, outcomes, started, perf_counter())
         self._go_on(loop)
 
@@ -296,7 +306,7 @@ class Scheduler:
     ) -> None:
         started = perf_counter()
         inputs = [request.inputs for request in batch]
-        outcomes = await loop.run_in_executor(executor, outcomes_of, self._run, inputs)
+        outcomes = await loop.run_in_executor(executor, outcomes_of, self._run, inputs, self._batching)
         self._settle(batch, outcomes, started, perf_counter())
 
     async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -388,45 +398,3 @@ class Scheduler:
         self._free += 1
         if not self._queue and self._free == self.num_instances:
             self._idle.set()
-
-
-def outcomes_of(run: Run, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
-    """Answers of requests that are computed together, or what each of them raises.
-
-    Args:
-        run: Computes a batch.
-        requests: Tensors of equal shapes but for the number of rows, at least one.
-    """
-    try:
-        if len(requests) == 1:
-            return [run(requests[0])]
-        joined = {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
-        return _split(run(joined), [len(next(iter(one.values()))) for one in requests])
-    except Exception as exc:  # an engine raises what it likes; each request gets its own
-        if len(requests) == 1:
-            return [exc]
-        middle = len(requests) // 2
-        return [*outcomes_of(run, requests[:middle]), *outcomes_of(run, requests[middle:])]
-
-
-def batches_of(signature: Signature) -> bool:
-    """True when every tensor begins with the axis of samples, so that requests can be computed together."""
-    return all(
-        spec.shape and isinstance(spec.shape[0], str) for spec in (*signature.inputs, *signature.outputs)
-    )
-
-
-def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors | Exception]:
-    """Rows of each request.
-
-    Raises:
-        ValueError: an output has not as many rows as the inputs.
-    """
-    ends = np.cumsum(rows).tolist()
-    for name, array in outputs.items():
-        if len(array) != ends[-1]:
-            raise ValueError(f"output {name!r} has {len(array)} rows for {ends[-1]}")
-    return [
-        {name: array[end - size : end] for name, array in outputs.items()}
-        for size, end in zip(rows, ends, strict=True)
-    ]

@@ -14,14 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lissom.artifact import Signature, TensorSpec
 from lissom.serve.scheduler import (
     Closed,
     Limits,
     Overloaded,
     Scheduler,
     TooLate,
-    batches_of,
     outcomes_of,
 )
 
@@ -300,13 +298,6 @@ def test_outputs_of_another_length_are_no_answer() -> None:
     (first, second) = outcomes_of(lambda inputs: {"y": inputs["x"].sum(axis=0)}, [rows(1), rows(2)])
     assert not isinstance(first, Exception)  # alone, whatever it gives is its own
     assert not isinstance(second, Exception)
-
-
-def test_a_model_batches_when_every_tensor_begins_with_the_samples() -> None:
-    batched = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
-    fixed = TensorSpec(name="y", dtype="float32", shape=(3,))
-    assert batches_of(Signature(inputs=(batched,), outputs=(batched,)))
-    assert not batches_of(Signature(inputs=(batched,), outputs=(fixed,)))
 
 
 def test_a_large_request_is_computed_beside_the_event_loop() -> None:

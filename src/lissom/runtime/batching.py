@@ -1,0 +1,353 @@
+"""Whether samples may share a call: found by running rows alone, together, turned and beside others.
+
+An axis called `batch` proves nothing: an output may be time-major, a layer may take statistics over the
+batch, a dynamic quantizer one scale of all rows. So the model is asked, about ten times:
+
+    three rows alone               what is right for each of them
+    two, and three together        the axis of an output is the one whose size follows the number of rows,
+                                   and whose slices are the answers alone
+    the three in another order     sorted rows and sums over the rows before do not follow
+    five rows, three times         the same three rows beside others: data, extremes, noise. Size and places
+                                   are the same, so that an engine computes the same bits unless a row reads
+                                   another
+    one row again                  a model with random operators cannot be proven
+
+Answers for another number of rows may differ by rounding, as engines choose other kernels; answers beside
+other neighbours may hardly differ at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lissom.artifact import Batching
+
+Tensors = Mapping[str, np.ndarray]
+Call = Callable[[Tensors], Mapping[str, np.ndarray]]
+Axes = Mapping[str, int | None]
+Row = dict[str, np.ndarray]
+Answer = Mapping[str, np.ndarray]
+
+_NUM_ROWS = 3
+_PLACES = (0, 2, 4)
+"""Where the three rows stand in a call of five."""
+_TURNED = (2, 0, 1)
+
+
+class Closeness(NamedTuple):
+    """Differences that are rounding, as a share of the largest value of the answers."""
+
+    sizes: float
+    """Between calls of different numbers of rows."""
+    neighbours: float
+    """Between calls of equal size, in which only other rows differ."""
+
+
+_CLOSENESS = {
+    "float16": Closeness(2e-2, 1e-3),
+    "bfloat16": Closeness(1e-1, 8e-3),
+    "int8": Closeness(1e-1, 2e-5),
+    "weight-int8": Closeness(5e-2, 2e-5),
+    "weight-int4": Closeness(5e-2, 2e-5),
+}
+_FLOAT32 = Closeness(1e-3, 2e-5)
+
+
+def prove_batching(
+    call: Call,
+    samples: Tensors,
+    candidates: Sequence[Axes],
+    *,
+    alone: Call | None = None,
+    precision: str = "float32",
+    states: Mapping[str, str] | None = None,
+) -> Batching | None:
+    """Find the axes of the samples, and whether samples may share a call.
+
+    Args:
+        call: Computes tensors of the model.
+        samples: A few arrays of shape [samples, ...] by input name; made distinct where they are equal.
+        candidates: Axes of the inputs that the samples may lie on, the likeliest first.
+        alone: Computes single samples where `call` is a changed model, which must then answer as this one.
+        precision: Of the model, which decides what is rounding.
+        states: Recurrent states; see `Batching`.
+
+    Returns:
+        The first candidate for which samples may share a call, else the first that runs; None where the
+        model runs on two rows with none of them.
+    """
+    found: Batching | None = None
+    rows = distinct_rows(samples, _NUM_ROWS)
+    for axes in candidates:
+        if all(axis is None for axis in axes.values()):
+            continue
+        proof = _Proof(call, alone or call, axes, rows, samples, _CLOSENESS.get(precision, _FLOAT32))
+        tried = proof.result(dict(states or {}))
+        if tried is not None and tried.joins:
+            return tried
+        found = found or tried
+    return found
+
+
+def prove_fixed(
+    call: Call, samples: Tensors, axes: Axes, size: int, *, states: Mapping[str, str] | None = None
+) -> Batching | None:
+    """The axes of a model that takes one number of samples only; None where it does not run on it.
+
+    Args:
+        call: Computes tensors of the model.
+        samples: A few arrays of shape [samples, ...] by input name.
+        axes: Where they lie.
+        size: Samples of each call.
+        states: Recurrent states; see `Batching`.
+    """
+    rows = distinct_rows(samples, size + 1)
+    first = _answer(call, axes, rows[:size])
+    if first is None:
+        return None
+    if size == 1:
+        return Batching(
+            inputs=dict(axes),
+            outputs={name: _axis_of_one(array.shape, axes) for name, array in first.items()},
+            joins=False,
+            size=1,
+            reason="the model takes one sample a call",
+            states=dict(states or {}),
+        )
+    order = [*range(1, size), 0]
+    turned = _answer(call, axes, [rows[index] for index in order])
+    other = _answer(call, axes, [rows[-1], *rows[1:size]])
+    if turned is None or other is None:
+        return None
+    found = {name: _fixed_axis(first[name], turned[name], order) for name in first}
+    joins = all(
+        axis is not None and _close(_rest(first[name], axis), _rest(other[name], axis), _FLOAT32.neighbours)
+        for name, axis in found.items()
+    )
+    reason = "" if joins else "its answer to a sample depends on the others of the batch"
+    return Batching(
+        inputs=dict(axes), outputs=found, joins=joins, size=size, reason=reason, states=dict(states or {})
+    )
+
+
+def _axis_of_one(shape: Sequence[int], axes: Axes) -> int | None:
+    """The axis of the one sample: the first axis of size 1, or that of the inputs where it has this size."""
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    usual = [axis for axis in axes.values() if axis in ones]
+    return next(iter([*usual, *ones]), None)
+
+
+def _fixed_axis(first: np.ndarray, turned: np.ndarray, order: list[int]) -> int | None:
+    axes = [axis for axis, size in enumerate(first.shape) if size == len(order)]
+    close = (axis for axis in axes if _close(np.take(first, order, axis), turned, _FLOAT32.sizes))
+    return next(close, None)
+
+
+def _rest(array: np.ndarray, axis: int) -> np.ndarray:
+    return np.take(array, range(1, array.shape[axis]), axis)
+
+
+def _answer(call: Call, axes: Axes, rows: Sequence[Row], shared: Row | None = None) -> Answer | None:
+    """What a model says to rows together; None where it does not take them."""
+    first = shared or rows[0]
+    tensors = {
+        name: first[name] if axis is None else np.stack([row[name] for row in rows], axis=axis)
+        for name, axis in axes.items()
+    }
+    try:
+        return {name: np.asarray(array) for name, array in call(tensors).items()}
+    except Exception:  # an engine raises what it likes; that it does is the answer
+        return None
+
+
+class _Proof:
+    """One experiment with given axes of the inputs."""
+
+    def __init__(
+        self, call: Call, alone: Call, axes: Axes, rows: list[Row], samples: Tensors, closeness: Closeness
+    ) -> None:
+        self._call, self._axes, self._rows = call, axes, rows
+        self._samples, self._closeness = samples, closeness
+        self._single = alone
+        self._alone: list[Answer] | None = None
+
+    def result(self, states: dict[str, str]) -> Batching | None:
+        pair, triple = self._ask(self._rows[:2]), self._ask(self._rows)
+        turned = self._ask([self._rows[index] for index in _TURNED])
+        if pair is None or triple is None or turned is None:
+            return None
+        alone = [_answer(self._single, self._axes, [row], self._rows[0]) for row in self._rows]
+        self._alone = [one for one in alone if one is not None]
+        if len(self._alone) < len(self._rows):
+            self._alone = None
+        outputs: dict[str, int | None] = {}
+        fault = "it runs on several samples and not on one" if self._alone is None else ""
+        if self._is_random():
+            fault = fault or "it gives other answers to the same sample"
+        for name in triple:
+            outputs[name], problem = self._axis(name, pair, triple, turned)
+            fault = fault or problem
+        if not fault:
+            fault = self._reading(outputs)
+        return Batching(
+            inputs=dict(self._axes), outputs=outputs, joins=not fault, reason=fault, states=states
+        )
+
+    def _ask(self, rows: Sequence[Row]) -> Answer | None:
+        return _answer(self._call, self._axes, rows, self._rows[0])
+
+    def _is_random(self) -> bool:
+        if self._alone is None:
+            return False
+        again = _answer(self._single, self._axes, [self._rows[0]], self._rows[0])
+        return again is None or not all(
+            _close(array, again[name], self._closeness.neighbours) for name, array in self._alone[0].items()
+        )
+
+    def _axis(self, name: str, pair: Answer, triple: Answer, turned: Answer) -> tuple[int | None, str]:
+        """Axis of an output, and why its samples may not share a call."""
+        two, three, other = pair[name], triple[name], turned[name]
+        seen = [(two, 2), (three, 3), (other, 3)]
+        seen += [(one[name], 1) for one in self._alone or ()]
+        if len({array.ndim for array, _ in seen}) > 1:
+            return None, f"output {name!r} has no axis of the samples"
+        following = [axis for axis in range(two.ndim) if all(a.shape[axis] == n for a, n in seen)]
+        if not following:
+            return None, f"output {name!r} has no axis of the samples"
+        for axis in following:
+            if self._alone is not None and self._are_alone(name, axis, two, three, other):
+                return axis, ""
+        for axis in following:
+            if _close(np.take(three, _TURNED, axis), other, self._closeness.sizes):
+                return (
+                    (axis, f"output {name!r} reads the other samples of the batch")
+                    if (len(following) == 1)
+                    else (None, f"output {name!r} compares the samples of the batch with each other")
+                )
+        if len(following) == 1 and self._is_random():
+            return following[0], ""
+        return None, f"output {name!r} depends on the order of the samples"
+
+    def _are_alone(self, name: str, axis: int, *together: np.ndarray) -> bool:
+        assert self._alone is not None
+        single = [one[name] for one in self._alone]
+        return all(
+            _close(np.take(array, [place], axis), single[row], self._closeness.sizes)
+            for array, order in zip(together, ((0, 1), (0, 1, 2), _TURNED), strict=True)
+            for place, row in enumerate(order)
+        )
+
+    def _reading(self, outputs: Mapping[str, int | None]) -> str:
+        """Why samples may not share a call: an answer changes with the neighbours, or this is unknown."""
+        answers = [self._beside(company) for company in companies(self._samples, self._rows[0])]
+        base, others = answers[0], [one for one in answers[1:] if one is not None]
+        if base is None or not others:
+            return "it does not run on five samples, so that it could not be proven"
+        for name, axis in outputs.items():
+            assert axis is not None
+            rows = [np.take(one[name], _PLACES, axis) for one in (base, *others)]
+            if not all(_close(rows[0], one, self._closeness.neighbours) for one in rows[1:]):
+                return f"output {name!r} reads the other samples of the batch"
+        return ""
+
+    def _beside(self, company: Sequence[Row]) -> Answer | None:
+        rows, company = list(self._rows), list(company)
+        return self._ask([rows[0], company[0], rows[1], company[1], rows[2]])
+
+
+def _close(one: np.ndarray, other: np.ndarray, share: float) -> bool:
+    """Equal but for rounding; NaN equals NaN, and whole numbers equal themselves alone."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind not in "fc":
+        return bool(np.array_equal(one, other))
+    with np.errstate(invalid="ignore", over="ignore"):
+        one, other = one.astype(np.float64), other.astype(np.float64)
+        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        finite = np.isfinite(one) & np.isfinite(other)
+        scale = max(np.abs(array[finite]).max(initial=0.0) for array in (one, other))
+        near = finite & (np.abs(one - other) <= share * scale)
+    return bool(np.all(same | near))
+
+
+def distinct_rows(samples: Tensors, count: int) -> list[Row]:
+    """So many samples that all differ: those that there are, then made-up ones in their range."""
+    generator = np.random.default_rng(0)
+    rows: list[Row] = []
+    for index in range(len(next(iter(samples.values())))):
+        row = {name: array[index] for name, array in samples.items()}
+        if len(rows) < count and not any(_equal(row, other) for other in rows):
+            rows.append(row)
+    while len(rows) < count:
+        rows.append({name: _draw(array, generator, 1.0) for name, array in samples.items()})
+    return rows
+
+
+def companies(samples: Tensors, twin: Row) -> list[list[Row]]:
+    """Two neighbours for the rows in each of three calls.
+
+    A copy of a row and one like the data; then large values and noise; then noise and small values.
+    """
+    generator = np.random.default_rng(1)
+
+    def draw(spread: float) -> Row:
+        return {name: _draw(array, generator, spread) for name, array in samples.items()}
+
+    high, low = ({name: _extreme(array, end) for name, array in samples.items()} for end in (np.max, np.min))
+    return [[twin, draw(1.0)], [high, draw(10.0)], [draw(10.0), low]]
+
+
+def _equal(one: Row, other: Row) -> bool:
+    return all(
+        np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f") for name, array in one.items()
+    )
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    """Tokens, masks and lengths, which must stay between those of the data, also as floating point."""
+    return values.dtype.kind in "iub" or bool(values.size and np.all(values == np.round(values)))
+
+
+def _draw(array: np.ndarray, generator: np.random.Generator, spread: float) -> np.ndarray:
+    """One made-up sample: whole numbers between those of the data, else noise of so many deviations.
+
+    What is not finite, such as a mask, stays so at as many places, which are others.
+    """
+    shape, finite = array.shape[1:], _finite(array)
+    if array.dtype.kind == "b":
+        return np.asarray(generator.random(shape) < 0.5)
+    low, high = (float(end(finite)) if finite.size else 0.0 for end in (np.min, np.max))
+    if _is_whole(finite) and (low != high or array.dtype.kind in "iu"):
+        low, high = (low, high) if low != high else (min(low, 0.0), max(high, 1.0 if low == 0 else high))
+        values: np.ndarray = generator.integers(int(low), int(high), shape, endpoint=True)
+    else:
+        deviation = float(finite.std(dtype=np.float64)) if finite.size else 0.0
+        center = float(finite.mean(dtype=np.float64)) if finite.size else 0.0
+        values = generator.normal(center, spread * (deviation or 1.0), shape)
+    found = _cast(values, array.dtype)
+    if finite.size < array.size:
+        masks = array[int(generator.integers(len(array)))].reshape(-1)
+        masks = generator.permutation(masks).reshape(shape)
+        found = np.where(np.isfinite(masks), found, masks)
+    return found
+
+
+def _extreme(array: np.ndarray, end: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """One sample of nothing but the smallest or the largest value, four times as large where that may be."""
+    finite = _finite(array)
+    if not finite.size:
+        return np.asarray(array[0])
+    return _cast(np.full(array.shape[1:], float(end(finite)) * (1 if _is_whole(finite) else 4)), array.dtype)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array[np.isfinite(array)]) if array.dtype.kind == "f" else array
+
+
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.float16:
+        values = np.clip(values, -6e4, 6e4)
+    return values.astype(dtype)
