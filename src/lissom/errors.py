@@ -6,6 +6,7 @@
     │   ├── ModelError              2   a model cannot be found, built or traced
     │   ├── DataError               2   data are missing, malformed or too few
     │   ├── ArtifactError           2   an artifact is damaged or not what was asked
+    │   ├── RaggedAnswers           2   the answers to two samples have different shapes
     │   └── AnswerError             2   a model gives no finite answer for a sample
     ├── MachineError                3   something this machine lacks
     │   ├── MissingExtra            3   an optional library is not installed
@@ -34,6 +35,7 @@ __all__ = [
     "MachineError",
     "MissingExtra",
     "ModelError",
+    "RaggedAnswers",
     "RecipeError",
     "RequestError",
     "ServerError",
@@ -66,6 +68,10 @@ class RecipeError(RequestError):
 
 class ModelError(RequestError):
     """A model cannot be found, built, traced or loaded."""
+
+
+class RaggedAnswers(RequestError):
+    """The answers to two samples have different shapes, so that no array holds them all."""
 
 
 class DataError(RequestError):

@@ -19,16 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lissom.artifact import Batching, Signature, TensorSpec
-from lissom.errors import ModelError, RequestError
+from lissom.errors import RaggedAnswers, RequestError
 
 Tensors = Mapping[str, np.ndarray]
 Call = Callable[[Tensors], Mapping[str, np.ndarray]]
 SAMPLES = "batch"
 """Name of the axis of samples in a signature."""
-
-
-class RaggedAnswers(ModelError):
-    """Samples whose answers have different shapes, so that no array holds them all."""
 
 
 class Group(NamedTuple):
