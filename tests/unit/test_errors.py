@@ -59,7 +59,7 @@ def test_the_drawing_shows_who_inherits_from_whom() -> None:
             above.pop()
         assert getattr(errors, name).__bases__ == (getattr(errors, above[-1][1]),)
         above.append((depth, name))
-    assert len(DRAWN) == 11
+    assert len(DRAWN) == 12
 
 
 def test_an_error_that_nobody_named_counts_as_our_own_bug() -> None:
