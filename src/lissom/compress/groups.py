@@ -1,21 +1,23 @@
 """Groups: channels, heads and units that can only be removed together.
 
 Removing an output channel of one layer removes the same channel of every layer that is added to it or reads
-it. torch-pruning finds these groups (Fang et al., DepGraph, arXiv 2301.12900). A unit is the least that can
-be removed: one channel; where convolutions or norms work on blocks of channels, the same channel of every
-block; of a recurrent layer that reads in both directions, a unit of either, as many of one as of the other.
+it. One call shows which channels these are, whatever the forward does with them on the way (see
+`provenance` and `units`). A group is all units of the layers that are tied to each other: each loses the
+share that is asked for. Where its units are made or read in different ways, as the two chunks of a gate,
+the blocks of a grouped convolution or the two directions of a recurrent layer, they form segments, of which
+each loses as many.
 
-Kept at their widths, with all that is added to them: the last layers; the queries, keys and values of an
-attention, which lose whole heads instead (see `heads`); layers that share a weight; torch's own attention;
-recurrent layers whose inner states are read.
+Kept at their widths, with all that goes together with them: the last layers; the queries, keys and values
+of an attention, which lose whole heads instead (see `heads`); layers that share a weight; torch's own
+attention; recurrent layers whose inner states are read; and whatever goes into an operation that may mix
+channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import lcm
 from typing import Any, NamedTuple
 
 import torch
@@ -23,21 +25,27 @@ from torch import Tensor, nn
 
 from lissom.compress.heads import Attention, attentions_of
 from lissom.compress.naming import excluded
-from lissom.compress.recurrence import WHOLE, seen_as_one, special_pruners, suffixes, unit_rows, used_states
+from lissom.compress.provenance import Ledger, trace_channels
+from lissom.compress.recurrence import WHOLE, seen_as_one, suffixes, unit_rows, used_states
 from lissom.compress.tracing import (
     Graph,
     all_require_grad,
     fault,
-    is_layer,
     is_turned,
     read_graph,
     without_cache,
 )
+from lissom.compress.units import Place, Units, block_count, find_units
 from lissom.errors import ModelError
 from lissom.logs import quiet_libraries
 
 Read = Callable[[Tensor], Tensor | None]
 """What is taken of a parameter: the weight itself, or its gradient."""
+
+FEW = 2
+"""Samples that are enough to trace."""
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class Part(NamedTuple):
@@ -48,7 +56,8 @@ class Part(NamedTuple):
         gives: True where the module's own outputs become fewer, False where it reads fewer.
         norm: True for a normalisation.
         rows: All weights of each unit, shape [units, weights], of what `Read` takes.
-        channels: Index of the module's channels, for each unit; shape [units, channels of a unit].
+        channels: Index of the module's channels, for each unit; shape [units, channels of a unit]; -1 for a
+            unit that has none there.
     """
 
     module: nn.Module | nn.Parameter
@@ -67,10 +76,13 @@ class Group:
         layers: Names of the layers whose outputs become fewer.
         num_units: Units that there are.
         unit: Channels of the named layer in a unit.
-        segments: Blocks of units of which each loses as many.
+        segments: Runs of units of which each loses as many.
+        blocks: Segments that are blocks of one width, as those of a grouped convolution.
+        width: Channels of a unit where it has the fewest.
         parts: What every module contributes.
         kind: Groups of one kind have the same modules in the same order.
-        keep: Removes all units but those listed, from the model that was traced.
+        units: Of `Units`, in order; empty for heads.
+        attention: Whose heads these are; None for channels.
     """
 
     name: str
@@ -78,69 +90,79 @@ class Group:
     num_units: int
     unit: int
     segments: int
+    blocks: int
+    width: int
     parts: tuple[Part, ...]
     kind: str
-    keep: Callable[[Sequence[int]], None]
+    units: tuple[int, ...] = ()
+    attention: Attention | None = None
 
 
 @dataclass(frozen=True)
 class Groups:
-    """All groups of a model, and what a pruned model must still give.
+    """All groups of a model, and what its call showed.
 
     Attributes:
         groups: In the order of the model.
         graph: The call that was traced.
+        ledger: What became of each channel.
+        units: What goes together.
+        left: Layers that keep all channels, and why.
+        names: Of the modules of the model that was traced.
     """
 
     groups: list[Group]
     graph: Graph
+    ledger: Ledger
+    units: Units
+    left: Mapping[str, str]
+    names: Mapping[nn.Module, str]
 
 
-def find_groups(
-    model: nn.Module,
-    example: list[Tensor],
-    exclude: Sequence[str] = (),
-    *,
-    proven: Container[str] | None = None,
-) -> Groups:
+def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] = ()) -> Groups:
     """Every group of a model in evaluation mode.
 
     Args:
         model: The model.
         example: Positional inputs.
         exclude: Names of modules that are kept as they are.
-        proven: Groups of heads that were found before, in this model or in a copy of it; no others are.
-            Default: all are looked for, and each is tried out.
 
     Raises:
         ModelError: a name to exclude is unknown, or the model cannot be traced; the line of the user's code
             that failed is shown.
     """
     left_out = [part for module in excluded(model, exclude) for part in module.modules()]
+    names = {module: name for name, module in model.named_modules()}
+    ledger = Ledger()
     try:
-        with (
-            quiet_libraries(),
-            torch.enable_grad(),
-            all_require_grad(model),
-            seen_as_one(model),
-            without_cache(model),
-        ):
-            graph = read_graph(model, example)
-            attentions = attentions_of(model, graph, example, proven)
-            kept = [*left_out, *graph.last, *graph.multiplied, *graph.shared, *_whole(model, graph)]
-            found = _channel_groups(model, example, kept)
-    except Exception as exc:  # the user's forward, or torch-pruning on an unusual layer, may raise anything
+        with quiet_libraries(), without_cache(model):
+            with torch.enable_grad(), all_require_grad(model), seen_as_one(model):
+                graph = read_graph(model, example)
+                attentions = attentions_of(model, graph, example)
+                reasons = _kept(model, graph, left_out)
+            trace_channels(model, few(example), ledger)
+    except Exception as exc:  # the user's forward may raise anything
         raise ModelError(
             f"the model cannot be traced for pruning: {fault(exc)}{never(model)}",
             hint="the forward must run on plain tensors; prune.exclude takes names of modules; "
             "method: depth, low-rank and magnitude need no trace",
         ) from exc
+    units = find_units(ledger, model, {names[module]: reason for module, reason in reasons.items()})
+    found = _channel_groups(model, units)
     heads = [
-        _head_group(model, attention)
+        _head_group(names, attention)
         for attention in attentions
         if not {id(layer) for layer in attention.layers} & {id(module) for module in left_out}
     ]
-    return Groups([*found, *heads], graph)
+    pruned = {layer for group in (*found, *heads) for layer in group.layers}
+    left = {name: reason for name, reason in _left(units).items() if name not in pruned}
+    return Groups([*found, *heads], graph, ledger, units, left, names)
+
+
+def few(example: Sequence[Tensor]) -> list[Tensor]:
+    """The first samples of a batch; all where the inputs are of different length."""
+    sizes = {tensor.shape[0] for tensor in example if tensor.dim()}
+    return [tensor[:FEW] for tensor in example] if len(sizes) == 1 else list(example)
 
 
 def never(model: nn.Module) -> str:
@@ -153,115 +175,190 @@ def never(model: nn.Module) -> str:
     return f"; never pruned, nor what they read: {', '.join(kinds)}" if kinds else ""
 
 
-def _whole(model: nn.Module, graph: Graph) -> list[nn.Module]:
-    """Modules that are kept: torch's attention, recurrent layers whose inner states are read or projected."""
+def _kept(model: nn.Module, graph: Graph, left_out: Iterable[nn.Module]) -> dict[nn.Module, str]:
+    """Modules whose outputs stay, and why."""
+    found = dict.fromkeys(left_out, "prune.exclude names it")
+    for module in graph.last:
+        found.setdefault(module, "it makes an output of the model")
+    for module in graph.multiplied:
+        found.setdefault(module, "its outputs are multiplied with others, as in an attention")
+    for module in graph.shared:
+        found.setdefault(module, "it shares a weight")
+    for module in model.modules():
+        if isinstance(module, WHOLE):
+            found.setdefault(module, "attention of torch is kept")
+        elif isinstance(module, nn.RNNBase) and (module.proj_size or used_states(module, graph.nodes)):
+            found.setdefault(module, "its inner states are read")
+    return found
+
+
+def _left(units: Units) -> dict[str, str]:
+    """Layers that keep channels, and why."""
+    found: dict[str, str] = {}
+    for place, of_channel in units.places.items():
+        if place.gives and not place.parameter:
+            reasons = [units.kept[unit] for unit in set(of_channel.tolist()) if unit in units.kept]
+            if reasons:
+                found[place.module] = reasons[0]
+    return found
+
+
+class _Member(NamedTuple):
+    """A channel of a unit: the number of its place, what part and what block of it, and its index."""
+
+    place: int
+    part: int
+    block: int
+    channel: int
+
+
+def _channel_groups(model: nn.Module, units: Units) -> list[Group]:
+    modules = dict(model.named_modules())
+    order = {name: number for number, name in enumerate(modules)}
+    places = sorted(units.places, key=lambda place: (order[place.module], not place.gives, place.parameter))
+    members = _members(units, places, modules)
+    owners: dict[str, str] = {}
+
+    def owner(name: str) -> str:
+        while owners.setdefault(name, name) != name:
+            name = owners[name]
+        return name
+
+    makers: dict[int, list[str]] = {}
+    for unit, found in members.items():
+        layers = [places[one.place].module for one in found if _is_made(places[one.place])]
+        makers[unit] = layers
+        for layer in layers[1:]:
+            one, other = sorted((owner(layers[0]), owner(layer)), key=lambda name: order[name])
+            owners[other] = one
+    tied: dict[str, list[int]] = {}
+    for unit, layers in makers.items():
+        if layers:
+            tied.setdefault(owner(layers[0]), []).append(unit)
     return [
-        module
-        for module in model.modules()
-        if isinstance(module, WHOLE)
-        or (isinstance(module, nn.RNNBase) and (module.proj_size or used_states(module, graph.nodes)))
+        group
+        for name in sorted(tied, key=lambda name: order[name])
+        for group in _groups_of(modules, places, members, name, tied[name])
     ]
 
 
-def _channel_groups(model: nn.Module, example: list[Tensor], kept: list[nn.Module]) -> list[Group]:
-    import torch_pruning
+def _is_made(place: Place) -> bool:
+    return place.gives and not place.parameter
 
-    special = special_pruners(model)
-    graph = torch_pruning.DependencyGraph()
-    graph.build_dependency(
-        model,
-        tuple(example),
-        # Its own call would try other arguments when the first call fails, and hide what failed.
-        forward_fn=lambda called, inputs: called(*inputs),
-        customized_pruners=special,
-        verbose=False,
-    )
-    roots = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, *special)
-    names = {module: name for name, module in model.named_modules()}
+
+def _members(
+    units: Units, places: Sequence[Place], modules: Mapping[str, nn.Module]
+) -> dict[int, list[_Member]]:
+    """The channels of each unit that may go."""
+    found: dict[int, list[_Member]] = {}
+    for number, place in enumerate(places):
+        of_channel = units.places[place].tolist()
+        module = modules[place.module]
+        blocks = 1 if place.parameter else block_count(module, gives=place.gives)
+        for channel, unit in enumerate(of_channel):
+            if unit and unit not in units.kept:
+                block = channel * blocks // len(of_channel)
+                in_part = isinstance(module, nn.RNNBase)
+                member = _Member(number, block if in_part else 0, 0 if in_part else block, channel)
+                found.setdefault(unit, []).append(member)
+    for number, (labels, blocks) in enumerate(units.blocks):
+        for channel, unit in enumerate(labels.tolist()):
+            if unit in found:
+                found[unit].append(_Member(-1 - number, 0, channel * blocks // len(labels), -1))
+    return found
+
+
+def _groups_of(
+    modules: Mapping[str, nn.Module],
+    places: Sequence[Place],
+    members: Mapping[int, list[_Member]],
+    name: str,
+    units: Sequence[int],
+) -> list[Group]:
+    """The units of layers that are tied; one group where all its segments are equal, else several."""
+    parts: dict[Any, dict[Any, list[int]]] = {}
+    for unit in units:
+        kinds = sorted((one.place, one.part) for one in members[unit])
+        blocks = sorted((one.place, one.block) for one in members[unit])
+        parts.setdefault(tuple(kinds), {}).setdefault(tuple(blocks), []).append(unit)
+    sizes = {len(found) for blocks in parts.values() for found in blocks.values()}
+    if len(sizes) == 1 and len({len(blocks) for blocks in parts.values()}) == 1:
+        runs = [[found for blocks in parts.values() for found in blocks.values()]]
+    else:
+        runs = [
+            run
+            for blocks in parts.values()
+            for run in (
+                [list(blocks.values())]
+                if len({len(found) for found in blocks.values()}) == 1
+                else [[found] for found in blocks.values()]
+            )
+        ]
+    number = len(next(iter(parts.values())))
     return [
-        _channel_group(graph, found, names)
-        for found in graph.get_all_groups(ignored_layers=kept, root_module_types=roots)
+        _channel_group(modules, places, members, name if not index else f"{name}#{index + 1}", run, number)
+        for index, run in enumerate(runs)
     ]
 
 
-def _channel_group(graph: Any, found: Any, names: dict[nn.Module, str]) -> Group:
-    """One group of the dependency graph."""
-    root = found[0].dep
-    module, handler = root.target.module, root.handler
-    num_channels = len(found[0].idxs)
-    blocks = lcm(*(_blocks(item.dep, graph) for item in found))
-    per_block = num_channels // blocks
-    units = [[block * per_block + index for block in range(blocks)] for index in range(per_block)]
-    segments = max(
-        (
-            1 + item.dep.target.module.bidirectional
-            for item in found
-            if isinstance(item.dep.target.module, nn.RNNBase)
-            and graph.is_out_channel_pruning_fn(item.dep.handler)
-        ),
-        default=1,
+def _channel_group(
+    modules: Mapping[str, nn.Module],
+    places: Sequence[Place],
+    members: Mapping[int, list[_Member]],
+    name: str,
+    run: list[list[int]],
+    blocks: int,
+) -> Group:
+    units = [unit for segment in run for unit in segment]
+    channels: dict[int, list[list[int]]] = {}
+    for index, unit in enumerate(units):
+        for member in members[unit]:
+            if member.place >= 0:
+                lists = channels.setdefault(member.place, [[] for _ in units])
+                lists[index].append(member.channel)
+    parts = tuple(
+        part
+        for number in sorted(channels)
+        if (part := _part(modules[places[number].module], places[number], channels[number])) is not None
     )
-    parts = tuple(part for item in found if (part := _part(item, units, graph)) is not None)
-    gives = dict.fromkeys(
-        names[part.module]
-        for part in parts
-        if part.gives and isinstance(part.module, nn.Module) and _counts(part.module)
-    )
-
-    def keep(kept: Sequence[int]) -> None:
-        stay = set(kept)
-        gone = sorted(channel for index, unit in enumerate(units) if index not in stay for channel in unit)
-        graph.get_pruning_group(module, handler, gone).prune(record_history=False)
-
+    named = [number for number in sorted(channels) if _is_made(places[number])]
+    first = next((number for number in named if places[number].module == name), named[0])
     return Group(
-        names[module],
-        tuple(gives),
-        per_block,
-        blocks,
-        segments,
+        name,
+        tuple(dict.fromkeys(places[number].module for number in named)),
+        len(units),
+        max(map(len, channels[first])),
+        len(run),
+        blocks if len(run) % blocks == 0 else 1,
+        min(len(found) for lists in channels.values() for found in lists if found),
         parts,
         " ".join(f"{type(part.module).__name__}{'+-'[not part.gives]}" for part in parts),
-        keep,
+        tuple(units),
     )
 
 
-def _counts(module: Any) -> bool:
-    return is_layer(module) or isinstance(module, nn.RNNBase | nn.Embedding)
-
-
-def _blocks(dep: Any, graph: Any) -> int:
-    """Blocks in which a module treats the channels of a group; one channel alone is no block."""
-    module = dep.target.module
-    if isinstance(module, nn.GroupNorm):
-        return int(module.num_groups)
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
-        depthwise = module.groups == module.out_channels
-        return 1 if depthwise else int(module.groups)
-    return 1
-
-
-def _part(item: Any, units: Sequence[Sequence[int]], graph: Any) -> Part | None:
-    """What a module contributes; None for an operation without weights, or one that knows no channels."""
-    dep = item.dep
-    module = dep.target.module
-    gives = bool(graph.is_out_channel_pruning_fn(dep.handler))
-    places: dict[int, list[int]] = {}
-    for own, root in zip(item.idxs, item.root_idxs, strict=True):
-        places.setdefault(int(root), []).append(int(own))
-    channels = [[place for channel in unit for place in places.get(channel, ())] for unit in units]
-    if not channels or not channels[0] or len({len(unit) for unit in channels}) > 1:
+def _part(module: Any, place: Place, lists: list[list[int]]) -> Part | None:
+    """What a module contributes; None for a shift, and for what has no weights."""
+    norm = isinstance(module, _NORMS)
+    if norm and (place.parameter != "weight" if place.parameter else True):
         return None
-    index = torch.tensor(channels)
-    matrix = _matrix(module, gives, dep.target.pruning_dim)
+    target = getattr(module, place.parameter) if place.parameter and not norm else module
+    if place.parameter and not isinstance(getattr(module, place.parameter), nn.Parameter):
+        return None
+    longest = max(map(len, lists))
+    index = torch.tensor([[*found, *[-1] * (longest - len(found))] for found in lists])
+    matrix = _matrix(target, place.gives, place.axis)
     if matrix is None:
         return None
 
     def rows(read: Read) -> Tensor | None:
         found = matrix(read)
-        return None if found is None else found[index.flatten()].reshape(len(channels), -1)
+        if found is None:
+            return None
+        picked = found[index.clamp(min=0).flatten()].reshape(*index.shape, -1)
+        return (picked * (index >= 0).unsqueeze(-1)).flatten(1)
 
-    norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm)
-    return Part(module, gives, norm, rows, index)
+    return Part(target, place.gives, norm, rows, index)
 
 
 def _matrix(module: Any, gives: bool, axis: int) -> Callable[[Read], Tensor | None] | None:
@@ -273,13 +370,10 @@ def _matrix(module: Any, gives: bool, axis: int) -> Callable[[Read], Tensor | No
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter):
         return None
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+        return lambda read: _grouped_matrix(module, gives, read)
     turned = is_turned(module) or isinstance(module, nn.Embedding | nn.modules.conv._ConvTransposeNd)
-    grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
-    if weight.dim() > 1 and gives == turned and not (grouped and not gives):
-        return lambda read: _by_axis(read(module.weight), 1)
-    if grouped and not gives and module.groups != module.out_channels:
-        return lambda read: _grouped_inputs(module, read)
-    return lambda read: _by_axis(read(module.weight), 0)
+    return lambda read: _by_axis(read(module.weight), int(weight.dim() > 1 and gives == turned))
 
 
 def _by_axis(tensor: Tensor | None, axis: int) -> Tensor | None:
@@ -287,11 +381,13 @@ def _by_axis(tensor: Tensor | None, axis: int) -> Tensor | None:
     return None if tensor is None else tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
-def _grouped_inputs(module: nn.Conv2d, read: Read) -> Tensor | None:
-    """Weights by input channel of a grouped convolution: [groups * inputs of a group, weights]."""
+def _grouped_matrix(module: Any, gives: bool, read: Read) -> Tensor | None:
+    """Weights of a grouped convolution by output channel, or by input channel."""
     found = read(module.weight)
     if found is None:
         return None
+    if gives != module.transposed:
+        return found.flatten(1)
     blocks = found.reshape(module.groups, -1, *found.shape[1:])
     return blocks.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -312,9 +408,8 @@ def _recurrent_matrix(layer: nn.RNNBase, gives: bool, read: Read) -> Tensor | No
     return torch.cat(inputs, dim=1)
 
 
-def _head_group(model: nn.Module, attention: Attention) -> Group:
+def _head_group(names: Mapping[nn.Module, str], attention: Attention) -> Group:
     """The heads of one attention."""
-    names = {module: name for name, module in model.named_modules()}
     parts = tuple(
         Part(layer, gives, False, partial(attention.rows, layer, gives, index), index)
         for layer, gives, index in attention.places()
@@ -325,7 +420,9 @@ def _head_group(model: nn.Module, attention: Attention) -> Group:
         attention.num_heads,
         attention.head_dim,
         1,
+        1,
+        attention.head_dim,
         parts,
         "heads",
-        attention.keep,
+        attention=attention,
     )

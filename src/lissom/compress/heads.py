@@ -15,7 +15,7 @@ operation, torch's own nn.MultiheadAttention.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +182,7 @@ def _proven(
             columns = slice(-attention.head_dim, None)
             mixer.weight[(columns,) if is_turned(mixer) else (slice(None), columns)] = 0
             wanted = tensors_in(zeroed(*example))
-        _twin(attention, cut, names).keep(kept)
+        twin(attention, cut, names).keep(kept)
         with torch.inference_mode():
             found = tensors_in(cut(*example))
     except (RuntimeError, TypeError, ValueError, IndexError):
@@ -193,7 +193,7 @@ def _proven(
     )
 
 
-def _twin(attention: Attention, model: nn.Module, names: dict[nn.Module, str]) -> Attention:
+def twin(attention: Attention, model: nn.Module, names: Mapping[nn.Module, str]) -> Attention:
     """The same attention in a copy of the model."""
     sources, holders = (
         tuple(model.get_submodule(names[module]) for module in modules)

@@ -141,7 +141,7 @@ def _activation(groups: Sequence[Group], model: nn.Module, samples: Samples) -> 
     return lambda group: _mean(
         torch.stack(sums[id(part.module)]).mean(dim=0)[part.channels].mean(dim=1)
         for part in group.parts
-        if id(part.module) in sums and part.gives
+        if id(part.module) in sums and part.gives and bool((part.channels >= 0).all())
     )
 
 

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.tracing import is_turned
-
 WHOLE = (nn.MultiheadAttention,)
 """Modules that are kept as they are, with all that they read."""
 
@@ -52,19 +50,40 @@ def unit_rows(
 @torch.no_grad()
 def keep_units(layer: nn.RNNBase, kept: Sequence[Sequence[int]]) -> None:
     """Keep these units of the last level, for each direction, and as many of the strongest in the others."""
-    size, number = layer.hidden_size, len(kept[0])
-    for level in range(layer.num_layers):
-        last = level == layer.num_layers - 1
-        chosen = []
-        for direction, suffix in enumerate(suffixes(layer, level)):
-            strongest = unit_rows(layer, suffix).norm(dim=1).topk(number).indices.sort().values.tolist()
-            chosen.append(kept[direction] if last else strongest)
+    size = layer.hidden_size
+    for level, chosen in enumerate(_units_of_levels(layer, kept)):
         for units, suffix in zip(chosen, suffixes(layer, level), strict=True):
             _cut_rows(layer, suffix, units, size)
-        if not last:
+        if level < layer.num_layers - 1:
             columns = [direction * size + unit for direction, units in enumerate(chosen) for unit in units]
             keep_inputs(layer, columns, level=level + 1)
-    layer.hidden_size = number
+    layer.hidden_size = len(kept[0])
+
+
+def _units_of_levels(layer: nn.RNNBase, kept: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+    """The units that stay of each level and direction."""
+    number = len(kept[0])
+
+    def strongest(suffix: str) -> list[int]:
+        found: list[int] = unit_rows(layer, suffix).norm(dim=1).topk(number).indices.sort().values.tolist()
+        return found
+
+    inner: list[list[Sequence[int]]] = [
+        [strongest(suffix) for suffix in suffixes(layer, level)] for level in range(layer.num_layers - 1)
+    ]
+    return [*inner, list(kept)]
+
+
+@torch.no_grad()
+def silence_units(layer: nn.RNNBase, kept: Sequence[Sequence[int]]) -> None:
+    """Let nothing inside the layer read the units that `keep_units` would remove."""
+    size = layer.hidden_size
+    for level, chosen in enumerate(_units_of_levels(layer, kept)):
+        for direction, (units, suffix) in enumerate(zip(chosen, suffixes(layer, level), strict=True)):
+            gone = [unit for unit in range(size) if unit not in set(units)]
+            getattr(layer, f"weight_hh{suffix}")[:, gone] = 0
+            for reader in suffixes(layer, level + 1) if level < layer.num_layers - 1 else ():
+                getattr(layer, f"weight_ih{reader}")[:, [direction * size + unit for unit in gone]] = 0
 
 
 @torch.no_grad()
@@ -147,90 +166,3 @@ def _mapped(found: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(found, tuple):
         return tuple(_mapped(item, change) for item in found)
     return change(found) if isinstance(found, torch.Tensor) else found
-
-
-def special_pruners(model: nn.Module) -> dict[type[nn.Module], Any]:
-    """For torch-pruning, how channels leave the layers that it does not know."""
-    found: dict[type[nn.Module], Any] = {}
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            found[type(module)] = _recurrent_pruner()
-        elif is_turned(module):
-            found[type(module)] = _turned_pruner()
-        elif isinstance(module, WHOLE):
-            found[type(module)] = _whole_pruner()
-    return found
-
-
-def _recurrent_pruner() -> Any:
-    import torch_pruning
-
-    class Recurrent(torch_pruning.BasePruningFunc):  # type: ignore[misc]
-        def prune_out_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
-            size, gone = layer.hidden_size, set(idxs)
-            keep_units(
-                layer,
-                [
-                    [unit for unit in range(size) if direction * size + unit not in gone]
-                    for direction in range(1 + layer.bidirectional)
-                ],
-            )
-            return layer
-
-        def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
-            gone = set(idxs)
-            keep_inputs(layer, [column for column in range(layer.input_size) if column not in gone])
-            return layer
-
-        def get_out_channels(self, layer: nn.RNNBase) -> int:
-            return (layer.proj_size or layer.hidden_size) * (1 + layer.bidirectional)
-
-        def get_in_channels(self, layer: nn.RNNBase) -> int:
-            return layer.input_size
-
-    return Recurrent()
-
-
-def _turned_pruner() -> Any:
-    import torch_pruning
-
-    class Turned(torch_pruning.BasePruningFunc):  # type: ignore[misc]
-        def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
-            kept = [index for index in range(layer.weight.shape[1]) if index not in set(idxs)]
-            _replace(layer, "weight", lambda weight: weight[:, kept])
-            _replace(layer, "bias", lambda bias: bias[kept])
-            layer.nf = len(kept)
-            return layer  # type: ignore[no-any-return]
-
-        def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
-            kept = [index for index in range(layer.weight.shape[0]) if index not in set(idxs)]
-            _replace(layer, "weight", lambda weight: weight[kept])
-            if hasattr(layer, "nx"):
-                layer.nx = len(kept)
-            return layer  # type: ignore[no-any-return]
-
-        def get_out_channels(self, layer: Any) -> int:
-            return int(layer.weight.shape[1])
-
-        def get_in_channels(self, layer: Any) -> int:
-            return int(layer.weight.shape[0])
-
-    return Turned()
-
-
-def _whole_pruner() -> Any:
-    import torch_pruning
-
-    class Whole(torch_pruning.BasePruningFunc):  # type: ignore[misc]
-        def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-            raise AssertionError(f"{type(layer).__name__} is kept")
-
-        # One function for both: a group that reaches the input is refused like one that reaches the output.
-        prune_in_channels = prune_out_channels
-
-        def get_out_channels(self, layer: Any) -> int:
-            return int(layer.embed_dim)
-
-        get_in_channels = get_out_channels
-
-    return Whole()

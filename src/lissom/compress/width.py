@@ -14,16 +14,18 @@ weakest units are pushed hardest (Fang et al., arXiv 2301.12900, equation 4):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, field
+from math import gcd, lcm
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.groups import Group, find_groups, never
+from lissom.compress.groups import Group, Groups, find_groups, never
 from lissom.compress.importance import importances
 from lissom.compress.outputs import check_outputs
+from lissom.compress.proof import TOLERANCE, Proof, prove, remove_units
+from lissom.compress.provenance import OUTPUT
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Reduction
 from lissom.compress.tracing import widths
@@ -42,12 +44,18 @@ def rank_channels(model: nn.Module, whole: nn.Module, config: PruneConfig, sampl
     original = {group.name: group.num_units for group in before.groups}
     ranked = {
         group.name: Ranked(
-            group.num_units, original[group.name], group.unit, group.segments, group.kind, values
+            group.num_units,
+            original.get(group.name, group.num_units),
+            group.segments,
+            group.blocks,
+            group.width,
+            group.kind,
+            values,
         )
         for group, values in zip(found.groups, scores, strict=True)
         if values is not None
     }
-    return Channels(config, samples.example, ranked)
+    return Channels(config, samples.example, ranked, found)
 
 
 @dataclass(frozen=True)
@@ -57,25 +65,28 @@ class Ranked:
     Attributes:
         num_units: Units now.
         num_original: Units before the first step.
-        unit: Channels in a unit.
-        segments: Blocks of units of which each loses as many.
+        segments: Runs of units of which each loses as many.
+        blocks: Segments that are blocks of one width.
+        width: Channels of a unit where it has the fewest.
         kind: Groups of one kind are made of the same modules.
         scores: Importance of each unit, shape [num_units].
     """
 
     num_units: int
     num_original: int
-    unit: int
     segments: int
+    blocks: int
+    width: int
     kind: str
     scores: Tensor
 
     def kept_number(self, wanted: float, round_to: int) -> int:
         """Units that stay when about `wanted` should: channels are a multiple of `round_to`, if any go.
 
-        Heads are not rounded: their channels are a multiple already.
+        That holds for each part of a fused layer. Heads are not rounded: their channels are a multiple
+        already.
         """
-        step = self.segments if self.kind == "heads" else _step(round_to, self.unit, self.segments)
+        step = self._step(round_to)
         nearest = max(step, int(wanted / step + 0.5) * step)
         return min(nearest, self.num_units) if nearest < self.num_units else self.num_units
 
@@ -87,19 +98,31 @@ class Ranked:
         offsets = torch.arange(self.segments).unsqueeze(1) * size
         return sorted((chosen + offsets).flatten().tolist())
 
-
-def _step(round_to: int, unit: int, segments: int) -> int:
-    """Least number of units whose channels, in each segment, are a multiple of `round_to`."""
-    return segments * (round_to // gcd(round_to, unit))
+    def _step(self, round_to: int) -> int:
+        """Least number of units whose channels, in each part, are a multiple of `round_to`."""
+        if self.kind == "heads":
+            return self.segments
+        parts = self.segments // self.blocks
+        return parts * lcm(round_to // gcd(round_to, self.width), self.blocks)
 
 
 @dataclass(frozen=True)
 class Channels:
-    """A `Reduction` by channels, heads and units."""
+    """A `Reduction` by channels, heads and units.
+
+    Attributes:
+        config: Ratio, ranking, rounding and exclusions.
+        example: Positional inputs.
+        ranked: The groups that may lose units.
+        groups: All groups of the model that was ranked.
+        left: Groups that were found to stay whole, and why; filled as shares are tried.
+    """
 
     config: PruneConfig
     example: list[Tensor]
     ranked: Mapping[str, Ranked]
+    groups: Groups
+    left: dict[str, str] = field(default_factory=dict)
 
     def plan(self, share: float) -> dict[str, list[int]]:
         """The units of each group that stay, for the groups that lose any."""
@@ -120,22 +143,34 @@ class Channels:
         Raises:
             ModelError: nothing can be removed, or the model does not run afterwards.
         """
-        kept = self.plan(share)
-        if not kept and share > 0 and self._is_all(share):
-            raise ModelError(
-                f"nothing was pruned: no layer can spare {self.config.round_to} channels at a ratio of "
-                f"{share:.3g}{never(model)}",
-                hint="raise ratio, lower round_to, or exclude fewer layers",
-            )
+        kept = {name: units for name, units in self.plan(share).items() if name not in self.left}
+        proof = prove(model, self.groups, kept, self.example)
+        self.left.update(proof.left)
+        if not proof.kept and share > 0 and self._is_all(share):
+            raise self._nothing(model, share)
         before = widths(model)
-        found = find_groups(model, self.example, self.config.exclude, proven=self.ranked)
-        for group in found.groups:
-            if group.name in kept:
-                group.keep(kept[group.name])
+        remove_units(model, self.groups, proof)
         after = widths(model)
         changed = {name: [before[name], width] for name, width in after.items() if width != before[name]}
-        check_outputs(model, self.example, found.graph.shapes, list(changed))
-        return {"channels": changed}
+        check_outputs(model, self.example, self.groups.graph.shapes, list(changed))
+        return {"channels": changed, "proof": self._notes(proof)}
+
+    def _notes(self, proof: Proof) -> dict[str, Any]:
+        """How well the pruned model agrees with the one whose channels are zero, and what stayed whole."""
+        left = {**self.groups.left, **self.left}
+        return {"error": proof.error, "tolerance": TOLERANCE, "left": left}
+
+    def _nothing(self, model: nn.Module, share: float) -> ModelError:
+        reasons = [f"{name} ({reason})" for name, reason in self.left.items()]
+        reasons += [f"{name} ({reason})" for name, reason in self.groups.left.items() if reason != OUTPUT]
+        looked = f"; these stay whole: {'; '.join(reasons[:5])}" if reasons else ""
+        looked += f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        return ModelError(
+            f"nothing was pruned: no layer can spare {self.config.round_to} channels at a ratio of "
+            f"{share:.3g}{looked}{never(model)}",
+            hint="raise ratio, lower round_to, or exclude fewer layers; where layers stay whole for what the "
+            "forward does with their channels, method: low-rank or magnitude need not follow them",
+        )
 
     def _is_all(self, share: float) -> bool:
         """True when no step before has removed anything, and none after this one will."""

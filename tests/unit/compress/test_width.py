@@ -464,7 +464,7 @@ def test_heads_of_a_users_own_attention_are_not_mixed(way: str) -> None:
     assert answers(model).shape == (2, 4)
 
 
-def test_a_forward_that_breaks_after_pruning_is_a_model_error_that_says_what_to_do() -> None:
+def test_layers_whose_forward_breaks_after_pruning_stay_whole_and_are_named() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -475,9 +475,11 @@ def test_a_forward_that_breaks_after_pruning_is_a_model_error_that_says_what_to_
             found: torch.Tensor = self.head(self.body(x.flatten(1)).relu() * side)
             return found
 
-    with pytest.raises(ModelError, match="does not work without what was removed") as caught:
+    with pytest.raises(
+        ModelError, match=r"nothing was pruned.*stay whole: body \(.*test_width\.py:"
+    ) as caught:
         pruned(Fixed().eval())
-    assert "prune.exclude one of body, side; a forward that reshapes" in caught.value.hint
+    assert "method: low-rank or magnitude" in caught.value.hint
     model = Fixed().eval()
     with pytest.raises(ModelError, match="nothing was pruned"):
         pruned(model, exclude=["side"])

@@ -1,0 +1,323 @@
+"""Provenance: which channel of which layer every number of one call comes from.
+
+The model is called once under a dispatch mode that sees every operation. The outputs of a layer get a label
+for each channel, a tensor of labels beside the tensor of numbers; what only moves numbers (permute, flip,
+chunk, pixel shuffle, ...) is carried out on the labels too, so that whatever the forward does with its
+channels is followed, not guessed. Where two labels meet in one number, as in a sum or a product, their
+channels can only go together: that is a pair. Where numbers with labels go into what may mix them, or meet
+what cannot become narrower, their channels are kept, with the reason. The idea is that of DepGraph (Fang et
+al., arXiv 2301.12900) with element by element indices.
+
+Parameters and buffers that stand in no layer, as the scale of a normalisation, have a label for every
+element.
+
+With `dead` the same call computes what the model gives without these labels: their numbers are zero where
+they are made, and statistics over channels (means, norms, softmax) run over the others only; see
+`statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lissom.compress.recurrence import WHOLE
+from lissom.compress.tracing import is_layer, is_turned
+
+Key = tuple[str, str]
+"""Name of a module, and of its parameter or buffer; an empty name stands for the outputs of a layer."""
+
+OUTPUT = "they show in an output of the model"
+FIXED = "they meet something that cannot become narrower"
+CROSSED = "they meet the channels of another layer along another axis"
+PRODUCT = "they are multiplied with each other, as in an attention"
+
+
+class Weight(NamedTuple):
+    """A matrix of a layer: the name of the layer, and what each axis stands for: out, in or nothing."""
+
+    module: str
+    axes: tuple[str, ...]
+
+
+@dataclass
+class Ledger:
+    """What a call shows.
+
+    Attributes:
+        labels: Of every source, float64, in the shape of the channels of a layer or of the parameter.
+        size: Labels that there are; 0 stands for none.
+        pairs: Labels that go together, each of shape [2, pairs].
+        kept: Labels that stay, and why.
+        reads: For each call of a layer, the labels of its input channels, shape [channels, places].
+        blocks: Labels of the channels that a normalisation takes in blocks, and how many blocks.
+        shared: Modules whose matrix is used in another way than by their own call, and how.
+        calls: Names of the layers that were called.
+    """
+
+    labels: dict[Key, Tensor] = field(default_factory=dict)
+    size: int = 1
+    pairs: list[Tensor] = field(default_factory=list)
+    kept: list[tuple[Tensor, str]] = field(default_factory=list)
+    reads: dict[str, list[Tensor]] = field(default_factory=dict)
+    blocks: list[tuple[Tensor, int]] = field(default_factory=list)
+    shared: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, None] = field(default_factory=dict)
+
+    def labels_of(self, key: Key, shape: Sequence[int]) -> Tensor:
+        """The labels of a source, made when they are first asked for."""
+        if key not in self.labels:
+            number = int(torch.Size(shape).numel())
+            found = torch.arange(self.size, self.size + number, dtype=torch.float64)
+            self.labels[key] = found.reshape(tuple(shape))
+            self.size += number
+        return self.labels[key]
+
+
+class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows labels through a call of a model under `torch.inference_mode`.
+
+    Args:
+        model: The model.
+        ledger: Where what is seen is written; labels that it has already are used again.
+        dead: For every label, whether its channel is to count as removed; default: none is.
+        double: Carry out in float64 what the model casts to a narrower type.
+    """
+
+    def __init__(
+        self, model: nn.Module, ledger: Ledger, *, dead: Tensor | None = None, double: bool = False
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger, self.dead, self.double = ledger, dead, double
+        self._labels: Any = WeakTensorKeyDictionary()
+        self._weights: Any = WeakTensorKeyDictionary()
+        self._given: Any = WeakTensorKeyDictionary()
+        self._loose: Any = WeakTensorKeyDictionary()
+        self.modules = dict(model.named_modules())
+        self.recurrent: dict[int, str] = {}
+        self._own(model)
+
+    def _own(self, model: nn.Module) -> None:
+        whole = {
+            inner for module in model.modules() if isinstance(module, WHOLE) for inner in module.modules()
+        }
+        for name, module in self.modules.items():
+            if module in whole:
+                continue
+            if isinstance(module, nn.RNNBase):
+                self.recurrent[id(module._flat_weights[0])] = name
+                continue
+            axes = matrix_axes(module)
+            for leaf, tensor in (
+                *module.named_parameters(recurse=False),
+                *module.named_buffers(recurse=False),
+            ):
+                if axes and leaf == "weight":
+                    self._weights[tensor] = Weight(name, axes)
+                elif not (axes and leaf == "bias"):
+                    self._loose[tensor] = (name, leaf)
+
+    def watch(self, inputs: Iterable[Tensor]) -> None:
+        """Remember that these tensors, and all that is computed from them, depend on the samples."""
+        for tensor in inputs:
+            self._given[tensor] = True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Carry out an operation on numbers and labels."""
+        from lissom.compress.provenance_rules import apply_rule
+
+        if self.double:
+            args, kwargs = widen(args), {name: widen(value) for name, value in (kwargs or {}).items()}
+        result = apply_rule(self, func, args, kwargs or {})
+        if any(tensor in self._given for tensor in tensors_of((args, kwargs))):
+            self.watch(tensors_of(result))
+        return result
+
+    def is_given(self, tensor: Tensor) -> bool:
+        """True for what depends on the samples."""
+        return tensor in self._given
+
+    def is_loose(self, tensor: Tensor) -> bool:
+        """True for a parameter or buffer that stands in no layer."""
+        return tensor in self._loose
+
+    def weight(self, tensor: Any) -> Weight | None:
+        """The layer whose matrix this is, or was computed from."""
+        found: Weight | None = self._weights.get(tensor) if isinstance(tensor, Tensor) else None
+        return found
+
+    def carry_weight(self, result: Tensor, weight: Weight) -> None:
+        """Remember that a tensor is the matrix of a layer."""
+        self._weights[result] = weight
+
+    def labels(self, tensor: Any) -> Tensor | None:
+        """Labels of a tensor, of its shape; None where it has none."""
+        if not isinstance(tensor, Tensor):
+            return None
+        found: Tensor | None = self._labels.get(tensor)
+        if found is None and tensor in self._loose:
+            found = self.ledger.labels_of(self._loose[tensor], tensor.shape)
+        return found
+
+    def note(self, result: Tensor, labels: Tensor | None) -> Tensor:
+        """Give labels to a result, and silence what is dead in it."""
+        if labels is None:
+            return result
+        labels = labels.expand(result.shape)
+        self._labels[result] = labels
+        if self.dead is not None and result.is_floating_point():
+            result.masked_fill_(self.is_dead(labels), 0.0)
+        return result
+
+    def note_moved(self, result: Tensor, labels: Tensor) -> None:
+        """Give labels to numbers that were silenced before they were moved."""
+        self._labels[result] = labels
+
+    def is_dead(self, labels: Tensor) -> Tensor:
+        """Which of these labels count as removed."""
+        assert self.dead is not None
+        thinned = thin(labels)
+        return self.dead[thinned.long()].expand(labels.shape)
+
+    def keep(self, labels: Tensor | None, reason: str) -> None:
+        """Keep the channels of these labels."""
+        if labels is not None and self.dead is None:
+            found = distinct(thin(labels))
+            if len(found := found[found > 0]):
+                self.ledger.kept.append((found.long(), reason))
+
+    def keep_module(self, name: str, reason: str) -> None:
+        """Keep all channels of a layer, those that it reads too."""
+        self.ledger.shared.setdefault(name, reason)
+
+    def meet(self, one: Tensor, other: Tensor) -> Tensor:
+        """Labels of what is computed from both, number by number; they go together from here on."""
+        one, other = broadcast(thin(one), thin(other))
+        if self.dead is None:
+            self.pair(one.flatten(), other.flatten())
+        return torch.where(one > 0, one, other)
+
+    def pair(self, one: Tensor, other: Tensor) -> None:
+        """Note which labels stand at the same places; a label beside none is kept."""
+        both = (one > 0) & (other > 0) & (one != other)
+        if both.any():
+            self.ledger.pairs.append(distinct(torch.stack([one[both], other[both]]).long(), axis=1))
+        lone = (one > 0) != (other > 0)
+        if lone.any():
+            self.keep(torch.maximum(one, other)[lone], FIXED)
+
+    def merge(self, labels: Tensor, axes: Sequence[int]) -> Tensor:
+        """One label for all that lie along these axes, which go together."""
+        flat = thin(labels)
+        found = flat.amax(dim=tuple(axes), keepdim=True)
+        if self.dead is None:
+            self.pair(flat.flatten(), found.expand(flat.shape).flatten())
+        return found
+
+    def read(self, name: str, labels: Tensor | None, axis: int) -> None:
+        """Note what a layer reads along an axis."""
+        if labels is None:
+            return
+        lines = thin(labels.movedim(axis, 0))
+        lines = lines.reshape(len(lines), -1).expand(labels.shape[axis], -1)
+        if bool((lines == lines[:, :1]).all()):
+            lines = lines[:, :1]
+        self.ledger.reads.setdefault(name, []).append(lines)
+
+    def outputs_of(self, name: str, number: int, shape: Sequence[int], axis: int) -> Tensor:
+        """Labels of what a layer gives."""
+        self.ledger.calls[name] = None
+        labels = self.ledger.labels_of((name, ""), (number,))
+        view = [1] * len(shape)
+        view[axis] = number
+        return labels.reshape(view).expand(tuple(shape))
+
+
+def trace_channels(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    ledger: Ledger,
+    *,
+    dead: Tensor | None = None,
+    double: bool = False,
+) -> list[Tensor]:
+    """Call a model and write what becomes of its channels into a ledger; gives the tensors of its outputs."""
+    tracer = ChannelTracer(model, ledger, dead=dead, double=double)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, which shows nothing
+    try:
+        with torch.inference_mode():
+            given = [tensor.clone() for tensor in inputs]
+            tracer.watch(given)
+            with tracer:
+                outputs = list(tensors_of(model(*given)))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    for tensor in outputs:
+        tracer.keep(tracer.labels(tensor), OUTPUT)
+    return outputs
+
+
+def matrix_axes(module: Any) -> tuple[str, ...]:
+    """What the axes of a layer's weight stand for; nothing for what is no layer."""
+    if is_turned(module):
+        return ("in", "out")
+    if isinstance(module, nn.Embedding):
+        return ("", "out")
+    if isinstance(module, nn.modules.conv._ConvNd):
+        pair = ("in", "out") if module.transposed else ("out", "in")
+        return (*pair, *[""] * (module.weight.dim() - 2))
+    return ("out", "in") if is_layer(module) else ()
+
+
+def thin(labels: Tensor) -> Tensor:
+    """The same without what is repeated along an axis."""
+    for axis, stride in enumerate(labels.stride()):
+        if stride == 0 and labels.shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def distinct(labels: Tensor, axis: int | None = None) -> Tensor:
+    """Each label once, or each line along an axis."""
+    found: Tensor = torch.unique(labels, dim=axis)
+    return found
+
+
+def broadcast(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one shape."""
+    shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+    return one.expand(shape), other.expand(shape)
+
+
+def varying(labels: Tensor) -> set[int]:
+    """Axes along which labels differ."""
+    labels = thin(labels)
+    return {
+        axis
+        for axis, size in enumerate(labels.shape)
+        if size > 1 and bool((labels != labels.narrow(axis, 0, 1)).any())
+    }
+
+
+def tensors_of(found: Any) -> Iterable[Tensor]:
+    """All tensors in nested arguments or outputs."""
+    leaves = torch.utils._pytree.tree_leaves(found)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def widen(value: Any) -> Any:
+    """An argument of an operation, with float64 for every narrower type of number."""
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else value
+    if isinstance(value, tuple | list):
+        return type(value)(widen(item) for item in value)
+    return value

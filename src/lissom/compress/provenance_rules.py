@@ -1,0 +1,467 @@
+"""What each operation of torch does with labels; see `provenance`.
+
+Every operation belongs to a kind: it moves numbers, computes number by number, reduces, normalises, is a
+layer, or is unknown. What is unknown and made of others is taken apart; of the rest the labelled channels
+are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lissom.compress import statistics
+from lissom.compress.provenance import (
+    CROSSED,
+    FIXED,
+    PRODUCT,
+    Weight,
+    broadcast,
+    tensors_of,
+    thin,
+    varying,
+)
+
+if TYPE_CHECKING:
+    from lissom.compress.provenance import ChannelTracer
+
+Rule = Callable[["ChannelTracer", Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_MOVES = _names(
+    "view reshape _unsafe_view _reshape_alias permute transpose t numpy_T mT matrix_H T expand "
+    "expand_as slice select narrow split split_with_sizes chunk tensor_split unsafe_split "
+    "unsafe_split_with_sizes unsafe_chunk unbind squeeze unsqueeze clone contiguous alias detach flip "
+    "roll movedim swapaxes swapdims flatten unflatten ravel repeat tile repeat_interleave pixel_shuffle "
+    "pixel_unshuffle channel_shuffle index_select index gather take_along_dim diagonal unfold rot90 "
+    "fliplr flipud cat concat concatenate stack view_as reshape_as reflection_pad1d reflection_pad2d "
+    "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d tril triu lift_fresh "
+    "view_copy broadcast_to"
+)
+_KEEPS_PLACE = _names(
+    "to _to_copy type_as dropout feature_dropout alpha_dropout native_dropout hardswish bernoulli"
+)
+_TURNS = _names("t transpose permute mT numpy_T T swapaxes swapdims")
+_SAME_WEIGHT = _names("clone contiguous alias detach to _to_copy lift_fresh")
+_REDUCES = _names(
+    "mean sum amax amin var std var_mean std_mean prod logsumexp norm linalg_vector_norm max min nansum "
+    "all any"
+)
+_POOLS = _names(
+    "max_pool avg_pool adaptive_avg_pool adaptive_max_pool _adaptive_avg_pool upsample_nearest "
+    "_upsample_nearest_exact upsample_linear upsample_bilinear upsample_bicubic upsample_trilinear"
+)
+_SPATIAL = (
+    *(f"{kind}{axes}d" for axes in (1, 2, 3) for kind in _POOLS),
+    *_names("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
+    *_names("_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+)
+_PRODUCTS = _names("mm bmm addmm baddbmm scaled_dot_product_attention addbmm mv dot")
+
+
+def apply_rule(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation, with its labels noted."""
+    name = func.overloadpacket.__name__
+    rule = RULES.get(name) or RULES.get(name.rstrip("_"))
+    if rule is None and torch.Tag.pointwise in func.tags:
+        rule = compute_by_number
+    if rule is None:
+        if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            with tracer:
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        rule = keep_all
+    return rule(tracer, func, args, kwargs)
+
+
+def keep_all(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Keep what goes into an operation that is not known."""
+    result = func(*args, **kwargs)
+    name = func.overloadpacket.__name__
+    for tensor in tensors_of((args, kwargs)):
+        if not tracer.is_loose(tensor):
+            tracer.keep(tracer.labels(tensor), f"they go into {name}, which may mix them")
+        if (weight := tracer.weight(tensor)) is not None:
+            tracer.keep_module(weight.module, f"its weight goes into {name}")
+    return result
+
+
+def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Carry out on the labels what moves the numbers."""
+    name = func.overloadpacket.__name__
+    result = func(*args, **kwargs)
+    if args and (weight := tracer.weight(args[0])) is not None:
+        _move_weight(tracer, name, weight, args, kwargs, result)
+        return result
+    tensors = tensors_of(args[:1])
+    if all(tracer.labels(tensor) is None for tensor in tensors):
+        return result
+    first, others = args[0], args[1:]
+    moved = func(
+        [_or_none(tracer, item) for item in first]
+        if isinstance(first, tuple | list)
+        else tracer.labels(first),
+        *others,
+        **kwargs,
+    )
+    _note_each(tracer, result, moved)
+    return result
+
+
+def _or_none(tracer: ChannelTracer, tensor: Tensor) -> Tensor:
+    found = tracer.labels(tensor)
+    return torch.zeros((), dtype=torch.float64).expand(tensor.shape) if found is None else found
+
+
+def _note_each(tracer: ChannelTracer, result: Any, moved: Any) -> None:
+    if isinstance(result, Tensor):
+        tracer.note_moved(result, moved)
+    else:
+        for one, other in zip(result, moved, strict=True):
+            tracer.note_moved(one, other)
+
+
+def _move_weight(
+    tracer: ChannelTracer, name: str, weight: Weight, args: Any, kwargs: Any, result: Any
+) -> None:
+    """Follow the matrix of a layer while it is only turned."""
+    if name in _SAME_WEIGHT:
+        tracer.carry_weight(result, weight)
+    elif name in _TURNS:
+        sizes = torch.arange(1, len(weight.axes) + 1)
+        places = torch.zeros(tuple(sizes.tolist()))
+        turned = _turn(name, places, args, kwargs)
+        axes = tuple(weight.axes[size - 1] for size in turned.shape)
+        tracer.carry_weight(result, Weight(weight.module, axes))
+    elif isinstance(result, Tensor) and result.shape == args[0].shape:
+        tracer.carry_weight(result, weight)
+    else:
+        tracer.keep_module(weight.module, f"its weight goes into {name}")
+
+
+def _turn(name: str, tensor: Tensor, args: Any, kwargs: Any) -> Tensor:
+    turned: Tensor = getattr(torch.ops.aten, name)(tensor, *args[1:], **kwargs)
+    return turned
+
+
+def pad(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pad with what has no label."""
+    result = func(*args, **kwargs)
+    if (labels := tracer.labels(args[0])) is not None:
+        tracer.note_moved(result, torch.ops.aten.constant_pad_nd(labels, args[1], 0.0))
+    return result
+
+
+def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What keeps every number in its place."""
+    result = func(*args, **kwargs)
+    weight = tracer.weight(args[0])
+    for one in tensors_of(result):
+        if weight is not None and one.shape == args[0].shape:
+            tracer.carry_weight(one, weight)
+        elif one.shape == args[0].shape and (labels := tracer.labels(args[0])) is not None:
+            tracer.note_moved(one, labels)
+    return result
+
+
+def compute_by_number(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Number by number: labels at the same place go together."""
+    name = func.overloadpacket.__name__
+    operands = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
+    fresh = not (name.endswith("_") and not name.startswith("__"))
+    result = func(*args, **kwargs)
+    if not isinstance(result, Tensor):
+        return keep_all(tracer, func, args, kwargs) if not fresh else _keep_lists(tracer, func, args, result)
+    if (weight := next((found for item in operands if (found := tracer.weight(item))), None)) is not None:
+        _compute_weight(tracer, weight, operands, result)
+        return result
+    labels = join(tracer, operands, result.shape)
+    if not fresh and labels is not None and args[0]._is_view() and tracer.labels(args[0]) is None:
+        tracer.keep(labels, FIXED)  # written into a part of another tensor, which would have to be told
+        return result
+    return tracer.note(result, labels)
+
+
+def _keep_lists(tracer: ChannelTracer, func: Any, args: Any, result: Any) -> Any:
+    for tensor in tensors_of(args):
+        tracer.keep(tracer.labels(tensor), f"they go into {func.overloadpacket.__name__}")
+    return result
+
+
+def _compute_weight(
+    tracer: ChannelTracer, weight: Weight, operands: Sequence[Tensor], result: Tensor
+) -> None:
+    """A matrix that is computed before it is used, as by a weight standardisation."""
+    if not any(item.shape == result.shape and tracer.weight(item) for item in operands):
+        tracer.keep_module(weight.module, "its weight is computed in a way that is not known")
+        return
+    tracer.carry_weight(result, weight)
+    for item in operands:
+        labels = tracer.labels(item)
+        if labels is None or not varying(labels):
+            continue
+        out = weight.axes.index("out")
+        lead = labels.reshape((1,) * (result.dim() - labels.dim()) + tuple(labels.shape))
+        if varying(lead) == {out} and "in" in weight.axes:
+            own = tracer.outputs_of(weight.module, result.shape[out], result.shape, out)
+            tracer.meet(own.narrow(0, 0, result.shape[0]), lead)
+        else:
+            tracer.keep(labels, FIXED)
+            tracer.keep_module(weight.module, "its weight is computed from other parameters")
+
+
+def join(tracer: ChannelTracer, operands: Sequence[Tensor], shape: Sequence[int]) -> Tensor | None:
+    """Labels of what is computed from several tensors that are broadcast to one shape."""
+    views = []
+    for tensor in operands:
+        if (labels := tracer.labels(tensor)) is not None:
+            lead = (
+                labels.reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
+                if (labels.dim() < len(shape))
+                else labels
+            )
+            views.append((tracer.is_loose(tensor), varying(lead), lead))
+    if not views:
+        return None
+    views.sort(key=lambda view: (view[0], -len(view[1])))
+    _, axes, found = views[0]
+    for loose, other, labels in views[1:]:
+        found = _join_two(tracer, (axes, found), (loose, other, labels))
+        axes = varying(found)
+    for tensor in operands:
+        if tracer.labels(tensor) is None and tracer.is_given(tensor):
+            sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
+            if any(sizes[axis] == shape[axis] for axis in axes):
+                tracer.keep(found, FIXED)
+    return found.expand(tuple(shape))
+
+
+def _join_two(
+    tracer: ChannelTracer, one: tuple[set[int], Tensor], two: tuple[bool, set[int], Tensor]
+) -> Tensor:
+    (axes, found), (loose, other, labels) = one, two
+    if axes & other or (not axes and not other and not loose):
+        return tracer.meet(found, labels)
+    if not other or not axes:  # one channel for all
+        few, many = (labels, found) if not other else (found, labels)
+        if not loose or not axes:
+            tracer.keep(few, FIXED)
+        return many
+    if not loose:
+        tracer.keep(found, CROSSED)
+        tracer.keep(labels, CROSSED)
+    return found
+
+
+def reduce(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Over other axes than that of the channels labels stay; over channels it is a statistic."""
+    if func._overloadname == "other":
+        return compute_by_number(tracer, func, args, kwargs)  # the larger of two
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return func(*args, **kwargs)
+    result = statistics.reduce(tracer, labels, func, args, kwargs)
+    axes, keepdim = statistics.axes_of(func, args, kwargs, labels.dim())
+    left = _reduced(tracer, labels, axes)
+    if left is None:
+        return result
+    if not keepdim:
+        left = left.squeeze(tuple(axes)) if axes else left
+    for one in tensors_of(result):
+        if one.dim() == left.dim():
+            tracer.note(one, left)
+    return result
+
+
+def _reduced(tracer: ChannelTracer, labels: Tensor, axes: Sequence[int]) -> Tensor | None:
+    """With the axes at size 1; None for a statistic of all channels, which belongs to none."""
+    along = varying(labels) & set(axes)
+    if not along:
+        for axis in axes:
+            labels = labels.narrow(axis, 0, 1)
+        return labels
+    return tracer.merge(labels, list(axes)) if varying(labels) - set(axes) else None
+
+
+def pool(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pooling and resizing: channels stay, places along the last axes become others."""
+    result = func(*args, **kwargs)
+    if (labels := tracer.labels(args[0])) is None:
+        return result
+    name = func.overloadpacket.__name__
+    number = next(int(digit) for digit in name if digit.isdigit())
+    axes = [labels.dim() - 1 - index for index in range(number)]
+    if varying(labels) & set(axes):
+        labels = tracer.merge(labels, axes)
+    else:
+        for axis in axes:
+            labels = labels.narrow(axis, 0, 1)
+    for one in tensors_of(result):
+        tracer.note(one, labels)
+    return result
+
+
+def along_axis(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A softmax, or a running sum along an axis without channels."""
+    labels = tracer.labels(args[0])
+    name = func.overloadpacket.__name__
+    if labels is None:
+        return func(*args, **kwargs)
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", -1)) % labels.dim()
+    if "softmax" not in name:
+        if axis in varying(labels):
+            return keep_all(tracer, func, args, kwargs)
+        return tracer.note(func(*args, **kwargs), labels)
+    return tracer.note(statistics.softmax(tracer, labels, func, args, kwargs), labels)
+
+
+def glu(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first half times the sigmoid of the second."""
+    axis = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    with tracer:
+        first, second = args[0].chunk(2, axis)
+        return first * second.sigmoid()
+
+
+def attend(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A product: of a layer, or of activations, whose channels are kept."""
+    name = func.overloadpacket.__name__
+    result = func(*args, **kwargs)
+    start = 1 if name in ("addmm", "baddbmm", "addbmm") else 0
+    weight = tracer.weight(args[start + 1]) if len(args) > start + 1 else None
+    if name in ("mm", "addmm") and weight is not None:
+        if weight.axes == ("in", "out"):
+            return _layer(tracer, weight.module, args[start], result, -1, -1)
+        tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
+    for tensor in tensors_of((args, kwargs)):
+        tracer.keep(tracer.labels(tensor), PRODUCT)
+        if (found := tracer.weight(tensor)) is not None:
+            tracer.keep_module(found.module, "its weight is multiplied in another way than by its own layer")
+    return result
+
+
+def _layer(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis: int, out: int) -> Tensor:
+    tracer.read(name, tracer.labels(given), axis)
+    if tracer.labels(given) is None and tracer.is_given(given):
+        tracer.read(name, torch.zeros((), dtype=torch.float64).expand(given.shape), axis)
+    return tracer.note(result, tracer.outputs_of(name, result.shape[out], result.shape, out))
+
+
+def linear(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A linear layer reads the last axis."""
+    weight = tracer.weight(args[1])
+    if weight is None or weight.axes != ("out", "in"):
+        return attend(tracer, func, args, kwargs)
+    return _layer(tracer, weight.module, args[0], func(*args, **kwargs), -1, -1)
+
+
+def convolve(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A convolution reads the axis before those of space; one by channel changes none."""
+    weight, result = tracer.weight(args[1]), func(*args, **kwargs)
+    if (
+        weight is None
+        or "out" not in weight.axes[:2]
+        or ("transpose" in func.overloadpacket.__name__) != (weight.axes[:2] == ("in", "out"))
+    ):
+        for tensor in tensors_of((args, kwargs)):
+            tracer.keep(tracer.labels(tensor), "they go into a convolution whose weight is no layer's")
+        if weight is not None:
+            tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
+        return result
+    axis = 1 - args[1].dim()
+    module: Any = tracer.modules[weight.module]
+    if module.groups == module.in_channels and module.groups > 1:
+        return _by_channel(tracer, weight.module, args[0], result, axis)
+    return _layer(tracer, weight.module, args[0], result, axis, axis)
+
+
+def _by_channel(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis: int) -> Tensor:
+    """A depthwise convolution: each channel goes with those that are made from it."""
+    own = tracer.outputs_of(name, result.shape[axis], result.shape, axis)
+    labels = tracer.labels(given)
+    if tracer.dead is None:
+        lines = (
+            torch.zeros(given.shape[axis], 1, dtype=torch.float64)
+            if labels is None
+            else thin(labels.movedim(axis, 0)).flatten(1)
+        )
+        times = result.shape[axis] // given.shape[axis]
+        made = tracer.ledger.labels[(name, "")].unsqueeze(1)
+        one, other = broadcast(lines.repeat_interleave(times, 0), made)
+        tracer.pair(one.flatten(), other.flatten())
+    return tracer.note(result, own)
+
+
+def embed(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A table gives channels and reads none."""
+    weight, result = tracer.weight(args[0]), func(*args, **kwargs)
+    if weight is None or weight.axes != ("", "out"):
+        return keep_all(tracer, func, args, kwargs)
+    labels = tracer.outputs_of(weight.module, result.shape[-1], result.shape, -1)
+    return tracer.note(result, labels)
+
+
+def recur(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A recurrent layer as a whole; see `recurrence`."""
+    result = func(*args, **kwargs)
+    weights = args[2] if isinstance(args[2], tuple | list) else args[3]
+    name = tracer.recurrent.get(id(weights[0]))
+    if name is None or func._overloadname != "input":
+        return keep_all(tracer, func, args, kwargs)
+    layer: Any = tracer.modules[name]
+    _layer(tracer, name, args[0], result[0], -1, -1)
+    for state in tensors_of(args[1]):
+        tracer.keep(tracer.labels(state), "they are the state that a recurrent layer starts from")
+    if layer.num_layers == 1 and not layer.bidirectional:
+        for state in result[1:]:
+            tracer.note(state, tracer.outputs_of(name, state.shape[-1], state.shape, -1))
+    return result
+
+
+def normalize(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Statistics over channels or places, then a scale and a shift for each channel."""
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return func(*args, **kwargs)
+    name = func.overloadpacket.__name__
+    result = statistics.normalize(tracer, labels, func, args, kwargs)
+    last = name in ("layer_norm", "rms_norm")
+    for item in tensors_of((args[1:], tuple(kwargs.values()))):
+        own = tracer.labels(item)
+        if own is not None:
+            shape = tuple(own.shape) if last else (-1, *[1] * (labels.dim() - 2))
+            labels = tracer.meet(labels, own.reshape(shape)).expand(result.shape)
+    if name == "group_norm" and tracer.dead is None:
+        lines = thin(labels.movedim(1, 0)).flatten(1)
+        tracer.ledger.blocks.append((lines[:, 0].long(), int(args[1])))
+    return tracer.note(result, labels)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MOVES, move),
+    **dict.fromkeys(_KEEPS_PLACE, repeat_same),
+    **dict.fromkeys(_REDUCES, reduce),
+    **dict.fromkeys(_SPATIAL, pool),
+    **dict.fromkeys(_PRODUCTS, attend),
+    **dict.fromkeys(
+        _names("softmax log_softmax _softmax _log_softmax cumsum cumprod logcumsumexp"), along_axis
+    ),
+    **dict.fromkeys(_names("lstm gru rnn_tanh rnn_relu"), recur),
+    **dict.fromkeys(_names("layer_norm rms_norm group_norm batch_norm instance_norm"), normalize),
+    **dict.fromkeys(
+        _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"), convolve
+    ),
+    "masked_fill": compute_by_number,
+    "constant_pad_nd": pad,
+    "glu": glu,
+    "linear": linear,
+    "embedding": embed,
+}
