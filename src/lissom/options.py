@@ -211,6 +211,8 @@ class ServeOptions(ServingOptions, total=False):
         keys: File of API keys; needed for any host but this machine.
         rate_limit: Requests a second of each key; default: any number.
         access_log: File that a line of JSON is appended to for each answer, `-` for the log; default: none.
+        names: Of the models, one an artifact in their order; default: those of their recipes.
+        keep_alive: Seconds that a connection is kept open without a request, up to 3600; default: 5.
         drain_seconds: How long a server that was told to end answers 503 before it ends, for a balancer to
             notice, 0 to 30; default: 0, no longer than what was begun takes.
         tls_cert: PEM file of the certificate that the server shows, and those between it and the root;
@@ -224,6 +226,8 @@ class ServeOptions(ServingOptions, total=False):
     keys: str | Path | None
     rate_limit: float | None
     access_log: str | Path | None
+    names: Sequence[str] | None
+    keep_alive: float | None
     drain_seconds: float | None
     tls_cert: str | Path | None
     tls_key: str | Path | None

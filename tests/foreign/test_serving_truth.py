@@ -6,6 +6,9 @@ Right answers are computed with numpy from the numbers that the graphs were made
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from lissom.artifact import Artifact, InputRange, Signature, TensorSpec
 from lissom.errors import AnswerError, RequestError
 from lissom.runtime.probe import probe_bytes
 from lissom.serve.app import Application
-from lissom.serve.repository import Repository
+from lissom.serve.keys import Keys, add_key
+from lissom.serve.naming import named_sources, source_of
+from lissom.serve.repository import Repository, check_artifacts
 
 SIZE, CLASSES = 6, 3
 WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, CLASSES)).astype(np.float32)
@@ -292,3 +297,176 @@ def test_the_check_can_be_switched_off(tmp_path: Path, dtype: str) -> None:
     assert found["data"][:CLASSES] == [None] * CLASSES
     with pytest.raises(AnswerError, match="row 0"):
         lissom.predict(artifact, {"x": rows}, runtime="onnxruntime", allow_nonfinite=True)
+
+
+# A swap serves what lies there now, and says what that is
+
+
+def scorer(folder: Path, bias: float, **changes: Any) -> Artifact:
+    """x @ weights + bias: each has answers, and a digest, of its own."""
+    nodes = [node("MatMul", "x w", "product"), node("Add", "product b", "y")]
+    constants = [constant("w", WEIGHTS), constant("b", bias)]
+    return classifier(folder, nodes, constants, ROWS @ WEIGHTS + np.float32(bias), **changes)
+
+
+def relink(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def swap_link(folder: Path) -> tuple[str, Any]:
+    """The link to a folder points elsewhere."""
+    scorer(folder / "one", 1), scorer(folder / "two", 2)
+    relink(folder / "artifact", folder / "one")
+    return str(folder / "artifact"), lambda: relink(folder / "artifact", folder / "two")
+
+
+def swap_link_above(folder: Path) -> tuple[str, Any]:
+    """A link higher up in the path points elsewhere."""
+    scorer(folder / "one" / "artifact", 1), scorer(folder / "two" / "artifact", 2)
+    relink(folder / "newest", Path("one"))
+    return str(folder / "newest" / "artifact"), lambda: relink(folder / "newest", Path("two"))
+
+
+def swap_chain(folder: Path) -> tuple[str, Any]:
+    """A link to a link, of which the second points elsewhere; the manifest itself was named."""
+    scorer(folder / "one", 1), scorer(folder / "two", 2)
+    relink(folder / "chosen", Path("one"))
+    relink(folder / "artifact", Path("chosen"))
+    path = folder / "artifact" / "manifest.json"
+    return str(path), lambda: relink(folder / "chosen", Path("two"))
+
+
+def swap_folder(folder: Path) -> tuple[str, Any]:
+    """The folder itself is replaced by another."""
+    scorer(folder / "artifact", 1), scorer(folder / "two", 2)
+
+    def change() -> None:
+        (folder / "artifact").rename(folder / "old")
+        (folder / "two").rename(folder / "artifact")
+
+    return str(folder / "artifact"), change
+
+
+def swap_relative(folder: Path) -> tuple[str, Any]:
+    """The path was relative, and the working folder is another meanwhile."""
+    _, change = swap_link(folder)
+    return "artifact", change
+
+
+SWAPS = (swap_link, swap_link_above, swap_chain, swap_folder, swap_relative)
+ADMIN = "/v2/repository/models/foreign/load"
+
+
+def administered(sources: list[Any], folder: Path) -> tuple[Application, dict[str, str]]:
+    keys = folder / "keys.txt"
+    key = add_key(keys, "root", is_admin=True)
+    app = Application(Repository.open(sources, runtime="onnxruntime", threads=1), keys=Keys(keys))
+    return app, {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("how", SWAPS, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("name", [None, "foreign"])
+def test_load_serves_what_the_path_names_now(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: Any,
+    name: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, change = how(tmp_path)
+    app, admin = administered([path if name is None else f"{name}={path}"], tmp_path)
+    monkeypatch.chdir("/")
+
+    def told() -> tuple[float, Any, Any]:
+        body = {"inputs": {"x": ROWS.tolist()}}
+        logits = request(app, "POST", "/predict", body, headers=admin).json["outputs"]["y"]
+        bias = float(np.median(np.array(logits) - ROWS @ WEIGHTS))
+        index = request(app, "POST", "/v2/repository/index", headers=admin).json[0]["digest"]
+        digest = request(app, "GET", "/v2/models/foreign", headers=admin).json["properties"]["digest"]
+        return round(bias, 3), index, digest
+
+    before = told()
+    assert before[0] == 1
+    same = request(app, "POST", ADMIN, {}, headers=admin).json
+    assert (same["digest"], same["previous"], same["changed"]) == (before[1], before[1], False)
+    assert "has not changed" in same["message"]
+    change()
+    assert told() == before
+    with caplog.at_level("INFO", "lissom"):
+        swapped = request(app, "POST", ADMIN, {}, headers=admin)
+    after = told()
+    assert (swapped.status, after[0]) == (200, 2)
+    assert after[1] == after[2] == swapped.json["digest"] != before[1]
+    assert (swapped.json["previous"], swapped.json["changed"]) == (before[1], True)
+    assert any(after[1][:12] in record.message for record in caplog.records)
+
+
+def test_load_of_a_link_to_nothing_keeps_the_old_model(tmp_path: Path) -> None:
+    path, _ = swap_link(tmp_path)
+    app, admin = administered([path], tmp_path)
+    relink(Path(path), tmp_path / "nowhere")
+    assert request(app, "POST", ADMIN, {}, headers=admin).status == 500
+    assert predict_with(app, admin).status == 200
+    relink(Path(path), tmp_path / "two")
+    assert request(app, "POST", ADMIN, {}, headers=admin).json["changed"] is True
+
+
+def predict_with(app: Application, headers: Mapping[str, str]) -> Response:
+    return request(app, "POST", "/predict", {"inputs": {"x": ROWS.tolist()}}, headers=dict(headers))
+
+
+# Two artifacts of one verb share a server
+
+
+def test_the_hint_names_a_command_that_works(tmp_path: Path) -> None:
+    paths = [
+        scorer(tmp_path / run / "artifact", bias, recipe="train").path for run, bias in (("a", 1), ("b", 2))
+    ]
+    paths.append(scorer(tmp_path / "c" / "artifact", 3, recipe="other").path)
+    with pytest.raises(RequestError, match="both be served as 'train'") as caught:
+        check_artifacts(paths)
+    words = shlex.split(caught.value.hint)[2:]
+    app = Application(Repository.open(words, runtime="onnxruntime", threads=1))
+    assert app.repository is not None
+    assert list(app.repository.models) == ["a", "b", "other"]
+    for name, bias in zip(("a", "b", "other"), (1, 2, 3), strict=True):
+        found = predict(app, ROWS.tolist(), f"/predict/{name}").json
+        assert found["model"] == name
+        np.testing.assert_allclose(found["outputs"]["y"], ROWS @ WEIGHTS + bias, rtol=1e-4, atol=1e-5)
+        assert request(app, "GET", f"/v2/models/{name}").json["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "wanted"),
+    [
+        (["x=a", "y=b"], None, ["x", "y"]),
+        (["a", "y=b"], None, [None, "y"]),
+        (["a", "b"], ["x", "y"], ["x", "y"]),
+        (["is=there", "./n=p"], None, [None, None]),
+    ],
+)
+def test_names_are_given_with_paths_or_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], names: Any, wanted: list[Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "is=there").mkdir()
+    found = named_sources(words, names)
+    assert [source.name for source in found] == wanted
+    assert [source_of(str(source)) for source in found] == found
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "told"),
+    [
+        (["a", "b"], ["x"], "1 names were given for 2 artifacts"),
+        (["x=a"], ["y"], "has a name already"),
+        (["a"], ["a/b"], "'a/b' cannot be the name"),
+        (["a"], [""], "'' cannot be the name"),
+        (["stats=a"], None, "'stats' cannot be the name"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(words: list[str], names: Any, told: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(told)):
+        named_sources(words, names)

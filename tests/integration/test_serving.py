@@ -182,6 +182,38 @@ def test_with_keys_the_server_answers_those_who_have_one(tmp_path: Path) -> None
             assert client.is_model_ready("tiny", headers=headers)
 
 
+def test_a_server_on_a_link_serves_what_it_points_to_when_it_is_told_to_load(tmp_path: Path) -> None:
+    keys, link = tmp_path / "keys", tmp_path / "artifact"
+    headers = {"Authorization": f"Bearer {add_key(keys, 'root', is_admin=True)}"}
+    old, new = (tiny_onnx_artifact(tmp_path / name, notes={"made": name}) for name in ("old", "new"))
+    link.symlink_to("old")
+    words = [Path("one=artifact"), Path(f"two={old.path}")]
+    with serving(tmp_path, *words, keys=str(keys), keep_alive=0.6) as server:
+
+        def post(path: str) -> Any:
+            connection.request("POST", path, b"{}", headers)
+            return json.loads(connection.getresponse().read())
+
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        ) as connection:
+            digests = {one["name"]: one["digest"] for one in post("/v2/repository/index")}
+            assert digests == {"one": old.digest, "two": old.digest}
+            link.unlink()
+            link.symlink_to("new")
+            found = post("/v2/repository/models/one/load")
+            assert (found["digest"], found["previous"], found["changed"]) == (new.digest, old.digest, True)
+            assert post("/v2/repository/models/one/load")["changed"] is False
+            digests = {one["name"]: one["digest"] for one in post("/v2/repository/index")}
+            assert digests == {"one": new.digest, "two": old.digest}
+            log = (tmp_path / "log.txt").read_text()
+            assert f"one, read from {new.path}: {new.digest[:12]} answers now" in log
+            assert connection.sock is not None
+            started = time.monotonic()
+            assert connection.sock.recv(1) == b""  # closed by the server, once nothing was asked for so long
+            assert 0.3 < time.monotonic() - started < 4.5
+
+
 def test_bentoml_answers_its_own_paths_and_counts_nothing_of_ours(server: Server) -> None:
     for path in ("/v2", "/predict/tiny", "/nothing/here"):
         server.request("GET", path)

@@ -16,7 +16,10 @@ from lissom.cli.views.packages import package_planned, package_written
 @verb
 def package(
     artifacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts that are served together.")
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...", help="Artifacts that are served together. [named as their recipes]"
+        ),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="DIR", help="Folder that is written; it must not be there.")

@@ -142,7 +142,12 @@ def predict(
 @verb
 def serve(
     artifacts: Annotated[
-        list[Path] | None, typer.Argument(metavar="ARTIFACT...", help="Artifacts to serve.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]ARTIFACT...", help="Artifacts to serve. [named as their recipes]"),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="NAME", help="Name of a model: once an artifact, in their order."),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
@@ -183,6 +188,16 @@ def serve(
         float,
         typer.Option("--drain-seconds", min=0, max=30, help="How long it says that it ends before it does."),
     ] = 0.0,
+    keep_alive: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-alive",
+            metavar="SECONDS",
+            min=0.001,
+            max=3600,
+            help="That a connection is kept open without a request. [5]",
+        ),
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate of the server, PEM: https.")
     ] = None,
@@ -212,6 +227,7 @@ def serve(
     \b
     lissom serve runs/digits/artifact
     curl -s localhost:3000/v2/models/digits
+    lissom serve small=runs/train/artifact large=runs/other/artifact
     lissom serve --new-key ada --keys keys.txt
     lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --rate-limit 100
     lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --tls-cert cert.pem --tls-key key.pem
@@ -231,6 +247,8 @@ def serve(
         "rate_limit": rate_limit,
         "access_log": access_log,
         "drain_seconds": drain_seconds,
+        "names": names,
+        "keep_alive": keep_alive,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "tls_ca": tls_ca,

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from typing import Any
 
 from lissom.errors import RequestError, near
 from lissom.optional import version
@@ -241,15 +242,21 @@ class Application:
         allow(scope, "POST")
         body = await read_body(scope, receive)
         ready_only = bool(parse_object(body).get("ready")) if body.strip() else False
-        told = [
-            {"name": model.name, "version": VERSION, "state": model.state.value, "reason": ""}
+        told: list[dict[str, Any]] = [
+            {
+                "name": model.name,
+                "version": VERSION,
+                "state": model.state.value,
+                "reason": "",
+                "digest": model.artifact.digest,
+            }
             for model in self._models()
             if not ready_only or model.state is State.READY
         ]
         repository = self._ready_repository()
         if not ready_only:
             told += [
-                {"name": name, "version": VERSION, "state": state.value, "reason": reason}
+                {"name": name, "version": VERSION, "state": state.value, "reason": reason, "digest": None}
                 for name, (state, reason) in repository.absent.items()
             ]
         return json_answer(told)
@@ -265,8 +272,12 @@ class Application:
         _check_change(await read_body(scope, receive))
         if name not in repository.sources:
             raise Refused(404, f"there is no model {name[:MAX_NAME]!r}; {near(name, repository.sources)}")
-        await (repository.load(name) if action == "load" else repository.unload(name))
-        return json_answer({})
+        if action == "unload":
+            await repository.unload(name)
+            return json_answer({})
+        swap = await repository.load(name)
+        is_new = swap.digest != swap.previous
+        return json_answer(swap._asdict() | {"changed": is_new, "message": f"{name}: {swap.told}"})
 
     def _authorized(self, scope: Scope) -> Key:
         """The key that came with the request.

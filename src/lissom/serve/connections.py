@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import ClassVar
 
 import orjson
 import uvicorn.config
@@ -24,14 +25,22 @@ MESSAGE_SECONDS = 75.0
 """From the end of the head; somewhat more than the application itself waits for a body."""
 
 
-def bound_connections() -> None:
-    """Make the servers of this process that choose their protocol themselves take ours."""
+def bound_connections(keep_alive: float | None = None) -> None:
+    """Make the servers of this process that choose their protocol themselves take ours.
+
+    Args:
+        keep_alive: Seconds that a connection is kept open without a request; None for uvicorn's own 5.
+            BentoML's command has no option for it.
+    """
+    BoundedProtocol.keep_alive = keep_alive
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:BoundedProtocol"
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
+    keep_alive: ClassVar[float | None] = None
+    """Seconds that it is kept open without a request; None as the server is configured."""
     _in_head = True
     _is_whole = True
     _num_bytes = 0
@@ -40,6 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        if self.keep_alive is not None:
+            self.timeout_keep_alive = self.keep_alive  # type: ignore[assignment]
         self._wait(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -21,6 +21,7 @@ PARENT = "LISSOM_PARENT"
 FAST_PATH = "LISSOM_FAST_PATH"
 """0 sends every request through BentoML's own middleware."""
 MOST_DRAIN_SECONDS = 30.0
+MOST_KEEP_ALIVE_SECONDS = 3600.0
 _READERS: dict[str, Callable[[str], Any]] = {
     "runtime": str,
     "threads": int,
@@ -31,6 +32,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "rate_limit": float,
     "access_log": str,
     "drain_seconds": float,
+    "keep_alive": float,
     "allow_nonfinite": lambda text: text.lower() in ("1", "true"),
 }
 """Of the settings beside the artifacts; the variable of `threads` is LISSOM_THREADS."""
@@ -40,13 +42,14 @@ class Settings(NamedTuple):
     """What is served, how, and to whom.
 
     Attributes:
-        artifacts: Folders.
+        artifacts: Folders, or NAME=PATH.
         runtime: As the others up to `max_delay_ms`: see `lissom.options.ServingOptions`.
         keys: File of API keys; None where everybody may ask.
         rate_limit: Requests a second of each key; None for any number.
         access_log: File that a line is appended to for each answer, or `-`; None for none.
         drain_seconds: How long a server that was told to end says so before it ends, for a balancer to
             notice, 0 to 30; None for no longer than requests take that were begun.
+        keep_alive: Seconds that a connection is kept open without a request; None for 5.
         allow_nonfinite: See `lissom.options.ServingOptions`.
     """
 
@@ -60,6 +63,7 @@ class Settings(NamedTuple):
     rate_limit: float | None = None
     access_log: str | None = None
     drain_seconds: float | None = None
+    keep_alive: float | None = None
     allow_nonfinite: bool = False
 
     @classmethod
@@ -76,6 +80,8 @@ class Settings(NamedTuple):
                 found[name] = _read(_variable(name), given, reader)
         if not 0 <= found.get("drain_seconds", 0.0) <= MOST_DRAIN_SECONDS:
             raise RequestError(f"{_variable('drain_seconds')} is not from 0 to {MOST_DRAIN_SECONDS:g}")
+        if not 0 < found.get("keep_alive", 1.0) <= MOST_KEEP_ALIVE_SECONDS:
+            raise RequestError(f"{_variable('keep_alive')} is not above 0, up to {MOST_KEEP_ALIVE_SECONDS:g}")
         if "keys" in found and variables.get(FAST_PATH) == "0":
             raise RequestError(
                 f"with {FAST_PATH}=0 BentoML answers /metrics to anybody, whatever the keys",

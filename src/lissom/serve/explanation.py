@@ -52,7 +52,7 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
         AnswerError: a class has no finite score.
         Exception: whatever `call` raises.
     """
-    sample = _checked(model.artifact, inputs)
+    sample = _checked(model, inputs)
     from lissom.models.attribution import occlusion_maps  # imports torch
 
     output = model.manifest.signature.outputs[0].name
@@ -72,12 +72,10 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
     }
 
 
-def _checked(artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> str:
+def _checked(model: ServedModel, inputs: Mapping[str, np.ndarray]) -> str:
     """Name of the input that is explained."""
-    if not _classifies_pictures(artifact):
-        raise RequestError(
-            f"answers of {artifact.manifest.recipe!r} cannot be explained: it does not classify pictures"
-        )
+    if not _classifies_pictures(model.artifact):
+        raise RequestError(f"answers of {model.name!r} cannot be explained: it does not classify pictures")
     if not is_installed("captum"):
         raise Refused(501, "this server lacks captum, which explains answers: pip install 'lissom[explain]'")
     ((name, array),) = inputs.items()

@@ -21,7 +21,7 @@ import bentoml
 from lissom.serve.answers import json_answer, request_id, respond
 from lissom.serve.bodies import Message, Receive, Scope, Send
 from lissom.serve.connections import bound_connections
-from lissom.serve.environment import FAST_PATH
+from lissom.serve.environment import FAST_PATH, Settings
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -104,7 +104,7 @@ class FastService(bentoml.Service):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application of a worker."""
         app = super().to_asgi(is_main=is_main)
-        bound_connections()
+        bound_connections(Settings.read(os.environ).keep_alive)
         for middleware in app.user_middleware:
             if middleware.cls.__name__ == "TimeoutMiddleware":
                 middleware.cls = Timeout

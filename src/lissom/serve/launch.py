@@ -34,6 +34,7 @@ from lissom.serve.access_log import STDERR
 from lissom.serve.certificates import Tls, check_tls
 from lissom.serve.environment import Settings
 from lissom.serve.keys import read_keys
+from lissom.serve.naming import Source, named_sources
 from lissom.serve.process import Process
 from lissom.serve.repository import check_artifacts
 
@@ -69,7 +70,7 @@ class Address(NamedTuple):
 
 
 def serve(
-    artifacts: Sequence[Path],
+    artifacts: Sequence[str | Path],
     *,
     on_ready: Callable[[str], None] | None = None,
     on_log: Callable[[str], None] | None = None,
@@ -79,7 +80,7 @@ def serve(
     """Serve artifacts until a signal ends it; gives the exit code.
 
     Args:
-        artifacts: Folders of artifacts.
+        artifacts: Folders of artifacts, or NAME=PATH.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
         ready_seconds: How long loading may take.
@@ -89,14 +90,15 @@ def serve(
         RequestError: an artifact, the runtime, the host, the port or a file cannot be used.
         LissomError: the server did not become ready, or ended by itself.
     """
-    checked = check_artifacts(artifacts, runtime=options.get("runtime"))
+    sources = named_sources(artifacts, options.get("names"))
+    check_artifacts(sources, runtime=options.get("runtime"))
     tls = check_tls(*(_path(options, name) for name in ("tls_cert", "tls_key", "tls_ca")))
     host, port = options.get("host", "127.0.0.1"), options.get("port", 3000)
     address = free_address(host, port)._replace(is_tls=tls is not None)
     keys = _path(options, "keys")
     check_access(address, keys, options.get("rate_limit"))
     warn_of_clear_text(address)
-    settings = _settings([artifact.path for artifact in checked], keys, options)
+    settings = _settings(sources, keys, options)
     with tempfile.TemporaryDirectory(prefix="lissom-serve-", ignore_cleanup_errors=True) as home:
         failure = Path(home, "failure.json")
         variables = child_environment(settings, Path(home), failure)
@@ -131,14 +133,14 @@ def _path(options: ServeOptions, name: str) -> Path | None:
     return None if found is None else Path(str(found)).absolute()
 
 
-def _settings(artifacts: Sequence[Path], keys: Path | None, options: ServeOptions) -> Settings:
+def _settings(sources: Sequence[Source], keys: Path | None, options: ServeOptions) -> Settings:
     """What the server is told; its working folder is another."""
     log_file = options.get("access_log")
     if log_file is not None and str(log_file) != STDERR:
         log_file = Path(log_file).absolute()
         check_log(log_file)
     return Settings(
-        tuple(artifacts),
+        tuple(Path(str(source)) for source in sources),
         runtime=options.get("runtime"),
         threads=options.get("threads"),
         max_batch=options.get("max_batch"),
@@ -148,6 +150,7 @@ def _settings(artifacts: Sequence[Path], keys: Path | None, options: ServeOption
         rate_limit=options.get("rate_limit"),
         access_log=None if log_file is None else str(log_file),
         drain_seconds=options.get("drain_seconds"),
+        keep_alive=options.get("keep_alive"),
         allow_nonfinite=options.get("allow_nonfinite", False),
     )
 

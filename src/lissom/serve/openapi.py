@@ -42,6 +42,7 @@ _OPEN: dict[str, Any] = {"security": []}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _NUMBER: Schema = {"type": ["number", "null"], "description": "null where it is not finite"}
+_DIGEST: Schema = {"type": ["string", "null"], "description": "sha256 of the manifest of the artifact."}
 _NAMES: Schema = {"type": "array", "items": _TEXT}
 
 
@@ -108,15 +109,19 @@ def _server_paths() -> dict[str, Any]:
                 "Every model and its state", _json(_ref("Index")), body=reader, errors=(*_ALWAYS, *_OF_BODY)
             )
         },
-        "/v2/repository/models/{model}/load": _change("Read a model again from where it came, and warm it"),
-        "/v2/repository/models/{model}/unload": _change("Take a model away; what was begun is finished"),
+        "/v2/repository/models/{model}/load": _change(
+            "Read a model again from where it came, and warm it", _ref("Swap")
+        ),
+        "/v2/repository/models/{model}/unload": _change(
+            "Take a model away; what was begun is finished", {"type": "object"}
+        ),
     }
 
 
-def _change(summary: str) -> dict[str, Any]:
+def _change(summary: str, answer: Schema) -> dict[str, Any]:
     body = {"description": "Ignored", "content": _json({"type": "object"}), "required": False}
     errors = (*_ALWAYS, *_OF_BODY, 403, 404)
-    return _path("model", post=_operation(summary, _json({"type": "object"}), body=body, errors=errors))
+    return _path("model", post=_operation(summary, _json(answer), body=body, errors=errors))
 
 
 def _model_paths() -> dict[str, Any]:
@@ -275,8 +280,11 @@ def _answers() -> dict[str, Schema]:
         "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
         "Index": {
             "type": "array",
-            "items": _object(name=_TEXT, version=_TEXT, state=state, reason=_TEXT),
+            "items": _object(name=_TEXT, version=_TEXT, state=state, reason=_TEXT, digest=_DIGEST),
         },
+        "Swap": _object(
+            name=_TEXT, digest=_TEXT, previous=_DIGEST, changed={"type": "boolean"}, message=_TEXT
+        ),
         "InferResponse": _infer_response(),
         "Prediction": _prediction(),
         "Explanation": _object(

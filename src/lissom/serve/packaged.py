@@ -39,7 +39,7 @@ def service_of(folder: Path) -> Any:
     """
     folder = folder.absolute()
     models = sorted(place.parent for place in (folder / MODELS_NAME).glob(f"*/{MANIFEST_NAME}"))
-    os.environ[environment.ARTIFACTS] = orjson.dumps([str(model) for model in models]).decode()
+    os.environ[environment.ARTIFACTS] = orjson.dumps([f"{model.name}={model}" for model in models]).decode()
     if (folder / KEYS_NAME).is_file():
         os.environ.setdefault(_KEYS, str(folder / KEYS_NAME))
     default = _EVERY_ADDRESS if os.environ.get("BENTOML_CONTAINERIZED") else _LOOPBACK

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from lissom.optional import version
 from lissom.registry import MODELS, RUNTIMES, runtimes_for
 from lissom.runtime.availability import absence
 from lissom.serve.keys import read_keys
+from lissom.serve.naming import source_of
 from lissom.serve.package_files import COMPILER, DOCKERFILE, README, SERVICE
 from lissom.serve.packaged import KEYS_NAME, MODELS_NAME, WHEELS_NAME
 from lissom.serve.repository import check_artifacts
@@ -59,7 +61,8 @@ class Plan(NamedTuple):
 
     Attributes:
         name: Of the bento and the image.
-        artifacts: The models, with different names.
+        artifacts: The models.
+        models: Their names, all different, under which they are served.
         requirements: Lines of requirements.txt.
         python: Version of Python, such as 3.12.
         keys: File of API keys that goes along.
@@ -69,16 +72,12 @@ class Plan(NamedTuple):
 
     name: str
     artifacts: tuple[Artifact, ...]
+    models: tuple[str, ...]
     requirements: tuple[str, ...]
     python: str
     keys: Path | None
     has_wheel: bool
     size_bytes: int
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names under which the artifacts are served."""
-        return tuple(artifact.manifest.recipe for artifact in self.artifacts)
 
     @property
     def needs_compiler(self) -> bool:
@@ -100,11 +99,13 @@ class Package(NamedTuple):
     tag: str | None = None
 
 
-def plan(artifacts: Sequence[Path], out: Path, *, name: str | None = None, keys: Path | None = None) -> Plan:
+def plan(
+    artifacts: Sequence[str | Path], out: Path, *, name: str | None = None, keys: Path | None = None
+) -> Plan:
     """What a package of these artifacts holds; nothing is written.
 
     Args:
-        artifacts: Folders of artifacts.
+        artifacts: Folders of artifacts, or NAME=PATH.
         out: Folder of the package, which must not be there, or be empty.
         name: Of the bento; default: the name of the only model, else that of the folder.
         keys: File of API keys.
@@ -113,16 +114,19 @@ def plan(artifacts: Sequence[Path], out: Path, *, name: str | None = None, keys:
         RequestError: an artifact, the folder, the name or the keys cannot be used.
         MachineError: no runtime for an artifact is here, whose version could be named.
     """
-    checked = check_artifacts(artifacts)
-    for artifact in checked:
-        _check_alone(artifact)
+    sources = [source_of(artifact) for artifact in artifacts]
+    checked = check_artifacts(sources, verb=f"package --out {shlex.quote(str(out))}")
+    models = tuple(source.name_of(artifact) for source, artifact in zip(sources, checked, strict=True))
+    for model, artifact in zip(models, checked, strict=True):
+        _check_alone(artifact, model)
     _check_free(out)
     if keys is not None:
         read_keys(keys)
     has_wheel = not is_from_index()
     return Plan(
-        name=_bento_name(name, checked[0].manifest.recipe if len(checked) == 1 else out.absolute().name),
+        name=_bento_name(name, models[0] if len(models) == 1 else out.absolute().name),
         artifacts=tuple(checked),
+        models=models,
         requirements=requirements(checked, has_wheel=has_wheel),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         keys=keys,
@@ -217,7 +221,7 @@ def _extra(engines: Sequence[str]) -> str:
     return "cpu" if extras else ""
 
 
-def _check_alone(artifact: Artifact) -> None:
+def _check_alone(artifact: Artifact, name: str) -> None:
     """Refuse what is not served by its folder alone.
 
     Raises:
@@ -229,8 +233,11 @@ def _check_alone(artifact: Artifact) -> None:
             f"{artifact.path} is built by {factory.source}, code that a package does not hold",
             hint=f"lissom export {artifact.path} --data DATA makes a model that needs no code",
         )
-    if not _FOLDER_NAME.fullmatch(artifact.manifest.recipe):
-        raise ArtifactError(f"{artifact.path} is called {artifact.manifest.recipe!r}, which names no folder")
+    if not _FOLDER_NAME.fullmatch(name):
+        raise ArtifactError(
+            f"{artifact.path} is called {name!r}, which names no folder",
+            hint=f"name it: NAME={artifact.path}",
+        )
 
 
 def _check_free(out: Path) -> None:
@@ -256,12 +263,12 @@ def _bento_name(asked: str | None, usual: str) -> str:
 
 
 def _fill(folder: Path, plan: Plan) -> None:
-    for artifact in plan.artifacts:
-        _copy(artifact, folder / MODELS_NAME / artifact.manifest.recipe)
+    for name, artifact in zip(plan.models, plan.artifacts, strict=True):
+        _copy(artifact, folder / MODELS_NAME / name)
     if plan.has_wheel:
-        name, content = wheel()
+        file, content = wheel()
         (folder / WHEELS_NAME).mkdir()
-        (folder / WHEELS_NAME / name).write_bytes(content)
+        (folder / WHEELS_NAME / file).write_bytes(content)
     if plan.keys is not None:
         shutil.copyfile(plan.keys, folder / KEYS_NAME)
     texts = {
@@ -272,8 +279,8 @@ def _fill(folder: Path, plan: Plan) -> None:
         "README.md": _readme(plan),
         ".dockerignore": "__pycache__\n",
     }
-    for name, text in texts.items():
-        (folder / name).write_text(text)
+    for file, text in texts.items():
+        (folder / file).write_text(text)
 
 
 def _files(artifact: Artifact) -> list[Path]:
@@ -313,7 +320,10 @@ def _bentofile(plan: Plan) -> dict[str, object]:
 
 
 def _dockerfile(plan: Plan) -> str:
-    folders = [f"{MODELS_NAME}/{name}" for name in plan.models]
+    folders = [
+        f"{MODELS_NAME}/{name}" if name == artifact.manifest.recipe else f"{name}={MODELS_NAME}/{name}"
+        for name, artifact in zip(plan.models, plan.artifacts, strict=True)
+    ]
     keys = KEYS_NAME if plan.keys is not None else "/keys/keys.txt"
     words = ["serve", *folders, "--host", "0.0.0.0", "--port", "3000", "--keys", keys]
     return DOCKERFILE.substitute(
@@ -328,9 +338,9 @@ def _dockerfile(plan: Plan) -> str:
 
 def _readme(plan: Plan) -> str:
     rows = "".join(
-        f"| {artifact.manifest.recipe} | {artifact.manifest.format} | {artifact.manifest.precision} "
+        f"| {name} | {artifact.manifest.format} | {artifact.manifest.precision} "
         f"| {artifact.size_bytes:,} | {artifact.digest[:16]} |\n"
-        for artifact in plan.artifacts
+        for name, artifact in zip(plan.models, plan.artifacts, strict=True)
     )
     makes_key = "lissom serve --new-key NAME --keys keys/keys.txt\nsudo chown -R 10001 keys\n"
     return README.substitute(

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
 from lissom.artifact import Artifact, Manifest
 from lissom.bench.selection import ArmKey, choose
@@ -31,6 +31,7 @@ from lissom.runtime.layout import Layout, shape_without
 from lissom.runtime.probe import load_probe, probe_error
 from lissom.runtime.reproof import prove_on
 from lissom.serve.budget import instances_of, measured_here, threads_of, usable_cores
+from lissom.serve.naming import Source, check_different, source_of
 from lissom.serve.protocol import Heads
 from lissom.serve.scheduler import Limits, Scheduler
 from lissom.serve.tensors import DATATYPES
@@ -84,6 +85,7 @@ class ServedModel:
 
     Attributes:
         artifact: It.
+        name: Under which it is served.
         runtime: The engine.
         batching: Where the samples lie, and whether requests are computed together, proven on this engine.
         scheduler: Through which every request goes.
@@ -94,13 +96,21 @@ class ServedModel:
         state: READY until it drains.
     """
 
-    def __init__(self, artifact: Artifact, **options: Unpack[ServingOptions]) -> None:
+    def __init__(
+        self, artifact: Artifact, name: str | None = None, **options: Unpack[ServingOptions]
+    ) -> None:
         """Open the runtime, call it, and see how long that takes.
+
+        Args:
+            artifact: It.
+            name: Under which it is served; default: that of its recipe.
+            options: How it is served.
 
         Raises:
             LissomError: no runtime opens the artifact and reproduces its probe.
         """
         self.artifact = artifact
+        self.name = name or artifact.manifest.recipe
         self.state = State.WARMING
         self.explaining = asyncio.Lock()
         self.checked_inputs = checked_inputs(
@@ -137,11 +147,6 @@ class ServedModel:
         self.state = State.READY
 
     @property
-    def name(self) -> str:
-        """The name under which the model is served."""
-        return self.artifact.manifest.recipe
-
-    @property
     def manifest(self) -> Manifest:
         """Everything known about the artifact."""
         return self.artifact.manifest
@@ -161,43 +166,72 @@ class ServedModel:
         self.state = State.UNLOADED
 
 
+class Swap(NamedTuple):
+    """What became of a model that was read again.
+
+    Attributes:
+        name: Of the model.
+        digest: Of the artifact that answers from now on.
+        previous: Digest of the one that answered until now; None where none did.
+    """
+
+    name: str
+    digest: str
+    previous: str | None
+
+    @property
+    def told(self) -> str:
+        """The same in words."""
+        if self.previous is None:
+            return f"{self.digest[:12]} answers now"
+        if self.previous == self.digest:
+            return f"still {self.digest[:12]}: what lies there has not changed"
+        return f"{self.digest[:12]} answers now in the place of {self.previous[:12]}"
+
+
 class Repository:
     """The served models by name; a context manager, because engines must be closed.
 
     Attributes:
         models: Those that answer.
-        sources: Where each model is, or was, read from.
+        sources: Where each model is, or was, read from; links are followed anew by every `load`.
         absent: State and reason of those that do not answer now.
     """
 
     def __init__(self, models: Iterable[ServedModel], **options: Unpack[ServingOptions]) -> None:
         self.models = {model.name: model for model in models}
-        self.sources = {name: model.artifact.path for name, model in self.models.items()}
+        self.sources = {name: Source(model.artifact.path, name) for name, model in self.models.items()}
         self.absent: dict[str, tuple[State, str]] = {}
         self._options = options
         self._changing: dict[str, asyncio.Lock] = {}
         self._draining: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def open(cls, paths: Sequence[Path], **options: Unpack[ServingOptions]) -> Self:
+    def open(cls, paths: Sequence[str | Path | Source], **options: Unpack[ServingOptions]) -> Self:
         """Check every artifact, then open all of them.
+
+        Args:
+            paths: Folders of artifacts, or NAME=PATH for those that shall have another name.
+            options: How they are served.
 
         Raises:
             LissomError: an artifact cannot be served; those already open are closed.
         """
         opened: list[ServedModel] = []
+        sources = [source_of(path) for path in paths]
         try:
-            for artifact in check_artifacts(paths, runtime=options.get("runtime")):
-                opened.append(ServedModel(artifact, **options))
+            checked = check_artifacts(sources, runtime=options.get("runtime"))
+            for source, artifact in zip(sources, checked, strict=True):
+                opened.append(ServedModel(artifact, source.name, **options))
         except BaseException:
             for model in opened:
                 model.close()
             raise
         found = cls(opened, **options)
-        found.sources = {model.name: path for model, path in zip(opened, paths, strict=True)}
+        found.sources = {model.name: source for model, source in zip(opened, sources, strict=True)}
         return found
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str) -> Swap:
         """Read a model again from where it came, and put it in the place of the one that answers now.
 
         Requests are answered all the while: by the old model until the new one is warm, then by the new one.
@@ -213,7 +247,7 @@ class Repository:
                 artifact = await asyncio.to_thread(self._checked, name)
                 if name not in self.models:
                     self.absent[name] = (State.WARMING, "it is called for the first time")
-                new = await asyncio.to_thread(ServedModel, artifact, **self._options)
+                new = await asyncio.to_thread(ServedModel, artifact, name, **self._options)
             except BaseException:
                 if name in self.absent:  # what was raised may name folders of this machine
                     self.absent[name] = (State.UNLOADED, "it could not be loaded; the server's log says why")
@@ -223,6 +257,9 @@ class Repository:
             self.absent.pop(name, None)
             if old is not None:
                 self._drain(old)
+            swap = Swap(name, artifact.digest, None if old is None else old.artifact.digest)
+            log.info("%s, read from %s: %s", name, artifact.path, swap.told)
+            return swap
 
     async def unload(self, name: str) -> None:
         """Take a model away; requests that were begun are finished."""
@@ -235,9 +272,10 @@ class Repository:
             self._drain(model)
 
     def _checked(self, name: str) -> Artifact:
-        (artifact,) = check_artifacts([self.sources[name]], runtime=self._options.get("runtime"))
-        if artifact.manifest.recipe != name:
-            raise RequestError(f"{self.sources[name]} holds {artifact.manifest.recipe!r} now, not {name!r}")
+        source = self.sources[name]
+        (artifact,) = check_artifacts([source], runtime=self._options.get("runtime"))
+        if source.name_of(artifact) != name:
+            raise RequestError(f"{source.path} holds {artifact.manifest.recipe!r} now, not {name!r}")
         return artifact
 
     def _drain(self, model: ServedModel) -> None:
@@ -265,8 +303,15 @@ class Repository:
         self.close()
 
 
-def check_artifacts(paths: Sequence[Path], *, runtime: str | None = None) -> list[Artifact]:
+def check_artifacts(
+    paths: Sequence[str | Path | Source], *, runtime: str | None = None, verb: str = "serve"
+) -> list[Artifact]:
     """Everything that can be said about a request to serve without opening an engine.
+
+    Args:
+        paths: Folders of artifacts, or NAME=PATH.
+        runtime: That was asked for.
+        verb: That was called, for what to type next.
 
     Raises:
         ArtifactError: an artifact is missing or damaged.
@@ -274,17 +319,11 @@ def check_artifacts(paths: Sequence[Path], *, runtime: str | None = None) -> lis
         MissingExtra: the runtime that is needed is not installed.
     """
     if not paths:
-        raise RequestError("no artifact was named", hint="lissom serve runs/digits/artifact")
-    artifacts = [Artifact.open(path) for path in paths]
-    by_name: dict[str, Artifact] = {}
+        raise RequestError("no artifact was named", hint=f"lissom {verb} runs/digits/artifact")
+    sources = [source_of(path) for path in paths]
+    artifacts = [Artifact.open(source.path) for source in sources]
+    check_different(list(zip(sources, artifacts, strict=True)), verb)
     for artifact in artifacts:
-        other = by_name.setdefault(artifact.manifest.recipe, artifact)
-        if other is not artifact:
-            raise RequestError(
-                f"{other.path} and {artifact.path} would both be served as {artifact.manifest.recipe!r}, "
-                "the name of their recipe",
-                hint="serve them on two ports, or give the recipes different names",
-            )
         _check_runtime(artifact, runtime)
         _check_signature(artifact)
     return artifacts

@@ -51,7 +51,7 @@ def uploaded(body: bytes, kind: str, model: ServedModel) -> dict[str, np.ndarray
     """
     artifact = model.artifact
     if kind == TEXT:
-        return _tokens(body, artifact)
+        return _tokens(body, model)
     spec = image_input(artifact)
     if spec is None:
         raise RequestError(f"model {model.name!r} takes no picture; send rows as JSON")
@@ -121,13 +121,11 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
 
 
-def _tokens(body: bytes, artifact: Artifact) -> dict[str, np.ndarray]:
+def _tokens(body: bytes, model: ServedModel) -> dict[str, np.ndarray]:
     """Shape [1, characters]; 0 pads where the model takes a fixed number."""
-    spec = text_input(artifact)
+    spec = text_input(model.artifact)
     if spec is None:
-        raise RequestError(
-            f"model {artifact.manifest.recipe!r} takes no text: its tokens are not codes of characters"
-        )
+        raise RequestError(f"model {model.name!r} takes no text: its tokens are not codes of characters")
     codes = np.frombuffer(body, np.uint8).astype(np.int64)
     if not is_ascii(codes):
         raise RequestError("the text is empty, or holds characters that are not ASCII")

@@ -23,7 +23,7 @@ def package(
     """Write a folder that serves artifacts by itself: a BentoML project with a Dockerfile.
 
     Args:
-        artifacts: Artifacts with different names of their recipes.
+        artifacts: Artifacts, or NAME=PATH for those that shall not have the name of their recipe.
         out: Folder that is written, whole or not at all; it must not be there, or be empty.
         name: Of the bento and the image; default: the name of the only model, else that of the folder.
         keys: File of API keys whose hashes go along.

@@ -167,7 +167,7 @@ def serve(
     """Serve artifacts over HTTP until a signal ends it; gives the exit code.
 
     Args:
-        artifacts: Artifacts with different names of their recipes.
+        artifacts: Artifacts, or NAME=PATH; without `names` they have those of their recipes.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
         options: How the models are served, where, and to whom.
@@ -178,8 +178,8 @@ def serve(
     """
     from lissom.serve.launch import serve as serve_folders
 
-    folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
-    return serve_folders(folders, on_ready=on_ready, on_log=on_log, **options)
+    sources = [artifact.path if isinstance(artifact, Artifact) else artifact for artifact in artifacts]
+    return serve_folders(sources, on_ready=on_ready, on_log=on_log, **options)
 
 
 def doctor(*, progress: Progress | None = None) -> list[Examined]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lissom.runtime.base import Runtime
 from lissom.runtime.machine import machine
 from lissom.serve import repository
 from lissom.serve.description import configuration
+from lissom.serve.naming import source_of
 from lissom.serve.repository import Repository, ServedModel, check_artifacts, ranked_runtimes
 from lissom.serve.scheduler import Tensors
 
@@ -202,11 +204,14 @@ def test_a_compiling_runtime_is_not_tried_unless_measured(tmp_path: Path) -> Non
     assert ranked_runtimes(torch_like) == ["torch"]
 
 
-def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
-    paths = [tiny_onnx_artifact(tmp_path / name).path for name in ("a", "b")]
+def test_two_models_of_one_name_are_refused_with_names_that_work(tmp_path: Path) -> None:
+    paths = [tiny_onnx_artifact(tmp_path / name).path for name in ("a", "b c")]
     with pytest.raises(RequestError, match="would both be served as 'tiny'") as caught:
         check_artifacts(paths)
-    assert "two ports" in caught.value.hint
+    lissom, verb, *words = shlex.split(caught.value.hint)
+    assert (lissom, verb) == ("lissom", "serve")
+    assert len(check_artifacts(words)) == 2
+    assert [source_of(word).path for word in words] == paths
 
 
 @pytest.mark.parametrize(

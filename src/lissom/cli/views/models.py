@@ -177,12 +177,12 @@ def key_made(file: Path | None, name: str, *, admin: bool) -> Outcome:
     return Outcome(lines, extra={"name": name, "key": key, "admin": admin})
 
 
-def served(artifacts: Sequence[Path], options: ServeOptions) -> Outcome:
+def served(artifacts: Sequence[str], options: ServeOptions) -> Outcome:
     """Serve until Ctrl-C; says where once the models answer."""
     from lissom import verbs
 
     def ready(url: str) -> None:
-        names = ", ".join(str(path) for path in artifacts)
+        names = ", ".join(artifacts)
         print(f"serving {names} at {url} (Ctrl-C ends it)", file=sys.stderr)
         print(f"  {_first_request(url, options)}", file=sys.stderr, flush=True)
 

@@ -41,13 +41,13 @@ def _only(plan: Plan) -> Artifact | None:
 def _contents(plan: Plan) -> list[str]:
     rows = [
         [
-            artifact.manifest.recipe,
+            name,
             artifact.manifest.format,
             artifact.manifest.precision,
             size(artifact.size_bytes),
             artifact.digest[:16],
         ]
-        for artifact in plan.artifacts
+        for name, artifact in zip(plan.models, plan.artifacts, strict=True)
     ]
     lines = table(["model", "format", "precision", "size", "digest"], rows, right=[3])
     keys = f"hashes of the keys in {plan.keys}" if plan.keys else "none; they are given at the start"
@@ -59,13 +59,13 @@ def _document(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "models": [
             {
-                "name": artifact.manifest.recipe,
+                "name": name,
                 "id": artifact.id,
                 "digest": artifact.digest,
                 "path": str(artifact.path),
                 "format": artifact.manifest.format,
             }
-            for artifact in plan.artifacts
+            for name, artifact in zip(plan.models, plan.artifacts, strict=True)
         ],
         "requirements": list(plan.requirements),
         "python": plan.python,
