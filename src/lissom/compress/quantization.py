@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from lissom.compress.quantizing.evidence import Goal, Judge
 from lissom.compress.quantizing.graph import (
     RECURRENT,
     Graph,
-    is_quantized,
     name_nodes,
     operator_counts,
 )
 from lissom.compress.quantizing.ladder import Ladder
 from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
+from lissom.compress.quantizing.recognition import nested_layers, quantized_how
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.weight_only import weight_only_model
@@ -70,8 +71,10 @@ def _written(
     """The artifact of an ONNX file that becomes quantized."""
     source = require("onnx", extra="cpu").load(path)
     check_model(source)
+    check_layers(source, config.mode)
     model, precision, notes = _MODES[config.mode](path, parent, config, context)
     before = {**noted, "operators_before": len(source.graph.node)}
+    _keep_outputs(model, source)
     with context.draft() as draft:
         add_onnx(draft, model, parent.manifest.signature, context)
         return draft.commit(
@@ -123,11 +126,13 @@ def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Co
             "a dry run of qat would train the model", hint="--mode static --dry-run lists the same layers"
         )
     path = parent.file(MODEL_FILE)
-    check_model(require("onnx", extra="cpu").load(path))
+    source = require("onnx", extra="cpu").load(path)
+    check_model(source)
+    check_layers(source, config.mode)
     plain = config.model_copy(update={"ladder": False, "skip_slow": False})
     model, precision, notes = _MODES[config.mode](path, parent, plain, context)
-    exclude = config.exclude
-    layers = planned_layers(prepared(path), model, mode=config.mode, exclude=exclude)
+    reasons = {found["name"]: found["why"] for found in notes.get("float_nodes", ())}
+    layers = planned_layers(prepared(path), model, mode=config.mode, exclude=config.exclude, reasons=reasons)
     number = min(config.num_samples, len(context.data.indices["calibrate"])) if config.mode == "static" else 0
     return QuantizePreview(
         config.mode,
@@ -147,6 +152,7 @@ Made = tuple[Any, str, dict[str, Any]]
 def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
     ladder = ladder_of(path, parent, config, context)
     first = first_plan(ladder.quantizer.model, config)
+    _check_plan(ladder.quantizer.model, first)
     ladder.climb(first, rungs=None if config.ladder else ())
     scheme = ladder.quantizer.scheme
     # What is timed are the runtimes of this processor, which say nothing of TensorRT.
@@ -154,7 +160,8 @@ def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Conte
     variants = leaner(ladder, Race(context, parent.manifest.signature)) if timed else []
     plan, model = ladder.plan, ladder.model
     if not operator_counts(model)["computing_int8"]:
-        raise _nothing_to_quantize(ladder.quantizer.model, "static")
+        kept = ladder.quantizer.float_nodes(plan)
+        raise _nothing_to_quantize(ladder.quantizer.model, "static", kept=kept)
     notes = {
         "target": scheme.target,
         "validated_here": scheme.here,
@@ -167,6 +174,8 @@ def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Conte
         "rungs": [trial.document() for trial in ladder.trials],
         "timed": [variant.document() for variant in variants],
     }
+    if kept := ladder.quantizer.float_nodes(plan):
+        notes["float_nodes"] = [{"name": name, "why": why} for name, why in kept.items()]
     if ladder.worst:
         notes["worst_layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in ladder.worst[:8]]
     return model, "int8", notes
@@ -263,14 +272,45 @@ def check_model(model: Any) -> None:
     Raises:
         ModelError: it is quantized already, or its operator set is too old.
     """
-    if is_quantized(model):
-        raise ModelError("the model is quantized already", hint="start from the export stage")
+    if how := quantized_how(model):
+        raise ModelError(
+            f"the model is quantized already: {how}",
+            hint="start from the float32 model, such as the export stage; this one can be served",
+        )
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         raise ModelError(
             f"the model uses operator set {opset}; {_MIN_OPSET} is the oldest that can be quantized",
             hint="onnx.save(onnx.version_converter.convert_version(onnx.load(FILE), 17), 'newer.onnx')",
         )
+
+
+def check_layers(model: Any, mode: str) -> None:
+    """Refuse a model without anything that a mode quantizes, before any work is done.
+
+    Raises:
+        ModelError: saying what the model has, and what to type instead.
+    """
+    kinds = {node.op_type for node in model.graph.node}
+    if not kinds & set(_QUANTIZED_BY[mode]):
+        raise _nothing_to_quantize(model, mode)
+
+
+def _check_plan(model: Any, plan: Plan) -> None:
+    """Refuse a model in which a plan quantizes no layer, before it is calibrated."""
+    names = [layer.name for layer in Graph(model).layers]
+    if plan.operators == "all":
+        names += [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    if not set(names) - set(plan.exclude):
+        raise _nothing_to_quantize(model, "static")
+
+
+def _keep_outputs(model: Any, source: Any) -> None:
+    """Describe outputs as the parent does: shape inference may have put sizes in the place of named axes."""
+    described = {value.name: value for value in source.graph.output}
+    for value in model.graph.output:
+        if value.name in described:
+            value.CopyFrom(described[value.name])
 
 
 def _check_excluded(model: Any, config: QuantizeConfig) -> None:
@@ -280,15 +320,49 @@ def _check_excluded(model: Any, config: QuantizeConfig) -> None:
             raise ModelError(f"exclude names {name!r}, which is no node of the model", hint=near(name, names))
 
 
-def _nothing_to_quantize(model: Any, mode: str) -> ModelError:
-    kinds = sorted({node.op_type for node in model.graph.node if node.op_type in RECURRENT})
-    told = f", and {' and '.join(kinds)} stay float32" if kinds else ""
-    advice = {
-        "static": "--mode dynamic quantizes LSTM; GRU and RNN have no int8 form in ONNX Runtime",
-        "dynamic": "GRU and RNN have no int8 form in ONNX Runtime",
-        "weight-only": "weights of matrix products are stored in groups; --mode static for convolutions",
-    }
-    layers = "" if Graph(model).layers else "no convolution or product with weights"
+_QUANTIZED_BY = {
+    "static": ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"),
+    "qat": ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"),
+    "dynamic": ("MatMul", "Gemm", "LSTM", "Attention", "Einsum"),
+    "weight-only": ("MatMul", "Gemm", "Einsum"),
+}
+"""Operators that a mode may quantize, where they have weights."""
+_ADVICE = {
+    "LSTM": "--mode dynamic quantizes LSTM",
+    "Conv": "--mode static quantizes convolutions",
+    "ConvTranspose": "--mode static quantizes convolutions",
+}
+
+
+def _nothing_to_quantize(model: Any, mode: str, *, kept: Mapping[str, str] | None = None) -> ModelError:
+    """Why a mode found nothing, by what the model has, and what to type instead.
+
+    Args:
+        model: The float32 model.
+        mode: Of the quantization.
+        kept: Why nodes stay in float, by name.
+    """
+    names = [name for name in _QUANTIZED_BY[mode] if name != "Einsum"]
+    layers = Graph(model).layers
+    counts = Counter(node.op_type for node in model.graph.node if node.op_type in RECURRENT)
+    counts += Counter(layer.op_type for layer in layers)
+    others = {kind: number for kind, number in counts.items() if kind not in names}
+    has = [f"{number} {kind}" for kind, number in others.items()]
+    has += [f"{layer.op_type} inside {layer.around}" for layer in nested_layers(model)[:3]]
+    reason = "the model has none of them with weights of its own"
+    if own := [layer.name for layer in layers if layer.op_type in names]:
+        why = next((kept[name] for name in own if name in (kept or {})), "") if kept else ""
+        reason = f"all of them stay in float, {own[0]!r} because {why}" if why else "all of them are excluded"
+    hints = list(dict.fromkeys(_ADVICE[kind] for kind in others if kind in _ADVICE))
     return ModelError(
-        f"mode {mode} finds nothing to quantize: {layers or 'all are excluded'}{told}", hint=advice[mode]
+        f"mode {mode} finds nothing to quantize: it quantizes {_listed(names)}, and {reason}"
+        f"{f'; it has {_listed(has)}' if has else ''}",
+        hint="; ".join(hints) or _FLOAT_ADVICE,
     )
+
+
+_FLOAT_ADVICE = "the model stays in float: lissom bench compares the engines that execute it"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

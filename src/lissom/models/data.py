@@ -539,9 +539,13 @@ def _check_preprocessing(dataset: Dataset, source: str) -> None:
 
 
 def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str, indices: np.ndarray) -> None:
-    """Refuse NaN and infinity in the tensors of a split, whose samples stand at `indices` in the source."""
+    """Refuse NaN and infinity in the tensors of a split, whose samples stand at `indices` in the source.
+
+    Minus infinity is let through: in a mask that is added to attention it is what the model takes.
+    """
     for name, array in tensors.items():
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+        broken = np.isnan(array) | (array == np.inf)
+        bad = np.flatnonzero(broken.any(axis=tuple(range(1, array.ndim))))
         if len(bad):
             raise DataError(
                 f"{source}: input {name!r} of sample {indices[bad[0]]} ({split} split) holds NaN or infinity"

@@ -3,13 +3,19 @@
 The model runs with every tensor as an output, a few samples at a time, and nothing is kept of a batch but its
 extremes, counts and the mean and largest value of each channel that a layer reads: memory does not grow
 with the number of samples. The data are read once, and once more where an observer wants a histogram.
+
+Not every tensor has a range. One that holds infinity, or a value that stands for it in a mask (-1e9, the
+lowest of float16), would have steps so wide that nothing else is left between them; one that is empty in
+every sample has no values. They are no fault: what reads and makes them stays in float. NaN is a fault where
+it reaches a layer or an output.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +40,12 @@ _MAX_COUNTED = 1 << 18
 """Values of a tensor that a batch adds to its histogram; of more, evenly spaced ones."""
 
 
+_MASKING = 9e3
+"""A value at most minus this may stand for minus infinity: -1e4 is the smallest that is in use."""
+_GAP = 16.0
+"""It does when every other value is so many times smaller: hardly a step would be left for them."""
+
+
 @dataclass
 class Channels:
     """Of a tensor that layers read, for each channel: largest absolute value, and mean."""
@@ -48,6 +60,44 @@ class Channels:
         return self.total / max(self.number, 1)
 
 
+class Special(NamedTuple):
+    """What a tensor holds that has no place in a range.
+
+    Attributes:
+        num_nan: Values that are NaN.
+        num_infinite: Values that are infinite.
+        lowest: Smallest value.
+        usual: Largest absolute value of those that stand for no infinity.
+    """
+
+    num_nan: int = 0
+    num_infinite: int = 0
+    lowest: float = 0.0
+    usual: float = 0.0
+
+    @property
+    def masks(self) -> bool:
+        """True when the lowest value stands for minus infinity."""
+        return self.lowest <= -_MASKING and self.usual * _GAP <= -self.lowest
+
+
+def _masking_constants(model: Any) -> list[str]:
+    """Names of the constants that hold infinity, NaN, or a value that stands for minus infinity."""
+    onnx = require("onnx", extra="cpu")
+    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    return [tensor.name for tensor in floats if _is_masking(onnx.numpy_helper.to_array(tensor))]
+
+
+def _is_masking(values: np.ndarray) -> bool:
+    if not values.size:
+        return False
+    low = float(values.min())
+    if not math.isfinite(low) or not math.isfinite(float(values.max())):
+        return True
+    usual = values[values > -_MASKING]
+    return Special(lowest=low, usual=float(np.abs(usual).max(initial=0.0))).masks
+
+
 @dataclass
 class Calibration:
     """Ranges of the tensors of one model.
@@ -56,8 +106,9 @@ class Calibration:
         model: The model, with value types inferred.
         samples: Calibration samples by input name.
         progress: Shows how far it is.
-        seen: What is known of every float32 tensor.
+        seen: What is known of every float32 tensor that has a range.
         channels: The same by channel, for tensors that layers read.
+        rangeless: Why each of the other float32 tensors, and a constant that is a mask, has none.
     """
 
     model: Any
@@ -65,8 +116,10 @@ class Calibration:
     progress: Progress = field(default_factory=NoProgress)
     seen: dict[str, Seen] = field(default_factory=dict)
     channels: dict[str, Channels] = field(default_factory=dict)
+    rangeless: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._special: dict[str, Special] = {}
         self._names = float_tensors(self.model)
         self._axes = {layer.data: layer.channel_axis for layer in Graph(self.model).layers}
         self._opened: Any = None
@@ -74,6 +127,12 @@ class Calibration:
         for outputs in self._runs():
             for name, values in outputs.items():
                 self._note(name, values)
+        self._check_answers()
+        self.rangeless = {name: why for name in self._names if (why := self._why_none(name))}
+        self.rangeless |= dict.fromkeys(_masking_constants(self.model), "it is a mask")
+        for name in self.rangeless:
+            self.seen.pop(name, None)
+            self.channels.pop(name, None)
 
     @property
     def _session(self) -> Any:
@@ -115,10 +174,8 @@ class Calibration:
         return [name for name in self._names if name not in fed]
 
     def _note(self, name: str, values: np.ndarray) -> None:
-        if not values.size:
+        if not values.size or not self._note_special(name, values):
             return
-        if not np.isfinite(values).all():
-            _refuse(name, self.samples)
         flat = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
         lows, highs = flat.min(axis=1), flat.max(axis=1)
         extremes = Range(float(lows.min()), float(highs.max()))
@@ -134,6 +191,66 @@ class Calibration:
         self.seen[name] = Seen(extremes, averaged)
         if name in self._axes:
             self._note_channels(name, values)
+
+    def _note_special(self, name: str, values: np.ndarray) -> bool:
+        """Count what has no place in a range; False where there was any, finite masks aside."""
+        low, high = float(values.min()), float(values.max())  # NaN is kept by both
+        known = self._special.get(name)
+        if math.isfinite(low) and math.isfinite(high) and low > -_MASKING and known is None:
+            return True
+        found = known or Special()
+        num_nan = int(np.isnan(values).sum())
+        usual = values[np.isfinite(values) & (values > -_MASKING)]
+        self._special[name] = Special(
+            found.num_nan + num_nan,
+            found.num_infinite + int(np.isinf(values).sum()),
+            min(found.lowest, low) if not num_nan else found.lowest,
+            max(found.usual, float(np.abs(usual).max(initial=0.0)), self._largest(name)),
+        )
+        return math.isfinite(low) and math.isfinite(high)
+
+    def _largest(self, name: str) -> float:
+        """Largest absolute value of a tensor before masks were met in it."""
+        if name in self._special or name not in self.seen:
+            return 0.0
+        return max(map(abs, self.seen[name].extremes))
+
+    def _why_none(self, name: str) -> str:
+        """Why a tensor has no range; empty where it has one."""
+        special = self._special.get(name)
+        if special is not None and special.num_nan:
+            return "it holds NaN"
+        if special is not None and special.num_infinite:
+            return "it holds infinity, as masks do"
+        if special is not None and special.masks:
+            return f"it holds {special.lowest:g}, as masks do"
+        return "" if name in self.seen else "it is empty in every calibration sample"
+
+    def _check_answers(self) -> None:
+        """Refuse a model whose answers or layers are NaN on its own samples.
+
+        Raises:
+            DataError: an input holds NaN.
+            ModelError: naming the first tensor that holds NaN, and the node that makes it.
+        """
+        broken = [name for name in self._names if name in self._special and self._special[name].num_nan]
+        graph = Graph(self.model)
+        read = {name for layer in graph.layers for name in (layer.data, layer.output)}
+        if not any(name in read or name in graph.outputs for name in broken):
+            return
+        for key, array in self.samples.items():
+            if array.dtype.kind == "f" and (number := int(np.isnan(array).sum())):
+                raise DataError(
+                    f"{number:,} calibration values of input {key!r} are not finite",
+                    hint="remove the samples with NaN from the calibrate split",
+                )
+        first = broken[0]
+        node = graph.makers[first]
+        raise ModelError(
+            f"tensor {first!r} of the model is not finite: node {node.name!r} ({node.op_type}) makes NaN of "
+            "the calibrate split",
+            hint="lissom evaluate shows whether the float model works on these data",
+        )
 
     def _note_channels(self, name: str, values: np.ndarray) -> None:
         rows = np.moveaxis(values, self._axes[name], -1)
@@ -182,16 +299,3 @@ def _with_outputs(model: Any, names: list[str]) -> bytes:
     finally:
         del graph.output[number:]
     return content
-
-
-def _refuse(name: str, samples: Mapping[str, np.ndarray]) -> None:
-    for key, array in samples.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(
-                f"{int((~np.isfinite(array)).sum()):,} calibration values of input {key!r} are not finite",
-                hint="remove the samples with NaN or infinity from the calibrate split",
-            )
-    raise ModelError(
-        f"tensor {name!r} of the model is not finite on the calibrate split, so it has no range",
-        hint="lissom evaluate shows whether the float model works on these data",
-    )

@@ -14,7 +14,6 @@ from lissom.optional import require
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that multiply by weights."""
 RECURRENT = ("LSTM", "GRU", "RNN")
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger")
 
 
 class Layer(NamedTuple):
@@ -129,11 +128,6 @@ def name_nodes(model: Any) -> None:
                 name += "_"
             node.name = name
             taken.add(name)
-
-
-def is_quantized(model: Any) -> bool:
-    """True when integers are computed with already."""
-    return any(node.op_type in _QUANTIZED for node in model.graph.node)
 
 
 def float_tensors(model: Any) -> list[str]:

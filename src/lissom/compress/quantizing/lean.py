@@ -66,12 +66,21 @@ def leaner(ladder: Ladder, race: Callable[[Any, Any], Estimate]) -> list[Variant
     with ladder.progress.task("quantize: what is slower", len(candidates)) as advance:
         for what, change in candidates:
             plan = change(ladder.plan)
+            if not _leaves_any(ladder, plan):
+                advance(1)
+                continue
             model = ladder.quantizer.build(plan)
             speedup = race(ladder.model, model)
             kept = verdict(speedup, _MARGIN) == "better" and ladder.replace(plan, model)
             variants.append(Variant(what, speedup, kept))
             advance(1)
     return variants
+
+
+def _leaves_any(ladder: Ladder, plan: Plan) -> bool:
+    """True when a layer is still quantized: a model that is faster in float has that for an answer."""
+    kept = {*plan.exclude, *ladder.quantizer.float_nodes(plan)}
+    return any(layer.name not in kept for layer in Graph(ladder.quantizer.model).layers)
 
 
 Change = Callable[[Plan], Plan]

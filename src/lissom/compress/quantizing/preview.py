@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lissom.compress.quantizing.graph import LAYERS, RECURRENT, Graph
+from lissom.compress.quantizing.recognition import nested_layers
 
 
 class PlannedLayer(NamedTuple):
@@ -49,7 +51,9 @@ class QuantizePreview:
     layers: tuple[PlannedLayer, ...]
 
 
-def planned_layers(before: Any, after: Any, *, mode: str, exclude: tuple[str, ...]) -> list[PlannedLayer]:
+def planned_layers(
+    before: Any, after: Any, *, mode: str, exclude: tuple[str, ...], reasons: Mapping[str, str] | None = None
+) -> list[PlannedLayer]:
     """Every layer of a float32 model, and whether the quantized one still has its weights.
 
     Args:
@@ -57,21 +61,26 @@ def planned_layers(before: Any, after: Any, *, mode: str, exclude: tuple[str, ..
         after: What it became.
         mode: Of the quantization.
         exclude: Names of nodes that were to stay.
+        reasons: Why other nodes could not be quantized, by name.
     """
     graph = Graph(before)
     kept = {tensor.name for tensor in after.graph.initializer}
     found = []
     for node in before.graph.node:
-        if node.op_type not in (*LAYERS, *RECURRENT):
+        if node.op_type not in (*LAYERS, *RECURRENT, "Einsum"):
             continue
         weights = [name for name in node.input[1:3] if name and graph.is_constant(name)]
-        if node.op_type in LAYERS:
-            weights = [name for name in node.input[:2] if graph.is_constant(name)]
+        if node.op_type not in RECURRENT:
+            sides = node.input if node.op_type == "Einsum" else node.input[:2]
+            weights = [name for name in sides if graph.is_constant(name)]
         quantized = bool(weights) and not kept.issuperset(weights)
         number = sum(graph.array(name).size for name in weights)
-        why = "" if quantized else _why(node, bool(weights), mode, exclude)
+        why = "" if quantized else (reasons or {}).get(node.name) or _why(node, bool(weights), mode, exclude)
         found.append(PlannedLayer(node.name, node.op_type, number, quantized, why))
-    return found
+    return found + [
+        PlannedLayer(layer.name, layer.op_type, layer.num_weights, False, f"it stands inside {layer.around}")
+        for layer in nested_layers(before)
+    ]
 
 
 def _why(node: Any, has_weights: bool, mode: str, exclude: tuple[str, ...]) -> str:
@@ -83,6 +92,8 @@ def _why(node: Any, has_weights: bool, mode: str, exclude: tuple[str, ...]) -> s
         return "ONNX Runtime has no such form of it"
     if not has_weights:
         return "both sides are computed"
+    if node.op_type == "Einsum":
+        return "this Einsum is no plain product with a weight"
     if node.op_type in ("Conv", "ConvTranspose") and mode != "static":
         return f"mode {mode} leaves convolutions as they are"
     return "ONNX Runtime does not quantize it"

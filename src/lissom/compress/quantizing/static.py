@@ -19,6 +19,12 @@ from lissom.compress.quantizing.bias_correction import corrected
 from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import LAYERS, Graph, name_nodes
 from lissom.compress.quantizing.observers import Range
+from lissom.compress.quantizing.products import (
+    free_names,
+    products_from_einsum,
+    separate_biases,
+    store_constants,
+)
 from lissom.compress.quantizing.rescaling import equalized, smoothed
 from lissom.compress.quantizing.rounding import Grid, adaptively_rounded
 from lissom.compress.quantizing.scheme import Scheme
@@ -26,6 +32,8 @@ from lissom.errors import ModelError
 from lissom.logs import NoProgress, Progress, quiet_quantizer
 from lissom.optional import require
 
+_UNROUNDED = ("MatMul", "Gemm")
+"""Layers whose output stays as it is where layers alone are quantized."""
 _MAX_CALIBRATIONS = 1
 """Kept beside those of the model as it was, and the newest."""
 
@@ -59,6 +67,18 @@ class Plan(NamedTuple):
         return (self.equalized, self.smoothing, self.everywhere)
 
 
+class Ranges(NamedTuple):
+    """What is known of the tensors of a model.
+
+    Attributes:
+        known: Ranges by name of the tensor.
+        rangeless: Why the others have none, by name.
+    """
+
+    known: Mapping[str, Range]
+    rangeless: Mapping[str, str]
+
+
 @dataclass
 class StaticQuantizer:
     """Makes int8 models of one float32 model.
@@ -84,7 +104,7 @@ class StaticQuantizer:
     def build(self, plan: Plan, *, only: str | None = None) -> Any:
         """The int8 model of a plan; `only` quantizes one node and leaves the others float32."""
         calibration = self.calibration(plan)
-        ranges = calibration.ranges(plan.observer, symmetric=self.scheme.symmetric)
+        ranges = self._ranges(plan, calibration)
         model = calibration.model
         if plan.rounded:
             model = self._adaptively_rounded(plan, calibration, ranges)
@@ -115,7 +135,16 @@ class StaticQuantizer:
             self._calibrations = dict(kept[:1] + kept[1:][-_MAX_CALIBRATIONS:]) | {key: found}
         return self._calibrations[key]
 
-    def _adaptively_rounded(self, plan: Plan, calibration: Calibration, ranges: Mapping[str, Range]) -> Any:
+    def float_nodes(self, plan: Plan) -> dict[str, str]:
+        """Why nodes stay in float whatever the plan says, by name."""
+        calibration = self.calibration(plan)
+        return rangeless_nodes(calibration.model, calibration.rangeless, plan)
+
+    def _ranges(self, plan: Plan, calibration: Calibration) -> Ranges:
+        found = calibration.ranges(plan.observer, symmetric=self.scheme.symmetric)
+        return Ranges(found, calibration.rangeless)
+
+    def _adaptively_rounded(self, plan: Plan, calibration: Calibration, ranges: Ranges) -> Any:
         key = plan._replace(corrected=False)
         if key not in self._rounded:
             grids = self._grids(calibration.model, plan, ranges)
@@ -126,17 +155,19 @@ class StaticQuantizer:
             self._rounded = {key: model}
         return self._rounded[key]
 
-    def _grids(self, model: Any, plan: Plan, ranges: Mapping[str, Range]) -> dict[str, Grid]:
+    def _grids(self, model: Any, plan: Plan, ranges: Ranges) -> dict[str, Grid]:
         """What the weights of every quantized layer may be, as ONNX Runtime chose it."""
         return weight_grids(model, self._quantized(model, plan, ranges, None))
 
-    def _quantized(self, model: Any, plan: Plan, ranges: Mapping[str, Range], only: str | None) -> Any:
+    def _quantized(self, model: Any, plan: Plan, ranges: Ranges, only: str | None) -> Any:
         tool: Any = require("onnxruntime.quantization", extra="cpu")
         calibrate: Any = require("onnxruntime.quantization.calibrate", extra="cpu")
         onnx = require("onnx", extra="cpu")
         scheme, kinds = self.scheme, tool.QuantType
         method = tool.CalibrationMethod.MinMax
-        values = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
+        values = {
+            name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.known.items()
+        }
         with tempfile.TemporaryDirectory() as place, quiet_quantizer():
             folder = Path(place)
             source, cache, target = folder / "float.onnx", folder / "ranges.json", folder / "int8.onnx"
@@ -155,7 +186,7 @@ class StaticQuantizer:
                 activation_type=kinds.QInt8 if scheme.symmetric else kinds.QUInt8,
                 weight_type=kinds.QInt8,
                 nodes_to_quantize=[only] if only else _wanted(model, plan),
-                nodes_to_exclude=list(plan.exclude),
+                nodes_to_exclude=[*plan.exclude, *rangeless_nodes(model, ranges.rangeless, plan)],
                 calibrate_method=method,
                 calibration_cache_path=cache,
                 extra_options=_options(scheme, plan),
@@ -174,12 +205,46 @@ def prepared(path: Path) -> Any:
     with tempfile.TemporaryDirectory() as place, quiet_quantizer():
         target = Path(place) / "prepared.onnx"
         try:
-            tool.quant_pre_process(str(path), str(target), skip_symbolic_shape=True)
+            source = _rewritten(path, Path(place))
+            tool.quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
         except Exception as exc:  # whatever shape inference or the optimizer stumbles over
             raise ModelError(f"the model cannot be prepared for quantization: {_first_line(exc)}") from exc
         model = onnx.load(target)
+    separate_biases(model)
+    free_names(model)
     name_nodes(model)
     return model
+
+
+def _rewritten(path: Path, folder: Path) -> Path:
+    """The file itself, or one in `folder` where a product had to be rewritten."""
+    onnx = require("onnx", extra="cpu")
+    model = onnx.load(path, load_external_data=False)
+    if not any(node.op_type == "Einsum" for node in model.graph.node):
+        return path
+    model = onnx.load(path)
+    store_constants(model)
+    if not products_from_einsum(model):
+        return path
+    onnx.save(model, folder / path.name)
+    return folder / path.name
+
+
+def rangeless_nodes(model: Any, rangeless: Mapping[str, str], plan: Plan) -> dict[str, str]:
+    """Why nodes stay in float, by name: a tensor that they read or make has no range.
+
+    Args:
+        model: A float32 model.
+        rangeless: Why tensors have no range, by name.
+        plan: Says whether what a product gives is rounded too.
+    """
+    found = {}
+    for node in model.graph.node if rangeless else ():
+        rounded = plan.operators == "all" or node.op_type not in _UNROUNDED
+        touched = (*node.input, *(node.output if rounded else ()))
+        if tensor := next((name for name in touched if name in rangeless), ""):
+            found[node.name] = f"tensor {tensor!r} has no range: {rangeless[tensor]}"
+    return found
 
 
 def inferred(model: Any) -> Any:
@@ -239,7 +304,7 @@ def _options(scheme: Scheme, plan: Plan) -> dict[str, Any]:
     options: dict[str, Any] = {"WeightSymmetric": True, "ActivationSymmetric": scheme.symmetric}
     if plan.operators == "layers":
         # What follows a product computes in float32: rounding what it gives would cost time and accuracy.
-        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+        options["OpTypesToExcludeOutputQuantization"] = list(_UNROUNDED)
     if scheme.target == "tensorrt":
         options["QuantizeBias"] = False
     return options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lissom.compress.quantizing.products import products_from_einsum, store_constants
 from lissom.logs import quiet_quantizer
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
@@ -21,6 +22,8 @@ _ACCURACY_LEVEL = 1
 def weight_only_model(model: Any, config: QuantizeConfig) -> tuple[Any, int]:
     """The model with weights in groups, and how many products have them; every node of it has a name."""
     tool: Any = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="cpu")
+    store_constants(model)
+    products_from_einsum(model)
     _products_from_gemm(model)
     with quiet_quantizer():
         quantizer = tool.MatMulNBitsQuantizer(

@@ -1,0 +1,234 @@
+"""Products as the quantizers know them: Einsum with a weight becomes MatMul, every layer has its own bias.
+
+An Einsum whose second factor is a weight, and whose letters are either summed or kept, is a product of two
+matrices but for the order of the axes:
+
+    bnd,dhk->bnhk     Reshape(MatMul(x, W of shape [d, h k]), [b, n, h, k])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lissom.optional import require
+
+_SUFFIXES = (
+    *("_scale", "_zero_point", "_quantized", "_QuantizeLinear", "_DequantizeLinear", "_QuantizeLinear_Input"),
+    *("_QuantizeLinear_Output", "_DequantizeLinear_Output", "_quantized_scale", "_quantized_zero_point"),
+)
+"""What ONNX Runtime's quantizer appends to the name of a tensor for those that it adds."""
+
+
+class _Product(NamedTuple):
+    """An Einsum as a product of matrices.
+
+    Attributes:
+        data: Letters of the tensor that is multiplied, in the order in which it is given.
+        kept: Those of them that stay.
+        summed: Those that both have and are summed.
+        free: Those that the weight alone has.
+        weight: Letters of the weight, in the order in which it is given.
+        output: Letters of the output.
+    """
+
+    data: str
+    kept: str
+    summed: str
+    free: str
+    weight: str
+    output: str
+
+
+def is_product(node: Any, constants: set[str]) -> bool:
+    """True for an Einsum that `products_from_einsum` rewrites."""
+    return _product(node, constants) is not None
+
+
+def products_from_einsum(model: Any) -> int:
+    """Rewrite every Einsum with a weight as MatMul, in place; gives how many there were."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    number = 0
+    for place in reversed(range(len(model.graph.node))):
+        node = model.graph.node[place]
+        product = _product(node, set(constants))
+        if product is None:
+            continue
+        made = list(_nodes_of(model, node, product, constants))
+        del model.graph.node[place]
+        for offset, one in enumerate(made):
+            model.graph.node.insert(place + offset, one)
+        number += 1
+    if number:
+        _drop_unread(model)
+    return number
+
+
+def _product(node: Any, constants: set[str]) -> _Product | None:
+    if node.op_type != "Einsum" or len(node.input) != 2:
+        return None
+    places = [name in constants for name in node.input]
+    if places.count(True) != 1:
+        return None
+    equation = next(item.s.decode() for item in node.attribute if item.name == "equation").replace(" ", "")
+    left, arrow, output = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation or len(terms) != 2:
+        return None
+    weight, data = (terms[0], terms[1]) if places[0] else (terms[1], terms[0])
+    if any(len(set(term)) != len(term) for term in (weight, data, output)):
+        return None
+    summed = "".join(letter for letter in data if letter in weight)
+    free = "".join(letter for letter in output if letter not in data)
+    kept = "".join(letter for letter in data if letter not in weight)
+    whole = set(summed) | set(free) == set(weight) and set(kept) | set(free) == set(output)
+    if not (summed and free and kept and whole):
+        return None
+    return _Product(data, kept, summed, free, weight, output)
+
+
+def _nodes_of(model: Any, node: Any, product: _Product, constants: dict[str, Any]) -> Iterator[Any]:
+    """Transpose, Reshape, MatMul, Reshape and Transpose, those that are needed."""
+    onnx = require("onnx", extra="cpu")
+    make, name, target = onnx.helper.make_node, node.name or node.output[0], node.output[0]
+    taken = tensor_names(model)
+    fixed = [part in constants for part in node.input].index(True)
+    source, weight = node.input[1 - fixed], onnx.numpy_helper.to_array(constants[node.input[fixed]])
+    sizes = dict(zip(product.weight, weight.shape, strict=True))
+
+    def tensor(suffix: str) -> str:
+        return free_name(f"{target}_{suffix}", taken)
+
+    def constant(suffix: str, values: np.ndarray) -> str:
+        stored = tensor(suffix)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, stored))
+        return stored
+
+    wanted = product.kept + product.summed
+    if wanted != product.data:
+        order = [product.data.index(letter) for letter in wanted]
+        yield make(
+            "Transpose", [source], [turned_data := tensor("turned")], name=f"{name}_turned", perm=order
+        )
+        source = turned_data
+    if len(product.summed) > 1:
+        shape = constant("flat_shape", np.array([0] * len(product.kept) + [-1], np.int64))
+        yield make("Reshape", [source, shape], [flat := tensor("flat")], name=f"{name}_flat")
+        source = flat
+    axes = [product.weight.index(letter) for letter in product.summed + product.free]
+    depth = int(np.prod([sizes[letter] for letter in product.summed]))
+    matrix = constant("matrix", np.ascontiguousarray(weight.transpose(axes).reshape(depth, -1)))
+    turned = product.output != product.kept + product.free
+    shaped = len(product.free) > 1
+    result = tensor("product") if turned or shaped else target
+    yield make("MatMul", [source, matrix], [result], name=name)
+    if shaped:
+        own = [0] * len(product.kept) + [sizes[letter] for letter in product.free]
+        shape, source = constant("shape", np.array(own, np.int64)), result
+        result = tensor("shaped") if turned else target
+        yield make("Reshape", [source, shape], [result], name=f"{name}_shaped")
+    if turned:
+        order = [(product.kept + product.free).index(letter) for letter in product.output]
+        yield make("Transpose", [result], [target], name=f"{name}_ordered", perm=order)
+
+
+def store_constants(model: Any) -> None:
+    """Store tensors that Constant nodes give, where the quantizers look for weights."""
+    for place in reversed(range(len(model.graph.node))):
+        node = model.graph.node[place]
+        if node.op_type == "Constant" and [item.name for item in node.attribute] == ["value"]:
+            model.graph.initializer.append(node.attribute[0].t)
+            model.graph.initializer[-1].name = node.output[0]
+            del model.graph.node[place]
+
+
+def separate_biases(model: Any) -> None:
+    """Give every layer a bias of its own, under a name that nothing else has.
+
+    What a bias is rounded to follows from its layer's input and weight. ONNX Runtime's quantizer would make
+    the copies too, under names that another tensor may have.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken = tensor_names(model)
+    met: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        if name not in constants:
+            continue
+        if name in met:
+            own = model.graph.initializer.add()
+            own.CopyFrom(constants[name])
+            own.name = node.input[2] = free_name(f"{name}_of_{node.name or node.output[0]}", taken)
+        met.add(node.input[2])
+
+
+def free_names(model: Any) -> None:
+    """Rename inner tensors whose names the quantizer would give to tensors of its own."""
+    taken = tensor_names(model)
+    fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    clashing = [name for name in taken if any(f"{name}{suffix}" in taken for suffix in _SUFFIXES)]
+    for name in clashing:
+        for suffix in _SUFFIXES:
+            other = f"{name}{suffix}"
+            if other in taken and other not in fixed:
+                _rename(model, other, free_name(f"{other}_tensor", taken))
+
+
+def tensor_names(model: Any) -> set[str]:
+    """Names of the tensors of the outer graph, the constants too."""
+    graph = model.graph
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    return names | {name for node in graph.node for name in (*node.input, *node.output) if name}
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """A name that is not taken, which it is afterwards."""
+    name, number = wanted, 1
+    while name in taken or any(f"{name}{suffix}" in taken for suffix in _SUFFIXES):
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def _rename(model: Any, old: str, new: str) -> None:
+    """Rename a tensor wherever it is read, in branches and bodies too."""
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+            for attribute in node.attribute:
+                waiting += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+    for part in (*model.graph.initializer, *model.graph.value_info):
+        if part.name == old:
+            part.name = new
+
+
+def _drop_unread(model: Any) -> None:
+    """Remove constants that nothing reads any more."""
+    read = {name for node in model.graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output} | {value.name for value in model.graph.input}
+    nested = {
+        name
+        for node in model.graph.node
+        for attribute in node.attribute
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+        for name in _names_read(graph)
+    }
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read | nested]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _names_read(graph: Any) -> Iterator[str]:
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _names_read(inner)
