@@ -171,6 +171,11 @@ class Manifest(Frozen):
     tools: dict[str, str] = Field(description="Versions of the libraries that made it.")
     made_on: dict[str, Any] = Field(description="The machine on which it was made and validated.")
     num_parameters: int | None
+    foreign: bool = Field(
+        False,
+        description="True for an ONNX file that another exporter wrote, and for what was made of it: engines "
+        "are given such a model in a child process first.",
+    )
     notes: dict[str, Any] = Field(description="Figures that the stage itself reports.")
     tolerance: Tolerance = Field(description="For the probe, on another machine.")
     files: tuple[FileEntry, ...]

@@ -473,6 +473,8 @@ def _scene(
         "splits": data.split_hashes,
         "tools": stage.id_inputs["tools"],
         "made_on": machine(),
+        "foreign": any(parent.manifest.foreign for parent in parents.values())
+        or (not parents and recipe.model_of(stage.config).source.endswith(".onnx")),
     }
     return parents, Context(path, fields, recipe.model_of(stage.config), data, recipe.seed, progress)
 

@@ -21,7 +21,7 @@ MEASURED_NAME = "measured"
 """Folder of the measurements, one file each."""
 _FIELDS = (
     *("id", "id_inputs", "recipe", "name", "stage", "task", "labels", "preprocessing"),
-    *("parents", "config", "seed", "data", "splits", "tools", "made_on"),
+    *("parents", "config", "seed", "data", "splits", "tools", "made_on", "foreign"),
 )
 """Fields of a manifest that a copy of its model has too."""
 

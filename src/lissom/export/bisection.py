@@ -33,13 +33,14 @@ import numpy as np
 import torch
 
 from lissom.artifact import Artifact, Draft, Signature, TensorSpec
-from lissom.errors import ModelError
+from lissom.errors import ArtifactError, ModelError
 from lissom.export.onnx_from_torch import dynamic_axes
 from lissom.export.recurrent_layers import not_unrolled
 from lissom.export.verification import Parity, ParityLimit, compare
-from lissom.logs import quiet_libraries
+from lissom.logs import log, quiet_libraries
 from lissom.optional import require
-from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.base import Runtime
+from lissom.runtime.isolation import call_in_child
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.probe import load_probe
 from lissom.structure import load_model
@@ -49,6 +50,10 @@ _AT_ONCE = 16
 _HIDDEN, _HIDDEN_FLOAT16 = 1e30, 6e4
 """Beyond these lie scores that a mask hides, in float32 and in float16, which ends at 65504."""
 _UNPACKING = ("DequantizeLinear", "Cast")
+_PART_SECONDS = 120.0
+"""After which a runtime that computes a part of a graph is given up."""
+_MOST_UNCUT = 8
+"""Tensors at which an engine may die before no more are tried."""
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "LSTM", "GRU", "RNN")
 
 
@@ -99,10 +104,15 @@ def first_divergence(
         return None
     outputs = [spec.name for spec in child.signature.outputs if spec.name in before.reads]
     search = _Search(before, after, outputs, batch, limit._replace(min_agreement=0.0))
-    worst = next((name for name in outputs if search.differs(name)), None)
-    if worst is not None:
-        return search.described(search.first(worst))
-    return search.described(search.noisiest()) if search.quantized and outputs else None
+    return search.find()
+
+
+class _Uncut(Exception):
+    """An engine does not open the part of a graph that leads to a tensor, or died of it."""
+
+    def __init__(self, tensor: str, death: ArtifactError) -> None:
+        super().__init__(tensor)
+        self.tensor, self.death = tensor, death
 
 
 class _Tensors(Protocol):
@@ -137,6 +147,8 @@ class _Search:
     """For each tensor that both have, the nearest such tensors that it is computed from."""
     found: dict[str, Parity] = field(default_factory=dict)
     """Tensors that were compared."""
+    num_uncut: int = 0
+    """Tensors that were passed over, since an engine died of the part of the graph before them."""
 
     def __post_init__(self) -> None:
         self.quantized = self.limit.max_relative_error is None
@@ -147,6 +159,43 @@ class _Search:
             nearest[name] = [name] if is_shared else below
             if is_shared:
                 self.reads[name] = below
+
+    def find(self) -> Divergence | None:
+        """Where the models part; tensors at which an engine dies are passed over.
+
+        Raises:
+            ArtifactError: it dies of too much, or of what leads to an output.
+        """
+        while True:
+            try:
+                return self._find()
+            except _Uncut as exc:
+                self._pass_over(exc)
+
+    def _find(self) -> Divergence | None:
+        outputs = [name for name in self.outputs if name in self.reads]
+        worst = next((name for name in outputs if self.differs(name)), None)
+        if worst is not None:
+            return self.described(self.first(worst))
+        return self.described(self.noisiest()) if self.quantized and outputs else None
+
+    def _pass_over(self, uncut: _Uncut) -> None:
+        """Go on without a tensor: what is computed from it is computed from what it is computed from.
+
+        Raises:
+            ArtifactError: too many engines died, or one of an output, without which nothing can be found.
+        """
+        name = uncut.tensor
+        self.num_uncut += 1
+        told = f"{uncut.death.message}, at tensor {name} ({self.after.operator(name)})"
+        if name in self.outputs or self.num_uncut > _MOST_UNCUT:
+            raise ArtifactError(told, hint=uncut.death.hint)
+        log.warning("the tensor is passed over where two models are compared inside: %s", told)
+        below = self.reads.pop(name)
+        for other, reads in self.reads.items():
+            if name in reads:
+                kept = [read for read in reads if read != name]
+                self.reads[other] = list(dict.fromkeys([*kept, *below]))
 
     def first(self, worst: str) -> str:
         """The first tensor that differs, of those that lead to one that does."""
@@ -161,8 +210,9 @@ class _Search:
     def noisiest(self) -> str:
         """The tensor whose share of noise is most above that of what it is computed from."""
         names = list(self.reads)
-        for start in range(0, len(names), _AT_ONCE):
-            self._compare(names[start : start + _AT_ONCE])
+        left = [name for name in names if name not in self.found]
+        for start in range(0, len(left), _AT_ONCE):
+            self._compare(left[start : start + _AT_ONCE])
         noise = {name: _noise(parity) for name, parity in self.found.items()}
         own = {name: max((noise[read] for read in self.reads[name]), default=0.0) for name in names}
         return max(names, key=lambda name: noise[name] - own[name])
@@ -195,7 +245,14 @@ class _Search:
         return [name for name in self.reads if name in leading]
 
     def _compare(self, names: Sequence[str]) -> None:
-        wanted, found = self.before.values(names, self.batch), self.after.values(names, self.batch)
+        try:
+            wanted, found = self.before.values(names, self.batch), self.after.values(names, self.batch)
+        except ArtifactError as exc:
+            if len(names) == 1:
+                raise _Uncut(names[0], exc) from exc
+            for name in names:
+                self._compare([name])
+            return
         for name in names:
             pair = _comparable(wanted[name], found[name])
             is_free = self.quantized and name not in self.outputs
@@ -256,7 +313,11 @@ class _OnnxTensors:
             self.reads |= {key: [name for name in names if name not in inputs] for key in made}
 
     def values(self, names: Sequence[str], batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the part of the graph that leads to some tensors."""
+        """Run the part of the graph that leads to some tensors, where an engine may die of it.
+
+        Raises:
+            ArtifactError: it did, or does not open the part.
+        """
         places = {name: self._used(name) for name in names}
         part = self._part(list(places.values()))
         read = {value.name for value in part.graph.input}
@@ -271,8 +332,14 @@ class _OnnxTensors:
                 draft.add(MODEL_FILE, part.SerializeToString())
                 artifact = draft.commit(**fields)
             given = self._runtime
-            with open_runtime(artifact, given.name, threads=given.threads, device=given.device) as opened:
-                found = opened.infer({name: array for name, array in batch.items() if name in read})
+            found = call_in_child(
+                artifact,
+                given.name,
+                {name: array for name, array in batch.items() if name in read},
+                threads=given.threads,
+                device=given.device,
+                seconds=_PART_SECONDS,
+            )
         return {name: found[place] for name, place in places.items()}
 
     def _used(self, name: str) -> str:

@@ -23,6 +23,7 @@ from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, sav
 from lissom.models.training import starting_model
 from lissom.optional import require
 from lissom.recipe import LoadConfig, ModelConfig
+from lissom.runtime.isolation import prove_file
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.structure import build, factory_of, load_model
 
@@ -86,6 +87,7 @@ def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
         )
     if artifact.manifest.input_ranges:  # older artifacts do not say what they give
         context = context.with_scores(artifact.manifest.scores)
+    context = replace(context, fields={**context.fields, "foreign": artifact.manifest.foreign})
     if artifact.manifest.format == "torch":
         model = load_model(artifact)
         notes = _made_for(artifact, context) | recount_zeros(model, artifact.manifest.notes)
@@ -108,6 +110,7 @@ def _made_for(artifact: Artifact, context: Context) -> dict[str, Any]:
 
 
 def _from_onnx_file(path: Path, context: Context) -> Artifact:
+    prove_file(path)
     model = load_onnx(path)
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
     context = replace(context, data=context.data.taken_by(onnx_inputs(model)))

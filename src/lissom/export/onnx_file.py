@@ -13,6 +13,7 @@ from lissom.export.external_data import onnx_files
 from lissom.export.refusals import fixed
 from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
+from lissom.runtime.isolation import prove_file
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 
@@ -28,6 +29,7 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
 
     Raises:
         ModelError: the model is not valid ONNX.
+        ArtifactError: the engine ended the child process in which a model from elsewhere is tried.
     """
     onnx = require("onnx", extra="cpu")
     strip(model)
@@ -40,8 +42,10 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ModelError(f"the exported model is not valid ONNX: {str(exc).splitlines()[0]}") from exc
-    call = caller(open_session(path), [spec.name for spec in signature.outputs])
     inputs = context.probe_inputs()
+    if context.fields.get("foreign"):
+        prove_file(path, inputs)
+    call = caller(open_session(path), [spec.name for spec in signature.outputs])
     draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
     add_predictions(draft, call, context)
 

@@ -295,6 +295,7 @@ def open_runtime(
     Raises:
         RequestError: the name is unknown, or the runtime does not execute the artifact's format.
         MissingExtra: the runtime's library is not installed.
+        ArtifactError: the engine ended the child process in which a model from elsewhere is tried.
     """
     fitting = runtimes_for(artifact.manifest.format)
     if name is None:
@@ -305,6 +306,10 @@ def open_runtime(
             f"{name} does not execute {artifact.manifest.format} artifacts",
             hint=f"use {' or '.join(fitting)}",
         )
+    if artifact.manifest.foreign:
+        from lissom.runtime.isolation import prove_opening
+
+        prove_opening(artifact, name, threads=threads, device=device)
     runtime: Runtime = resolve(entry.reference, known={})(artifact, threads=threads, device=device, hint=hint)
     return runtime
 

@@ -1,4 +1,7 @@
-"""Which runtimes work on this machine, proved by running a tiny model on each, on each of its devices."""
+"""Which runtimes work on this machine, proved by running a tiny model on each, on each of its devices.
+
+Each is tried in a child process first, so that one that ends its process is a row of the table.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import numpy as np
 from lissom.errors import LissomError
 from lissom.logs import NoProgress, Progress
 from lissom.optional import version
-from lissom.registry import RUNTIMES, resolve, runtime_entry
+from lissom.registry import COMPILING, RUNTIMES, resolve, runtime_entry
 from lissom.runtime.availability import absence
 from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.isolation import fault_in_child
 from lissom.runtime.machine import machine
 from lissom.runtime.tiny_models import WEIGHTS, tiny
 
@@ -79,6 +83,16 @@ def _examine(name: str, folder: Path) -> list[Examined]:
 
 
 def _fault(name: str, device: str, folder: Path) -> str:
+    """What goes wrong in a child process, and then here; a compilation takes long and is done there."""
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            fault = fault_in_child(name, device, Path(place))
+        except LissomError as exc:
+            return exc.message
+    return fault if name in (*COMPILING, "aotinductor") else find_fault(name, device, folder)
+
+
+def find_fault(name: str, device: str, folder: Path) -> str:
     """What goes wrong when a tiny model is run; empty when nothing does."""
     try:
         artifact = tiny(runtime_entry(name).formats[0], folder)
