@@ -21,7 +21,7 @@ import psutil
 import pytest
 from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
 
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import softmax
 from lissom.serve.keys import add_key
 
 WORKER = "_bentoml_impl.worker.service"

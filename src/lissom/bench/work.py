@@ -14,6 +14,7 @@ from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import ArtifactError, LissomError
 from lissom.logs import log
 from lissom.optional import require
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.open_vino import GRAPH_FILE, WEIGHTS_FILE
 from lissom.runtime.probe import load_probe
@@ -71,14 +72,13 @@ def _flops(artifact: Artifact, known: Mapping[str, int | None]) -> int | None:
 
 
 def _of_torch(artifact: Artifact) -> int:
-    import torch
 
     from lissom.models.catalogue import flops_of
     from lissom.structure import load_model
 
     inputs, _ = load_probe(artifact)
     names = [spec.name for spec in artifact.manifest.signature.inputs]
-    return flops_of(load_model(artifact), [torch.from_numpy(inputs[name][:1].copy()) for name in names])
+    return flops_of(load_model(artifact), [tensor_of(inputs[name][:1].copy()) for name in names])
 
 
 def _weight_bytes(artifact: Artifact) -> int:

@@ -16,24 +16,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import safetensors.numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lissom.artifact import Artifact
 from lissom.bench.statistics import paired_drop
-from lissom.compress.distillation_losses import SOFT_LOSSES
+from lissom.compress.distillation_losses import SOFT_LOSSES, soft_binary_loss, soften
 from lissom.compress.hints import Led, Listener
-from lissom.compress.teachers import Answer, check_teacher, live, opened
+from lissom.compress.teachers import Answered, Teaching, alone, check_teacher, live, opened
 from lissom.errors import RecipeError
 from lissom.models.data import IGNORED
 from lissom.models.evaluation import judge
 from lissom.models.losses import loss_for
 from lissom.models.masks import keep_zeros, recount_zeros
+from lissom.models.score_tensors import class_columns, class_logits
 from lissom.models.stages import Context, save_torch
 from lissom.models.training import fit
 from lissom.recipe import DistillConfig
+from lissom.runtime.arrays import safetensors_bytes, tensor_of
 from lissom.runtime.pytorch import call_model
 from lissom.structure import factory_of, load_model
 
@@ -80,12 +81,16 @@ def _check_kind(config: DistillConfig, context: Context) -> None:
         )
 
 
-def _loss(answer: Answer, config: DistillConfig, context: Context) -> BatchLoss:
-    hard_loss, kind = loss_for(context.task, config), context.data.kind
+def _loss(answer: Teaching, config: DistillConfig, context: Context) -> BatchLoss:
+    hard_loss, kind, scores = loss_for(context.task, config), context.data.kind, context.task.scores
 
     def loss(outputs: Any, batch: Batch) -> Tensor:
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        soft = _soft(first.float(), answer(batch).float(), batch.targets, config, kind)
+        if scores == "sigmoids" and config.kind in ("kd", "hint"):
+            soft = _soft_binary(first, answer(batch), config)
+        else:
+            student = first.float() if kind == "values" else class_logits(first, scores)
+            soft = _soft(student, answer(batch).values, batch.targets, config, kind)
         return (1 - config.alpha) * hard_loss(outputs, batch.targets) + config.alpha * soft
 
     return loss
@@ -103,6 +108,19 @@ def _soft(student: Tensor, teacher: Tensor, targets: Tensor, config: DistillConf
     return SOFT_LOSSES[config.kind](student, teacher, targets, config)
 
 
+def _soft_binary(student: Tensor, teacher: Answered, config: DistillConfig) -> Tensor:
+    """The loss of a student that gives sigmoids: each class by itself."""
+    found = teacher.values
+    shares = (
+        soften(found.exp(), config.temperature)
+        if teacher.apart
+        else functional.softmax(found / config.temperature, dim=-1)
+    )
+    columns = class_columns(student, "sigmoids")
+    share = 0.5 if student.ndim < 2 or student.shape[-1] == 1 else 1.0  # both columns say the same
+    return share * soft_binary_loss(columns.flatten(0, -2), shares.flatten(0, -2), config.temperature)
+
+
 def _led(
     model: nn.Module,
     teacher: Artifact,
@@ -113,11 +131,11 @@ def _led(
     """Train with a hint; the teacher answers live, since its features would be large to keep."""
     guide = load_model(teacher)
     listener = Listener(guide, str(config.teacher_layer), "teacher")
-    example = [torch.from_numpy(array) for array in context.probe_inputs().values()]
+    example = [tensor_of(array) for array in context.probe_inputs().values()]
     with torch.no_grad():
         guide(*example)
     led = Led(model, str(config.student_layer), example, listener.take(), seed=context.seed)
-    answered = _loss(live(teacher, context, guide), config, context)
+    answered = _loss(alone(teacher, live(teacher, context, guide), context), config, context)
     tokens = context.data.kind == "tokens"
 
     def loss(outputs: Any, batch: Batch) -> Tensor:
@@ -143,7 +161,7 @@ def _compare(
     notes: dict[str, Any] = {name: _means(scores[name], splits) for name in names}
     notes["gain"] = {key: float(value) for key, value in gain._asdict().items()}
     every = {f"{name}_{split}": scores[name][split] for name in names for split in splits}
-    return notes, safetensors.numpy.save(every)
+    return notes, safetensors_bytes(every)
 
 
 def _scores(model: nn.Module, student: Artifact, split: str, context: Context) -> np.ndarray:

@@ -23,6 +23,11 @@ hint   mean of (r(student's features) - teacher's features)^2          Romero et
        with a learned linear map r of the channels; see `hints`. It comes on top of kd, in the same training
        and not in one of its own before it.
 
+A model that gives probabilities has their logarithms for logits. A student that gives a sigmoid a class is
+taught each class by itself: kd is then T^2 times the sum over the classes of the divergence of (p, 1 - p)
+against (q, 1 - q), with the sigmoids softened by T as the softmax is above; dkd and dist, which are about one
+distribution over the classes, see its sigmoids rescaled to sum to one.
+
 Values have no classes to soften: their loss is the squared distance to the teacher's. Left out: the linear
 warm-up of dkd over the first epochs, for which `warmup_epochs` of the learning rate stands in.
 """
@@ -35,6 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lissom.models.score_tensors import log_of
 from lissom.recipe import DistillConfig
 
 SoftLoss = Callable[[Tensor, Tensor, Tensor, DistillConfig], Tensor]
@@ -48,6 +54,25 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     0.0
     """
     return temperature**2 * _divergence(_log_shares(student, temperature), _log_shares(teacher, temperature))
+
+
+def soft_binary_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T^2` times the summed divergence of each class by itself, of sigmoids [samples, classes].
+
+    Args:
+        student: Its sigmoids, softened here.
+        teacher: Shares of the classes, softened already.
+        temperature: T.
+    """
+    present, absent = _log_sigmoids(student, temperature)
+    given = torch.xlogy(teacher, teacher) + torch.xlogy(1 - teacher, 1 - teacher)
+    divergences = given - teacher * present - (1 - teacher) * absent
+    return temperature**2 * divergences.sum(dim=-1).mean()
+
+
+def soften(sigmoids: Tensor, temperature: float) -> Tensor:
+    """Sigmoids as they would be of logits divided by the temperature."""
+    return _log_sigmoids(sigmoids, temperature)[0].exp()
 
 
 def decoupled_loss(
@@ -117,6 +142,12 @@ SOFT_LOSSES: dict[str, SoftLoss] = {"kd": _kd, "dkd": _dkd, "dist": _dist, "hint
 
 def _log_shares(logits: Tensor, temperature: float) -> Tensor:
     return functional.log_softmax(logits / temperature, dim=-1)
+
+
+def _log_sigmoids(sigmoids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logarithms of softened sigmoids, and of what they leave."""
+    logits = (log_of(sigmoids) - log_of(1 - sigmoids)) / temperature
+    return functional.logsigmoid(logits), functional.logsigmoid(-logits)
 
 
 def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:

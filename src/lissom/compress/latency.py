@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from lissom.artifact import Artifact, Draft, Factory, Signature, TensorSpec
@@ -29,6 +28,7 @@ from lissom.models.data import Data
 from lissom.models.stages import FLOAT32_TOLERANCE, NUM_PROBE, Context, save_torch
 from lissom.recipe import ExportConfig
 from lissom.registry import runtime_entry
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE
@@ -83,7 +83,7 @@ class Stopwatch:
     @cached_property
     def layers(self) -> LayerTimes:
         """What single layers take; only where `predicts`."""
-        example = [torch.from_numpy(array) for array in self._inputs.values()]
+        example = [tensor_of(array) for array in self._inputs.values()]
         return LayerTimes(self._model, example, self._layer)
 
     def close(self) -> None:

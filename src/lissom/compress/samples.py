@@ -21,6 +21,7 @@ from lissom.models.losses import TaskLoss, loss_for
 from lissom.models.stages import Context
 from lissom.models.tasks import Task
 from lissom.recipe import Optimization
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.pytorch import call_model
 
 NUM_SAMPLES = 256
@@ -46,7 +47,7 @@ class Samples:
     @classmethod
     def of(cls, context: Context, signature: Signature) -> Samples:
         """Those of a stage."""
-        example = [torch.from_numpy(array) for array in context.probe_inputs().values()]
+        example = [tensor_of(array) for array in context.probe_inputs().values()]
         return cls(context.data, context.task, signature, example)
 
     @cached_property
@@ -83,8 +84,8 @@ class Samples:
                 f"{self.data.source}: the {split} split is empty, and importance is measured on it",
                 hint="give more samples, or an importance that looks at weights alone: l1 or l2",
             )
-        arrays = [torch.from_numpy(array[:number]) for array in self.data.tensors(split).values()]
-        labels = torch.from_numpy(self.data.labels(split)[:number]) if labelled else torch.empty(number)
+        arrays = [tensor_of(array[:number]) for array in self.data.tensors(split).values()]
+        labels = tensor_of(self.data.labels(split)[:number]) if labelled else torch.empty(number)
         for start in range(0, number, BATCH_SIZE):
             stop = start + BATCH_SIZE
             yield [array[start:stop] for array in arrays], labels[start:stop]

@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -39,8 +39,10 @@ from lissom.errors import DiskFull, ModelError
 from lissom.logs import log
 from lissom.models.evaluation import BATCH_SIZE, TOKEN_BATCH_SIZE, predict
 from lissom.models.processes import place
+from lissom.models.score_tensors import class_logits
 from lissom.models.stages import Context
 from lissom.recipe import DistillConfig
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.pytorch import call_model
 from lissom.structure import load_model
 
@@ -49,6 +51,22 @@ if TYPE_CHECKING:
 
 Answer = Callable[["Batch"], Tensor]
 """First output of a teacher for a batch, on the device of the batch."""
+
+
+class Answered(NamedTuple):
+    """What all teachers answer to a batch.
+
+    Attributes:
+        values: Logits of the classes, whatever the teachers give, or values to be predicted; float32.
+        apart: True where a class has a share by itself: the values are logarithms of sigmoids.
+    """
+
+    values: Tensor
+    apart: bool = False
+
+
+Teaching = Callable[["Batch"], Answered]
+"""What all teachers together answer to a batch."""
 
 MAX_BYTES = 256_000_000
 """Size of one teacher's answers up to which they are kept, in memory and on disk."""
@@ -83,7 +101,8 @@ def check_teacher(student: Artifact, teacher: Artifact) -> None:
             f"the teacher {teacher.name!r} gives {len(theirs)} outputs, the student {len(ours)}",
             hint="a teacher must be trained for the same task",
         )
-    if ours[0].shape[1:] != theirs[0].shape[1:]:
+    classes = student.manifest.task == "classification"
+    if _columns(ours[0].shape, classes) != _columns(theirs[0].shape, classes):
         raise ModelError(
             f"the teacher {teacher.name!r} answers with shape {list(theirs[0].shape[1:])}, the student with "
             f"{list(ours[0].shape[1:])}",
@@ -91,8 +110,14 @@ def check_teacher(student: Artifact, teacher: Artifact) -> None:
         )
 
 
+def _columns(shape: Sequence[int | str], classes: bool) -> tuple[int | str, ...]:
+    """Sizes of an answer; a single column tells two classes apart as two columns do."""
+    sizes = tuple(shape[1:])
+    return (2,) if classes and sizes in ((), (1,)) else sizes
+
+
 @contextmanager
-def opened(teachers: Sequence[Artifact], config: DistillConfig, context: Context) -> Iterator[Answer]:
+def opened(teachers: Sequence[Artifact], config: DistillConfig, context: Context) -> Iterator[Teaching]:
     """What all teachers answer together; what is new of it is kept when the context ends.
 
     Raises:
@@ -100,13 +125,31 @@ def opened(teachers: Sequence[Artifact], config: DistillConfig, context: Context
     """
     weights = config.teacher_weights or (1.0,) * len(teachers)
     with ExitStack() as stack:
-        answers = [stack.enter_context(_answers(teacher, config, context)) for teacher in teachers]
+        answers = [
+            alone(teacher, stack.enter_context(_answers(teacher, config, context)), context)
+            for teacher in teachers
+        ]
 
-        def together(batch: Batch) -> Tensor:
+        def together(batch: Batch) -> Answered:
             given = [answer(batch) for answer in answers]
-            return averaged(given, weights, None if context.data.kind == "values" else config.temperature)
+            if len(given) == 1:
+                return given[0]
+            temperature = None if context.data.kind == "values" else config.temperature
+            return Answered(averaged([one.values for one in given], weights, temperature))
 
         yield together
+
+
+def alone(teacher: Artifact, answer: Answer, context: Context) -> Teaching:
+    """A teacher's answers as logits, of what its first output holds."""
+    scores = teacher.manifest.scores
+
+    def found(batch: Batch) -> Answered:
+        if context.data.kind == "values":
+            return Answered(answer(batch).float())
+        return Answered(class_logits(answer(batch), scores), scores == "sigmoids")
+
+    return found
 
 
 def averaged(answers: Sequence[Tensor], weights: Sequence[float], temperature: float | None) -> Tensor:
@@ -196,7 +239,7 @@ def _every_answer(teacher: Artifact, context: Context) -> Tensor:
             return outputs
 
         batch_size = TOKEN_BATCH_SIZE if context.data.kind == "tokens" else BATCH_SIZE
-        found = torch.from_numpy(predict(call, inputs, batch_size=batch_size))
+        found = tensor_of(predict(call, inputs, batch_size=batch_size))
     _check_finite(found, torch.arange(num_samples), teacher, context)
     if place().leads:
         store.write({"answers": found})
@@ -229,7 +272,7 @@ class _Recorded:
         if rows.numel() * 4 > MAX_BYTES:
             return
         unique, first = np.unique(prints.numpy(), return_index=True)
-        self._store.write({"prints": torch.from_numpy(unique), "answers": rows[torch.from_numpy(first)]})
+        self._store.write({"prints": tensor_of(unique), "answers": rows[tensor_of(first)]})
 
     def _find(self, prints: Tensor) -> Tensor | None:
         """The rows of a batch, when all of them are there."""

@@ -39,6 +39,7 @@ from lissom.export.recurrent_layers import not_unrolled
 from lissom.export.verification import Parity, ParityLimit, compare
 from lissom.logs import log, quiet_libraries
 from lissom.optional import require
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.base import Runtime
 from lissom.runtime.isolation import call_in_child
 from lissom.runtime.onnx_runtime import MODEL_FILE
@@ -448,7 +449,7 @@ class _TorchTensors:
                 return value
 
         with torch.inference_mode():
-            Keeping(self._module).run(*(torch.from_numpy(batch[name]) for name in self._inputs))
+            Keeping(self._module).run(*(tensor_of(batch[name]) for name in self._inputs))
         return {name: value.float().numpy() for name, value in kept.items()}
 
     def operator(self, name: str) -> str:
@@ -472,7 +473,7 @@ def _captured(artifact: Artifact) -> Any:
         with quiet_libraries(), not_unrolled():
             program = torch.onnx.export(
                 load_model(artifact),
-                tuple(torch.from_numpy(probe[spec.name]) for spec in signature.inputs),
+                tuple(tensor_of(probe[spec.name]) for spec in signature.inputs),
                 dynamic_shapes=dynamic_axes(signature),
                 dynamo=True,
                 verbose=False,

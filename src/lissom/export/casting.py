@@ -15,6 +15,7 @@ import numpy as np
 from lissom.errors import ModelError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
+from lissom.runtime.arrays import little_endian_bytes, plain
 
 _LARGEST_FLOAT16 = 65504.0
 
@@ -60,7 +61,7 @@ def _bfloat16_weights(model: Any) -> Any:
             f"{tensor.name}_bfloat16",
             onnx.TensorProto.BFLOAT16,
             tensor.dims,
-            _rounded(_array(tensor)).tobytes(),
+            little_endian_bytes(_rounded(_array(tensor))),
             raw=True,
         )
         casts.append(
@@ -81,7 +82,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     >>> _rounded(np.float32([1.0, 1.00390625, 1.01171875])).tolist()
     [16256, 16256, 16258]
     """
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    bits = plain(values, np.float32).view(np.uint32)
     up = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
     found: np.ndarray = np.where(np.isfinite(values), up, bits >> 16).astype(np.uint16)
     return found

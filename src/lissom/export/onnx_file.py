@@ -13,6 +13,7 @@ from lissom.export.external_data import onnx_files
 from lissom.export.refusals import fixed
 from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
+from lissom.runtime.arrays import plain_arrays
 from lissom.runtime.isolation import prove_file
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
@@ -91,7 +92,7 @@ def caller(session: Any, names: list[str]) -> Callable[[Mapping[str, Any]], dict
 
     def call(inputs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, session.run(names, plain_arrays(inputs)), strict=True))
         except faults as exc:
             raise _translated(exc) from exc
 

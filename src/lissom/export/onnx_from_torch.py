@@ -12,6 +12,7 @@ from lissom.export.recurrent_layers import not_unrolled
 from lissom.export.refusals import unsupported
 from lissom.logs import quiet_libraries
 from lissom.models.stages import Context
+from lissom.runtime.arrays import tensor_of
 from lissom.structure import load_model
 
 
@@ -22,7 +23,7 @@ def onnx_from_torch(parent: Artifact, context: Context, *, opset: int, model: nn
         ModelError: torch cannot capture the model, or an operator has no ONNX form.
     """
     signature = parent.manifest.signature
-    arguments = tuple(torch.from_numpy(array) for array in context.probe_inputs().values())
+    arguments = tuple(tensor_of(array) for array in context.probe_inputs().values())
     module = load_model(parent) if model is None else model
     try:
         with quiet_libraries(), not_unrolled():

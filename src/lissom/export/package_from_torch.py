@@ -21,6 +21,7 @@ from lissom.export.refusals import check_axes
 from lissom.logs import quiet_libraries
 from lissom.models.stages import Context
 from lissom.runtime.aot_inductor import PACKAGE_FILE
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
 
@@ -36,7 +37,7 @@ def package_from_torch(parent: Artifact, context: Context, precision: str) -> Ma
         raise MachineError("AOTInductor compiles C++, and there is no compiler", hint="apt-get install g++")
     signature = parent.manifest.signature
     model = _Positional(load_model(parent), getattr(torch, precision)).eval()
-    arguments = tuple(torch.from_numpy(array) for array in context.probe_inputs().values())
+    arguments = tuple(tensor_of(array) for array in context.probe_inputs().values())
     axes = dynamic_axes(signature)
     with tempfile.TemporaryDirectory() as place, quiet_libraries(), torch.no_grad():
         path = Path(place) / PACKAGE_FILE

@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from lissom.errors import ModelError
 from lissom.logs import Advance, NoProgress, Progress
 from lissom.optional import require
+from lissom.runtime.arrays import tensor_of
 
 Method = Literal["grad-cam", "integrated-gradients", "occlusion"]
 Tensors = Mapping[str, np.ndarray]
@@ -93,8 +94,8 @@ def gradient_maps(
         MissingExtra: captum is not installed.
     """
     attr = require("captum.attr", extra="explain")
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
-    goals = torch.from_numpy(targets.astype(np.int64))
+    tensors = [tensor_of(array) for array in inputs.values()]
+    goals = tensor_of(targets.astype(np.int64))
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in frozen:  # gradients of the inputs alone are wanted
@@ -126,11 +127,11 @@ def occlusion_maps(
     """
     attr = require("captum.attr", extra="explain")
     names = list(inputs)
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+    tensors = [tensor_of(array) for array in inputs.values()]
 
     def forward(*given: Tensor) -> Tensor:
         batch = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
-        return _scores(torch.from_numpy(np.asarray(next(iter(call(batch).values())))))
+        return _scores(tensor_of(np.asarray(next(iter(call(batch).values())))))
 
     window, stride = covered(tuple(tensors[0].shape[1:]))
     baseline = _baseline(tensors[0])
@@ -361,13 +362,16 @@ def _explained(model: nn.Module) -> Callable[..., Tensor]:
 
 
 def _scores(outputs: Tensor) -> Tensor:
-    """[samples, classes]; of every position the last.
+    """[samples, classes]; of every position the last. A single column speaks for the second of two classes.
 
     Raises:
         ModelError: the output has other axes.
     """
     if outputs.ndim == 3:
         return outputs[:, -1]
+    if outputs.ndim == 1 or outputs.shape[1:] == (1,):
+        second = outputs.reshape(-1)
+        return torch.stack([-second, second], dim=1)
     if outputs.ndim == 2:
         return outputs
     raise ModelError(f"an output of shape {list(outputs.shape)} cannot be explained: [samples, classes] can")

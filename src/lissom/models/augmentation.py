@@ -18,6 +18,7 @@ from torch.nn import functional
 from lissom.errors import DataError
 from lissom.models.data import Data
 from lissom.recipe import AugmentConfig
+from lissom.runtime.arrays import tensor_of
 
 
 class Augmenter:
@@ -124,4 +125,4 @@ def _unit_range(data: Data) -> tuple[Tensor, Tensor]:
     """What maps preprocessed values to [0, 1]: (x - offset) / scale, one value a channel."""
     images = next(iter(data.tensors("train").values()))
     low, high = (bound(axis=(0, 2, 3), keepdims=True) for bound in (images.min, images.max))
-    return torch.from_numpy(low), torch.from_numpy((high - low).clip(min=1e-6))
+    return tensor_of(low), tensor_of((high - low).clip(min=1e-6))

@@ -24,6 +24,7 @@ from lissom.errors import DataError, ModelError, RequestError, near
 from lissom.logs import log
 from lissom.models.matching import match_inputs
 from lissom.registry import DATASETS, resolve
+from lissom.runtime.arrays import plain
 from lissom.runtime.conversion import is_rounded
 from lissom.runtime.preprocess import preprocess
 
@@ -76,7 +77,7 @@ class Data:
     @cached_property
     def sample_hashes(self) -> list[str]:
         """sha256 of the raw inputs of each sample."""
-        arrays = [np.ascontiguousarray(self.dataset.inputs[name]) for name in sorted(self.dataset.inputs)]
+        arrays = [plain(self.dataset.inputs[name]) for name in sorted(self.dataset.inputs)]
         prefix = "".join(f"{array.dtype.str}{array.shape[1:]}" for array in arrays).encode()
         return [
             hashlib.sha256(prefix + b"".join(array[index].tobytes() for array in arrays)).hexdigest()
@@ -229,9 +230,16 @@ class Data:
 
     def warn_of_missing_classes(self, splits: Iterable[str]) -> None:
         """Log a warning for each split in which a class has no sample, which then says nothing about it."""
-        for split in splits:
-            if missing := self._missing_classes(split):
-                log.warning("%s; what is measured there says nothing about it", self._lacks(split, missing))
+        for told in self.missing_classes(splits):
+            log.warning("%s", told)
+
+    def missing_classes(self, splits: Iterable[str]) -> list[str]:
+        """What to say of each split that has samples, but none of some class."""
+        return [
+            f"{self._lacks(split, missing)}; what is measured there says nothing about it"
+            for split in splits
+            if len(self.indices[split]) and (missing := self._missing_classes(split))
+        ]
 
     def _lacks(self, split: str, missing: str) -> str:
         count = len(self.indices[split])
@@ -410,11 +418,11 @@ def checked(dataset: Dataset, source: str, *, declared: bool = False) -> Dataset
 
 def _with_arrays(dataset: Dataset) -> Dataset:
     def array(values: Any) -> Any:
-        return None if values is None else np.asarray(values)
+        return None if values is None else plain(values)
 
     return replace(
         dataset,
-        inputs={name: np.asarray(values) for name, values in dataset.inputs.items()},
+        inputs={name: plain(values) for name, values in dataset.inputs.items()},
         labels=array(dataset.labels),
         split=array(dataset.split),
         group=array(dataset.group),
@@ -442,7 +450,7 @@ def _label_text(labels: np.ndarray | None, index: int) -> str:
     """What stands for a label in the hash of its split."""
     if labels is None:
         return ""
-    return str(labels[index]) if labels.ndim == 1 else np.ascontiguousarray(labels[index]).tobytes().hex()
+    return str(labels[index]) if labels.ndim == 1 else plain(labels[index]).tobytes().hex()
 
 
 def _check_layout(name: str, array: np.ndarray, source: str) -> None:

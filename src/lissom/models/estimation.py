@@ -6,11 +6,11 @@ import time
 from typing import NamedTuple, Self
 
 import numpy as np
-import torch
 
 from lissom.models.data import Data
 from lissom.models.loading import factory_for, model_for
 from lissom.recipe import DistillConfig, ModelConfig, Optimization, StageConfig
+from lissom.runtime.arrays import tensor_of
 
 _NUM_STEPS = 3
 _PROBE_BATCH = 32
@@ -36,7 +36,7 @@ class ModelCost(NamedTuple):
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         if not num_train:
             return cls(size, 0, 0.0)
-        arrays = [torch.from_numpy(array[:_PROBE_BATCH]) for array in data.tensors("train").values()]
+        arrays = [tensor_of(array[:_PROBE_BATCH]) for array in data.tensors("train").values()]
         seconds = []
         for _ in range(_NUM_STEPS):
             started = time.perf_counter()

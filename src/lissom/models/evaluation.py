@@ -115,8 +115,10 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
             start += len(outputs)
             answered.append(task.predict(outputs))
             scored.append(scores_of(task, answered[-1], targets))
-            if data.kind == "classes" and outputs.shape[1:] == (data.num_classes,):
-                certain.append(_log_softmax(outputs))
+            if data.kind == "classes" and (logits := task.class_logits(outputs)).shape[1:] == (
+                data.num_classes,
+            ):
+                certain.append(_log_softmax(logits))
             yield outputs, targets
 
     remaining = batches()

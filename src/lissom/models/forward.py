@@ -18,6 +18,7 @@ import numpy as np
 
 from lissom.errors import DataError, near
 from lissom.models.data import Data, usual_dtype
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.conversion import convert
 
 if TYPE_CHECKING:
@@ -140,7 +141,6 @@ def _runs(model: nn.Module, arrays: dict[str, np.ndarray], dtypes: Sequence[str]
 
 
 def _tensors(arrays: dict[str, np.ndarray], dtypes: Sequence[str]) -> Iterator[object]:
-    import torch
 
     for (name, array), dtype in zip(arrays.items(), dtypes, strict=True):
-        yield torch.from_numpy(np.array(convert(name, array, dtype), order="C"))
+        yield tensor_of(convert(name, array, dtype))

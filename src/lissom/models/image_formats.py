@@ -17,6 +17,7 @@ from lissom.errors import DataError
 from lissom.logs import log
 from lissom.models.data import Dataset
 from lissom.models.preparation import is_part, require_whole, with_names, with_normalization, with_parts
+from lissom.runtime.arrays import plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -260,7 +261,7 @@ def _pixels(image: Image.Image, name: str, image_size: int | None) -> np.ndarray
         square = image.crop((left, top, left + side, top + side))
         image = square.resize((image_size, image_size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if array.ndim == 2 else plain(array.transpose(2, 0, 1))
 
 
 def _cifar_records(file: Path, num_label_bytes: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lissom.errors import ModelError, near
+from lissom.runtime.arrays import tensor_of
 
 REST = "(rest)"
 """What stands in the model itself, and in none of its modules."""
@@ -154,7 +155,7 @@ def look_inside_torch(
     """
     from lissom.models.catalogue import flops_by_module
 
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()]
+    tensors = [tensor_of(array) for array in inputs.values()]
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ModelError(

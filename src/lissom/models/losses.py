@@ -3,6 +3,11 @@
 Focal loss: `-(1 - p)^gamma log p` of the probability p of the right class, so that samples which are
 already right count less (Lin et al., arXiv 1708.02002). Huber: half the squared error up to `delta`,
 beyond it linear.
+
+The losses of classes take logits. A model that gives probabilities has the loss of their logarithms, which
+are logits: cross-entropy is then -log p. One that gives a sigmoid for each class has binary cross-entropy,
+the sum of -t log p - (1 - t) log(1 - p) over the classes, whose gradients are as large as those of
+cross-entropy, and the focal loss of each.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from torch.nn import functional
 
 from lissom.errors import RecipeError, near
 from lissom.models.data import IGNORED
+from lissom.models.score_tensors import class_columns, class_logits, log_of
 from lissom.models.tasks import Task
 from lissom.recipe import Optimization
 
@@ -36,13 +42,19 @@ def loss_for(task: Task, config: Optimization) -> TaskLoss:
             f"the loss {name!r} does not fit {type(task).__name__}",
             hint=near(name, task.losses) if task.losses else "this task has a loss of its own; name none",
         )
-    if config.label_smoothing and name not in ("cross-entropy", "focal"):
+    if config.label_smoothing and name not in CLASS_LOSSES:
         raise RecipeError(
             f"label_smoothing spreads a target over classes, which {name!r} does not have",
             hint="leave label_smoothing out",
         )
-    function = LOSSES[name]
-    return lambda outputs, targets: function(outputs, targets, config)
+    function, kind = LOSSES[name], task.scores
+    if name not in CLASS_LOSSES:
+        return lambda outputs, targets: function(outputs, targets, config)
+    if kind == "sigmoids":
+        return lambda outputs, targets: binary(outputs, targets, config, focal=name == "focal")
+    if kind == "logits":
+        return lambda outputs, targets: function(_columns(outputs), targets, config)
+    return lambda outputs, targets: function(class_logits(outputs, kind), targets, config)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
@@ -62,13 +74,25 @@ def focal(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
     logits, wanted = _flat(outputs, targets)
     log_shares = functional.log_softmax(logits, dim=-1)
     discounted = (1 - log_shares.exp()) ** config.focal_gamma * log_shares
-    if wanted.is_floating_point():
-        shares, counted = wanted, torch.ones_like(wanted[:, 0])
-    else:
-        shares = functional.one_hot(wanted.clamp(min=0), logits.shape[-1]).float()
-        counted = (wanted != IGNORED).float()
-    shares = (1 - config.label_smoothing) * shares + config.label_smoothing / logits.shape[-1]
+    shares, counted = _shares(wanted, logits.shape[-1], config)
     return -((shares * discounted).sum(dim=-1) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def binary(outputs: Tensor, targets: Tensor, config: Optimization, *, focal: bool = False) -> Tensor:
+    """Binary cross-entropy, or its focal loss, of sigmoids [..., classes], each class by itself.
+
+    Of a single column it is the cross-entropy of two classes.
+    """
+    shares, wanted = _flat(class_columns(outputs, "sigmoids"), targets)
+    known, counted = _shares(wanted, shares.shape[-1], config)
+    present, absent = log_of(shares), log_of(1 - shares)
+    if focal:
+        present = (1 - shares) ** config.focal_gamma * present
+        absent = shares**config.focal_gamma * absent
+    losses = -(known * present + (1 - known) * absent).sum(dim=-1)
+    if outputs.ndim < 2 or outputs.shape[-1] == 1:  # both columns say the same
+        losses = losses / 2
+    return (losses * counted).sum() / counted.sum().clamp(min=1)
 
 
 def mse(outputs: Tensor, targets: Tensor, config: Optimization) -> Tensor:
@@ -96,6 +120,21 @@ def penalty(model: nn.Module, config: Optimization) -> Tensor | float:
     return config.l1 * absolute + config.l2 / 2 * squared
 
 
+def _columns(outputs: Tensor) -> Tensor:
+    """Logits with a column a class; in the precision of the model where it gives so many."""
+    return outputs if outputs.ndim > 1 and outputs.shape[-1] > 1 else class_columns(outputs, "logits")
+
+
+def _shares(wanted: Tensor, num_classes: int, config: Optimization) -> tuple[Tensor, Tensor]:
+    """What each sample should be, as smoothed shares [samples, classes], and 1 for each that counts."""
+    if wanted.is_floating_point():
+        shares, counted = wanted, torch.ones_like(wanted[:, 0])
+    else:
+        shares = functional.one_hot(wanted.clamp(min=0), num_classes).float()
+        counted = (wanted != IGNORED).float()
+    return (1 - config.label_smoothing) * shares + config.label_smoothing / num_classes, counted
+
+
 def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of a sequence count as samples."""
     if logits.ndim <= 2:
@@ -111,3 +150,5 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Optimization], Tensor]] = {
     "mae": mae,
     "huber": huber,
 }
+CLASS_LOSSES = ("cross-entropy", "focal")
+"""Those of classes."""

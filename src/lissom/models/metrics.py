@@ -22,6 +22,8 @@ import numpy as np
 
 from lissom.errors import ModelError
 from lissom.models.data import IGNORED
+from lissom.runtime.arrays import tensor_of
+from lissom.runtime.scores import ScoreKind, class_columns, class_logits
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 """First outputs of the model, and the labels: both [samples, ...]."""
@@ -32,17 +34,25 @@ _ALONE: dict[str, Any] = {"sync_on_compute": False}
 """One process evaluates; where several train together, the others do not take part."""
 
 
-def classification_metrics(batches: Batches) -> dict[str, float]:
-    """Metrics of logits of shape [samples, classes] against classes of shape [samples]."""
+def classification_metrics(batches: Batches, kind: ScoreKind = "logits") -> dict[str, float]:
+    """Metrics of scores of shape [samples, classes] against classes of shape [samples].
+
+    Args:
+        batches: Of first outputs and labels.
+        kind: What the outputs hold; the shares of sigmoids are taken as they are for the calibration error,
+            and rescaled to sum to 1 for the likelihood.
+    """
     import torch
     from torch.nn import functional as F
 
     counters: dict[str, Any] = {}
     for outputs, targets in batches:
-        _check_range(outputs, targets)
-        counters = counters or _class_counters(outputs.shape[1])
-        logits, labels = torch.from_numpy(outputs).double(), torch.from_numpy(targets)
-        shares = torch.softmax(logits, dim=1)  # else logits between 0 and 1 would pass for probabilities
+        columns = class_columns(outputs, kind)
+        _check_range(columns, targets)
+        counters = counters or _class_counters(columns.shape[1])
+        logits, labels = tensor_of(class_logits(outputs, kind)).double(), tensor_of(targets)
+        # Never what is no share: torchmetrics takes logits between 0 and 1 for shares.
+        shares = tensor_of(columns).double() if kind == "sigmoids" else torch.softmax(logits, dim=1)
         for name, counter in counters.items():
             if name == "negative_log_likelihood":
                 counter.update(F.cross_entropy(logits, labels, reduction="none"))
@@ -53,14 +63,10 @@ def classification_metrics(batches: Batches) -> dict[str, float]:
 
 def regression_metrics(batches: Batches) -> dict[str, float]:
     """Metrics of values of shape [samples] or [samples, values] against labels of as many values."""
-    import torch
-
     counters: dict[str, Any] = {}
     num_samples = 0
     for outputs, targets in batches:
-        found, wanted = (
-            torch.from_numpy(array).double().reshape(len(array), -1) for array in (outputs, targets)
-        )
+        found, wanted = (tensor_of(array).double().reshape(len(array), -1) for array in (outputs, targets))
         counters = counters or _value_counters(wanted.shape[1])
         num_samples += len(wanted)
         for counter in counters.values():
@@ -75,15 +81,14 @@ def language_metrics(batches: Batches) -> dict[str, float]:
 
     Positions whose label is -100 do not count.
     """
-    import torch
     from torch.nn import functional as F
 
     counters: dict[str, Any] = {}
     for outputs, targets in batches:
         _check_range(outputs, targets)
         counters = counters or _token_counters(outputs.shape[-1])
-        logits = torch.from_numpy(outputs).float().flatten(0, 1)
-        tokens = torch.from_numpy(targets).flatten()
+        logits = tensor_of(outputs).float().flatten(0, 1)
+        tokens = tensor_of(targets).flatten()
         counted = tokens != IGNORED
         losses = F.cross_entropy(logits, tokens, ignore_index=IGNORED, reduction="none")
         counters["cross_entropy"].update(losses[counted].double())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 
 from lissom.artifact import (
@@ -30,6 +29,7 @@ from lissom.models.evaluation import answers, predict
 from lissom.models.processes import place, wait
 from lissom.models.score_kinds import SAID, kind_of_torch
 from lissom.models.tasks import Task, task_of
+from lissom.runtime.arrays import safetensors_bytes, tensor_of
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 from lissom.runtime.pytorch import call_model
 from lissom.runtime.scores import ScoreKind
@@ -202,7 +202,7 @@ def add_predictions(draft: Draft, call: Any, context: Context) -> None:
         if small
         else {"answers": answers(call, data, "report", context.task)}
     )
-    draft.add(PREDICTIONS_FILE, safetensors.numpy.save({**found, "labels": data.labels("report")}))
+    draft.add(PREDICTIONS_FILE, safetensors_bytes({**found, "labels": data.labels("report")}))
 
 
 def signature_of(
@@ -226,7 +226,7 @@ def call_positionally(model: nn.Module, data: Data, inputs: Mapping[str, np.ndar
     Raises:
         ModelError: the model does not take them, or gives something else than tensors.
     """
-    arguments = [torch.from_numpy(inputs[spec.name]) for spec in data.input_specs]
+    arguments = [tensor_of(inputs[spec.name]) for spec in data.input_specs]
     try:
         with torch.inference_mode():
             outputs = model(*arguments)

@@ -4,7 +4,7 @@ A task joins three things that every later stage needs: a loss for training, the
 off an output, and a score of each answer, higher is better, on which models are compared sample by
 sample. The kind of the labels decides the task unless the recipe names one:
 
-    classes   classification        0 or 1: the highest logit is the label
+    classes   classification        0 or 1: the class of the highest logit, or share, is the label
     values    regression            1 - |error| / spread of the labels: 1 is exact, 0 as good as the mean
     tokens    language-modelling    share of the positions whose next (or masked) token is right
 
@@ -25,7 +25,7 @@ from lissom.models.data import IGNORED
 from lissom.models.metrics import Batches, classification_metrics, language_metrics, regression_metrics
 from lissom.models.score_kinds import CLASSIFYING
 from lissom.registry import TASKS, resolve
-from lissom.runtime.scores import ScoreKind
+from lissom.runtime.scores import ScoreKind, class_columns, class_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,10 @@ class Task(ABC):
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """How good each answer is: shape [samples], bool, or float with 1 for a perfect answer."""
 
+    def class_logits(self, outputs: np.ndarray) -> np.ndarray:
+        """The first output as numbers whose softmax is the shares of the classes, where it tells classes."""
+        return outputs
+
     def metrics(self, batches: Batches) -> dict[str, float]:
         """Further figures of a split, by name, from its batches of first outputs and labels.
 
@@ -85,7 +89,10 @@ class Task(ABC):
 
 
 class Classification(Task):
-    """One class a sample; the first output holds logits of shape [batch, classes]."""
+    """One class a sample; the first output holds logits of shape [batch, classes], or shares in some form.
+
+    Two classes may be told apart by a single column, [batch] or [batch, 1], of the second of them.
+    """
 
     score_name = "accuracy"
     output_name = "logits"
@@ -93,7 +100,9 @@ class Classification(Task):
 
     def check(self, outputs: Sequence[TensorSpec], data: Data) -> None:
         """The logits are as many as the classes."""
-        if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] != data.num_classes:
+        found = outputs[0].shape[1:] or (1,)
+        single = found == (1,) and data.num_classes == 2
+        if len(outputs) != 1 or not (single or found == (data.num_classes,)):
             raise ModelError(
                 f"the model gives {_shown(outputs)} outputs, but {data.source} has "
                 f"{data.num_classes} classes",
@@ -103,8 +112,12 @@ class Classification(Task):
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Index of the highest logit, shape [samples]."""
-        labels: np.ndarray = outputs.argmax(axis=-1)
+        labels: np.ndarray = class_columns(outputs, self.scores).argmax(axis=-1)
         return labels
+
+    def class_logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Logits, whatever the model gives."""
+        return class_logits(outputs, self.scores)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """True where the label is right."""
@@ -113,7 +126,7 @@ class Classification(Task):
 
     def metrics(self, batches: Batches) -> dict[str, float]:
         """Accuracy, top-k, precision, recall, F1, calibration error, negative log-likelihood."""
-        return classification_metrics(batches)
+        return classification_metrics(batches, self.scores)
 
 
 class Regression(Task):
@@ -179,6 +192,10 @@ class LanguageModelling(Task):
         tokens: np.ndarray = outputs.argmax(axis=-1)
         return tokens
 
+    def class_logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Logits, whatever the model gives."""
+        return class_logits(outputs, self.scores)
+
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Share of the positions that count whose token is right.
 
@@ -198,7 +215,7 @@ class LanguageModelling(Task):
 
     def metrics(self, batches: Batches) -> dict[str, float]:
         """Cross-entropy, bits per token, perplexity, token accuracy."""
-        return language_metrics(batches)
+        return language_metrics((self.class_logits(outputs), tokens) for outputs, tokens in batches)
 
 
 def regression(data: Data) -> Regression:

@@ -91,6 +91,7 @@ def build_report(
         load=tuple(LoadFigures(**found) for found in further.get("load", ())),
         slo_ms=run.recipe.benchmark.slo_ms,
         remarks=(
+            *(f"{told}." for told in run.data.missing_classes(("select", "report"))),
             *find_remarks(
                 run.artifacts,
                 run.lineage(chosen.artifact) if chosen else (),

@@ -30,6 +30,7 @@ from lissom.report.explanations import (
 )
 from lissom.runtime.base import open_runtime
 from lissom.runtime.machine import machine
+from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.structure import load_model
 
 SCHEMA = "lissom.inspection/1"
@@ -142,12 +143,12 @@ def dissect(question: Question, *, progress: Progress | None = None) -> Dissecti
         ]
         scores = [_last(predict(runtime.infer_batch, chosen)) for runtime in runtimes]
         places = order[: len(scores[0])]
-        targets, labelled = _targets(labels, places, scores[0], data.kind)
+        targets, labelled = _targets(labels, places, _columns(scores[0], question.artifacts[0]), data.kind)
         explained, remarks = explain(runtimes, chosen, targets, told, num_samples=question.num_samples)
         insides = _insides(question, first_of(tensors, _num_watched(tensors)), told)
     size = min([len(places), *(len(one.maps[0].maps) for one in explained)])
     sides = tuple(
-        Side(runtime.artifact, runtime.name, *_answers(found[:size], data.kind), *inside)
+        Side(runtime.artifact, runtime.name, *_answers(found[:size], data.kind, runtime.artifact), *inside)
         for runtime, found, inside in zip(runtimes, scores, insides, strict=True)
     )
     samples = _Samples(split, places[:size], targets[:size], labelled)
@@ -292,12 +293,18 @@ def _targets(
     return np.where(known >= 0, known, answers).astype(np.int64), bool((known >= 0).any())
 
 
-def _answers(scores: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _answers(scores: np.ndarray, kind: str, artifact: Artifact) -> tuple[np.ndarray, np.ndarray | None]:
     """The answer to each sample, and how sure it is."""
-    if kind == "values" or scores.ndim != 2:
+    if kind == "values" or (scores.ndim != 2 and not classifies(artifact.manifest)):
         return scores.reshape(len(scores), -1)[:, 0], None
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return scores.argmax(axis=1), shifted.max(axis=1) / shifted.sum(axis=1)
+    columns = _columns(scores, artifact)
+    sure = class_scores(scores, artifact.manifest.scores)
+    return columns.argmax(axis=1), sure.max(axis=1).astype(np.float64)
+
+
+def _columns(scores: np.ndarray, artifact: Artifact) -> np.ndarray:
+    """The scores with a column a class, where classes are told."""
+    return class_columns(scores, artifact.manifest.scores) if classifies(artifact.manifest) else scores
 
 
 def _training(artifact: Artifact) -> Training | None:

@@ -2,6 +2,7 @@
 
 A remark is found from the figures that a stage wrote into its manifest, and from the runtime that was chosen:
 
+    scores             of the first artifact: what its first output holds, where that is no logits
     notes["gain"]      of distill: score of the taught student minus that of the same training without a
                        teacher, paired, on the report split
     notes["sparsity"]  of a stage that makes weights zero: pattern, share, raw_bytes, compressed_bytes
@@ -17,6 +18,7 @@ from typing import Any
 
 from lissom.artifact import Artifact
 from lissom.bench.watch import notices
+from lissom.models.score_kinds import SAID
 from lissom.report.schema import Control, Interval
 from lissom.report.wording import between, listed, noisy_layers, percent, points, size
 
@@ -40,7 +42,9 @@ def find_remarks(
         for artifact in artifacts
         if artifact.manifest.stage == "distill" and "gain" in artifact.manifest.notes
     )
-    return (*taught, *_quantized_remarks(lineage), *_sparse_remarks(lineage, runtime))
+    scores = artifacts[0].manifest.scores if artifacts else "logits"
+    given = (f"{artifacts[0].name}: {SAID[scores]}.",) if scores != "logits" else ()
+    return (*given, *taught, *_quantized_remarks(lineage), *_sparse_remarks(lineage, runtime))
 
 
 def control_remark(control: Control) -> str:

@@ -20,6 +20,7 @@ from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.errors import LissomError, RequestError, near
 from lissom.recipe import default_threads
 from lissom.registry import COMPILING, RUNTIMES, resolve, runtime_entry, runtimes_for
+from lissom.runtime.arrays import plain_arrays
 from lissom.runtime.layout import Layout
 
 Hint = Literal["latency", "throughput"]
@@ -224,7 +225,7 @@ class Runtime(ABC):
 
     def _prepared(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         self._check(inputs)
-        return _plain(inputs)
+        return plain_arrays(inputs)
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
         if inputs.keys() != self._specs.keys():
@@ -249,16 +250,6 @@ def _called(spec: TensorSpec, layout: Layout) -> TensorSpec:
 def _planned(spec: TensorSpec) -> tuple[str, np.dtype[Any], tuple[Any, ...]]:
     """Name, dtype and dimensions of an input, without the model around them."""
     return spec.name, np.dtype(spec.dtype), tuple(spec.shape)
-
-
-def _plain(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Arrays as every engine takes them: contiguous, writable, in native byte order; others are copied."""
-    return {
-        name: array
-        if array.flags.carray and array.dtype.isnative
-        else np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-        for name, array in inputs.items()
-    }
 
 
 _dtype = cache(np.dtype)

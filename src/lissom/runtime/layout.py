@@ -20,6 +20,7 @@ import numpy as np
 
 from lissom.artifact import Batching, Signature, TensorSpec
 from lissom.errors import RaggedAnswers, RequestError
+from lissom.runtime.arrays import plain
 
 Tensors = Mapping[str, np.ndarray]
 Call = Callable[[Tensors], Mapping[str, np.ndarray]]
@@ -111,7 +112,7 @@ class Layout:
         found = {}
         for name, array in self.with_state_samples(samples).items():
             axis = self._inputs.get(name, 0)
-            found[name] = array[0] if axis is None else np.ascontiguousarray(np.moveaxis(array, 0, axis))
+            found[name] = array[0] if axis is None else plain(np.moveaxis(array, 0, axis))
         return found
 
     def with_states(self, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -234,12 +235,12 @@ def slice_rows(array: np.ndarray, axis: int, start: int, end: int) -> np.ndarray
     """Some samples of a tensor, as memory of their own where the axis is not the first."""
     if axis == 0:
         return array[start:end]
-    return np.ascontiguousarray(array[(slice(None),) * axis + (slice(start, end),)])
+    return plain(array[(slice(None),) * axis + (slice(start, end),)])
 
 
 def _filled(array: np.ndarray, size: int, axis: int) -> np.ndarray:
     """The last sample again until there are so many."""
-    return np.ascontiguousarray(np.take(array, np.minimum(np.arange(size), array.shape[axis] - 1), axis=axis))
+    return plain(np.take(array, np.minimum(np.arange(size), array.shape[axis] - 1), axis=axis))
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -248,7 +249,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 def _joined(name: str, parts: list[np.ndarray], axis: int) -> np.ndarray:
     if len(parts) == 1:
-        return np.ascontiguousarray(parts[0])
+        return plain(parts[0])
     shapes = [shape_without(part.shape, axis) for part in parts]
     other = next((shape for shape in shapes if shape != shapes[0]), None)
     if other is not None:

@@ -1,4 +1,4 @@
-"""From raw input to tensor, and from scores to answers, as the manifest says."""
+"""From raw input to tensor, and back, as the manifest says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from lissom.artifact import Manifest, PreprocessingStep
 from lissom.errors import RequestError
+from lissom.runtime.arrays import plain
 from lissom.runtime.conversion import convert
 from lissom.runtime.finiteness import check_finite, is_finite
 
@@ -58,7 +59,7 @@ def preprocess(
         array = arrays[step.input]
         mean, std = (_by_channel(values, array.ndim) for values in (step.mean, step.std))
         arrays[step.input] = (array - mean) / std
-    return {name: np.asarray(convert(name, array, dtypes[name]), order="C") for name, array in arrays.items()}
+    return {name: plain(convert(name, array, dtypes[name])) for name, array in arrays.items()}
 
 
 def unprocess(tensors: Mapping[str, np.ndarray], steps: Sequence[PreprocessingStep]) -> dict[str, np.ndarray]:
@@ -75,17 +76,6 @@ def is_ascii(tokens: np.ndarray) -> bool:
     """True for codes of printable letters, line ends and tabs; 0 pads, and 127 masks."""
     known = (tokens >= 32) & (tokens <= 127) | np.isin(tokens, (0, 9, 10, 13))
     return bool(known.all() and (tokens > 0).any())
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of shape [batch, classes], computed in float64 and given as float32.
-
-    >>> softmax(np.array([[0.0, 0.0]])).tolist()
-    [[0.5, 0.5]]
-    """
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    shares: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return shares
 
 
 def _working_dtype(dtype: str) -> np.dtype:

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from lissom.artifact import Artifact
+from lissom.runtime.arrays import safetensors_bytes
 from lissom.runtime.base import Runtime
 
 PROBE_FILE = "probe.safetensors"
@@ -25,9 +26,9 @@ class ProbeError(NamedTuple):
 
 def probe_bytes(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> bytes:
     """Inputs and outputs of one call as the bytes of a safetensors file."""
-    tensors = {f"input.{name}": np.ascontiguousarray(array) for name, array in inputs.items()}
-    tensors |= {f"output.{name}": np.ascontiguousarray(array) for name, array in outputs.items()}
-    return safetensors.numpy.save(tensors)
+    tensors = {f"input.{name}": array for name, array in inputs.items()}
+    tensors |= {f"output.{name}": array for name, array in outputs.items()}
+    return safetensors_bytes(tensors)
 
 
 def load_probe(artifact: Artifact) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -20,6 +20,7 @@ from lissom.artifact import Signature
 from lissom.errors import MachineError, ModelError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.base import Layer, LayerTime, Runtime
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
@@ -33,7 +34,7 @@ def call_model(
     Raises:
         ModelError: a token id is larger than the model's vocabulary.
     """
-    arguments = [torch.from_numpy(inputs[spec.name]).to(device) for spec in signature.inputs]
+    arguments = [tensor_of(inputs[spec.name]).to(device) for spec in signature.inputs]
     try:
         with torch.inference_mode():
             outputs = model(*arguments)
@@ -42,7 +43,10 @@ def call_model(
             raise _outside_vocabulary({name: inputs[name] for name in tokens}) from exc
         raise
     tensors = outputs if isinstance(outputs, tuple | list) else (outputs,)
-    return {spec.name: tensor.cpu().numpy() for spec, tensor in zip(signature.outputs, tensors, strict=True)}
+    return {
+        spec.name: tensor.contiguous().cpu().numpy()
+        for spec, tensor in zip(signature.outputs, tensors, strict=True)
+    }
 
 
 def _outside_vocabulary(tokens: Mapping[str, np.ndarray]) -> ModelError:

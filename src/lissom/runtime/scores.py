@@ -14,9 +14,20 @@ from typing import Literal
 
 import numpy as np
 
+from lissom.artifact import Manifest
+
 ScoreKind = Literal["logits", "probabilities", "log_probabilities", "sigmoids"]
 SMALLEST = float(np.finfo(np.float32).tiny)
 """Stands for a share of 0, whose logarithm would be infinite."""
+
+
+def classifies(manifest: Manifest) -> bool:
+    """True when the first output has a score for each class, or one column for two classes."""
+    if manifest.task != "classification":
+        return False
+    sizes = manifest.signature.outputs[0].shape[1:]
+    two = len(manifest.labels) == 2 or (not manifest.labels and manifest.scores == "sigmoids")
+    return (two and sizes in ((), (1,))) or (len(sizes) == 1 and sizes != (1,))
 
 
 def class_columns(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
@@ -46,12 +57,22 @@ def class_scores(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
     """
     columns = class_columns(outputs, kind).astype(np.float64)
     if kind == "logits":
-        shifted = np.exp(columns - columns.max(axis=-1, keepdims=True))
-        columns = shifted / shifted.sum(axis=-1, keepdims=True)
+        columns = softmax(columns)
     elif kind == "log_probabilities":
         columns = np.exp(columns)
     found: np.ndarray = columns.astype(np.float32)
     return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Shares of shape [..., classes], computed in float64 and given as float32.
+
+    >>> softmax(np.array([[0.0, 0.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def class_logits(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
@@ -61,7 +82,10 @@ def class_logits(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
     [[-1.386, -0.288]]
     """
     columns = class_columns(outputs, kind)
-    if kind in ("logits", "log_probabilities"):
+    if kind == "logits":
         return columns
-    found: np.ndarray = np.log(np.maximum(columns.astype(np.float64), SMALLEST))
+    if kind == "log_probabilities":
+        found: np.ndarray = np.maximum(columns, np.log(SMALLEST).astype(columns.dtype))
+        return found
+    found = np.log(np.maximum(columns.astype(np.float64), SMALLEST))
     return found

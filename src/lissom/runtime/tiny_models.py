@@ -22,6 +22,7 @@ from lissom.artifact import (
 from lissom.logs import quiet_libraries
 from lissom.optional import require, version
 from lissom.registry import MODELS, source_sha256
+from lissom.runtime.arrays import tensor_of
 from lissom.runtime.machine import isa_flags
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
@@ -81,7 +82,7 @@ def _torch(draft: Draft) -> Factory:
     model = build(factory)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.from_numpy(WEIGHTS) if parameter.ndim == 2 else torch.zeros(2))
+            parameter.copy_(tensor_of(WEIGHTS) if parameter.ndim == 2 else torch.zeros(2))
     draft.add(STRUCTURE_FILE, canonical_json(record(model, factory)))
     draft.add(WEIGHTS_FILE, weights_bytes(model))
     return factory
@@ -123,7 +124,7 @@ def _aotinductor(draft: Draft) -> None:
     from lissom.runtime.aot_inductor import PACKAGE_FILE
 
     model = torch.nn.Linear(2, 2, bias=False)
-    model.weight.data.copy_(torch.from_numpy(WEIGHTS))
+    model.weight.data.copy_(tensor_of(WEIGHTS))
     with tempfile.TemporaryDirectory() as folder, quiet_libraries(), torch.no_grad():
         path = Path(folder) / PACKAGE_FILE
         torch._inductor.aoti_compile_and_package(

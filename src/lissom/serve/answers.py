@@ -7,10 +7,9 @@ import random
 import re
 from typing import Any, NamedTuple
 
-import orjson
-
 from lissom.errors import AnswerError, RequestError
 from lissom.logs import log
+from lissom.runtime.arrays import json_bytes
 from lissom.serve.bodies import Refused, Scope, Send, headers_of, packed
 from lissom.serve.tensors import MAX_NAME
 
@@ -36,7 +35,7 @@ class Answer(NamedTuple):
 
 def json_answer(document: Any, status: int = 200, headers: Headers = ()) -> Answer:
     """An answer that holds a document."""
-    return Answer(status, orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), headers)
+    return Answer(status, json_bytes(document), headers)
 
 
 async def compressed(answer: Answer, scope: Scope) -> Answer:

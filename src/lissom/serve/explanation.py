@@ -16,7 +16,7 @@ from lissom.artifact import Artifact
 from lissom.errors import RequestError
 from lissom.optional import is_installed
 from lissom.runtime.finiteness import check_scores
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.serve.bodies import Refused
 from lissom.serve.repository import ServedModel
 from lissom.serve.uploads import image_input
@@ -55,18 +55,18 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
     sample = _checked(model, inputs)
     from lissom.models.attribution import occlusion_maps  # imports torch
 
-    output = model.manifest.signature.outputs[0].name
-    scores = np.asarray(call(inputs)[output])
+    name, kind = model.manifest.signature.outputs[0].name, model.manifest.scores
+    output = np.asarray(call(inputs)[name])[:1]
     with np.errstate(invalid="ignore"):
-        shares = softmax(scores)
-    check_scores(shares, output)
-    place = int(scores[0].argmax())
+        scores = class_scores(output, kind)
+    check_scores(scores, name)
+    place = int(class_columns(output, kind)[0].argmax())
     labels = model.manifest.labels
     found = occlusion_maps(call, {sample: inputs[sample]}, np.array([place]))
     return {
         "model": model.name,
         "label": labels[place] if labels else str(place),
-        "score": float(shares[0, place]),
+        "score": float(scores[0, place]),
         "map": found.maps[0].tolist(),
         "method": found.method,
     }
@@ -92,6 +92,5 @@ def _checked(model: ServedModel, inputs: Mapping[str, np.ndarray]) -> str:
 
 def _classifies_pictures(artifact: Artifact) -> bool:
     manifest = artifact.manifest
-    spec, output = image_input(artifact), manifest.signature.outputs[0]
-    scores = manifest.task == "classification" and len(output.shape) == 2
-    return spec is not None and scores and isinstance(spec.shape[0], str)
+    spec = image_input(artifact)
+    return spec is not None and classifies(manifest) and isinstance(spec.shape[0], str)

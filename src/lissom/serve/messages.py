@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from lissom.errors import RequestError, ServerError
+from lissom.runtime.arrays import little_endian_bytes
 from lissom.serve.tensors import DATATYPES
 
 BINARY_HEADER = "Inference-Header-Content-Length"
@@ -117,8 +118,7 @@ def infer_body(
         if as_json:
             entry["data"] = array.reshape(-1).tolist()
         else:
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            buffers.append(little.tobytes())
+            buffers.append(little_endian_bytes(array))
             entry["parameters"] = {"binary_data_size": array.nbytes}
         entries.append(entry)
     document: dict[str, Any] = {"inputs": entries}

@@ -11,7 +11,7 @@ import numpy as np
 from lissom.artifact import Manifest, Signature, TensorSpec
 from lissom.errors import RequestError
 from lissom.runtime.finiteness import check_scores
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.serve.tensors import array_from_json, check_names, check_shapes
 
 _FORM = '{"inputs": {name: [...]}}'
@@ -54,13 +54,14 @@ def predict_response(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, m
     answer: dict[str, Any] = {"model": model, "labels": None, "scores": None}
     output = manifest.signature.outputs[0].name
     first = outputs[output]
-    if manifest.task == "classification" and first.ndim == 2:
-        names = manifest.labels or [str(index) for index in range(first.shape[1])]
+    if classifies(manifest):
+        columns = class_columns(first, manifest.scores)
+        names = manifest.labels or [str(index) for index in range(columns.shape[1])]
         with np.errstate(invalid="ignore"):
-            answer["scores"] = softmax(first)
+            answer["scores"] = class_scores(first, manifest.scores)
         check_scores(answer["scores"], output)
-        answer["labels"] = [names[index] for index in first.argmax(axis=1)]
-    answer["outputs"] = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
+        answer["labels"] = [names[index] for index in columns.argmax(axis=1)]
+    answer["outputs"] = dict(outputs)
     return answer
 
 

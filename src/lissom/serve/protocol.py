@@ -19,6 +19,7 @@ import orjson
 
 from lissom.artifact import Signature, TensorSpec
 from lissom.errors import RequestError, near
+from lissom.runtime.arrays import json_bytes, little_endian_bytes, plain
 from lissom.serve.bodies import parse_object
 from lissom.serve.tensors import BY_DTYPE, DATATYPES, MAX_NAME, array_from_json, check_names, check_shapes
 
@@ -152,11 +153,11 @@ def infer_response(
     request: InferRequest, outputs: Mapping[str, np.ndarray], model: str, version: str
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and how many bytes of it are JSON; None where all are."""
-    arrays = {name: np.asarray(outputs[name], order="C") for name in request.outputs}
+    arrays = {name: plain(outputs[name]) for name in request.outputs}
     if request.id is None and all(request.outputs.values()):
         told = tuple((name, array.dtype, array.shape, array.nbytes) for name, array in arrays.items())
         head = _binary_head(model, version, told)
-        return b"".join([head, *(array.tobytes() for array in arrays.values())]), len(head)
+        return b"".join([head, *(little_endian_bytes(array) for array in arrays.values())]), len(head)
     response: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:
         response["id"] = request.id
@@ -167,10 +168,10 @@ def infer_response(
         else {**_told(name, array.dtype, array.shape), "data": array.reshape(-1)}
         for name, array in arrays.items()
     ]
-    document = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
+    document = json_bytes(response)
     if not in_binary:
         return document, None
-    return b"".join([document, *(arrays[name].tobytes() for name in in_binary)]), len(document)
+    return b"".join([document, *(little_endian_bytes(arrays[name]) for name in in_binary)]), len(document)
 
 
 @lru_cache(maxsize=256)

@@ -51,7 +51,8 @@ def predict(
     from lissom.models.matching import match_inputs
     from lissom.runtime.base import open_runtime
     from lissom.runtime.finiteness import check_scores, checked_inputs
-    from lissom.runtime.preprocess import prepare_inputs, softmax
+    from lissom.runtime.preprocess import prepare_inputs
+    from lissom.runtime.scores import class_columns, class_scores, classifies
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
@@ -65,13 +66,14 @@ def predict(
     tensors = prepare_inputs(inputs, manifest, checked)
     with open_runtime(opened, runtime) as session:
         outputs = predict_batches(session.infer_batch, tensors)
-    if manifest.task != "classification" or outputs.ndim != 2:
+    if not classifies(manifest):
         return [], outputs
     with np.errstate(invalid="ignore"):
-        scores = softmax(outputs)
+        scores = class_scores(outputs, manifest.scores)
     check_scores(scores, manifest.signature.outputs[0].name)
-    names = manifest.labels or [str(index) for index in range(outputs.shape[-1])]
-    return [names[index] for index in outputs.argmax(axis=-1)], scores
+    columns = class_columns(outputs, manifest.scores)
+    names = manifest.labels or [str(index) for index in range(columns.shape[-1])]
+    return [names[index] for index in columns.argmax(axis=-1)], scores
 
 
 def inspect(artifact: str | Path) -> Artifact:

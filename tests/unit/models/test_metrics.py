@@ -18,7 +18,7 @@ from lissom.models.metrics import (
     most_confused,
     regression_metrics,
 )
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import softmax
 
 GENERATOR = np.random.default_rng(3)
 NUM = 200

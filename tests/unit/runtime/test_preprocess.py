@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lissom.artifact import PreprocessingStep
-from lissom.runtime.preprocess import preprocess, softmax
+from lissom.runtime.preprocess import preprocess
+from lissom.runtime.scores import softmax
 
 FLOAT = {"x": "float32"}
 numbers = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)

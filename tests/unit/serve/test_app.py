@@ -18,7 +18,7 @@ from tests.unit.artifacts import LABELS, identity_onnx_artifact, tiny_logits, ti
 from tests.unit.serve.asgi import Response, request, send_request
 
 from lissom.errors import ArtifactError
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import softmax
 from lissom.serve import repository
 from lissom.serve.app import Application
 from lissom.serve.bodies import MAX_BODY_BYTES

@@ -12,7 +12,7 @@ from tests.unit.artifacts import BIAS, LABELS, WEIGHTS, identity_onnx_artifact, 
 
 from lissom.artifact import Artifact
 from lissom.errors import RequestError
-from lissom.runtime.preprocess import softmax
+from lissom.runtime.scores import softmax
 from lissom.serve import explanation
 from lissom.serve.bodies import Refused
 from lissom.serve.explanation import explain, explains

@@ -57,6 +57,8 @@ def listed() -> Outcome:
 
 def inspected(artifact: Artifact) -> Outcome:
     """What the manifest says."""
+    from lissom.models.score_kinds import CLASSIFYING, SAID
+
     manifest = artifact.manifest
     rows = [
         ["path", str(artifact.path)],
@@ -78,6 +80,7 @@ def inspected(artifact: Artifact) -> Outcome:
             "; ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in manifest.signature.outputs),
         ],
         ["labels", ", ".join(manifest.labels) or "none"],
+        *([["scores", SAID[manifest.scores]]] if manifest.task in CLASSIFYING else []),
         ["parents", ", ".join(f"{parent.name} ({parent.role})" for parent in manifest.parents) or "none"],
         ["data", manifest.data],
         ["tools", ", ".join(f"{name} {found}" for name, found in manifest.tools.items())],

@@ -23,6 +23,7 @@ from lissom.logs import quiet_libraries
 from lissom.models.stages import Context
 from lissom.models.training import fit
 from lissom.recipe import Optimization
+from lissom.runtime.arrays import tensor_of
 
 _FROZEN = 0.4
 """Share of the steps, at the end, in which ranges stay."""
@@ -82,7 +83,7 @@ class _Rounded(nn.Module):
 def _with_rounding(model: nn.Module, context: Context, scheme: Scheme) -> _Rounded:
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
-    example = tuple(torch.from_numpy(array) for array in context.probe_inputs().values())
+    example = tuple(tensor_of(array) for array in context.probe_inputs().values())
     batch = {0: torch.export.Dim.AUTO}
     model.train()
     try:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lissom.optional import require
+from lissom.runtime.arrays import plain
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that multiply by weights."""
@@ -71,7 +72,7 @@ class Graph:
         """Replace the values of a constant, or add one; its type stays."""
         known = self._constants.get(name)
         dtype = self._onnx.helper.tensor_dtype_to_np_dtype(known.data_type) if known is not None else None
-        tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(values, dtype=dtype), name)
+        tensor = self._onnx.numpy_helper.from_array(plain(values, dtype), name)
         if known is None:
             self.model.graph.initializer.append(tensor)
             self._constants[name] = self.model.graph.initializer[-1]

@@ -25,6 +25,7 @@ from torch.nn import functional
 from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import Graph, Layer
 from lissom.logs import Advance
+from lissom.runtime.arrays import tensor_of
 
 _NUM_STEPS = 400
 _LEARNING_RATE = 0.03
@@ -69,7 +70,7 @@ def adaptively_rounded(
     layers = [layer for layer in graph.layers if layer.weight in grids and graph.sole(layer.weight)]
     for layer in layers:
         inputs = _inputs(calibration, layer)
-        weight = torch.from_numpy(graph.array(layer.weight).copy())
+        weight = tensor_of(graph.array(layer.weight).copy())
         function = _function(graph, layer)
         graph.write(layer.weight, _rounded(weight, grids[layer.weight], inputs, function, seed))
         advance(1)
@@ -83,7 +84,7 @@ def _inputs(calibration: Calibration, layer: Layer) -> Tensor:
         number += values.size
         if number >= _MAX_VALUES:
             break
-    return torch.from_numpy(np.concatenate(kept))
+    return tensor_of(np.concatenate(kept))
 
 
 def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -121,7 +122,7 @@ def _rounded(
     function: Callable[[Tensor, Tensor], Tensor],
     seed: int,
 ) -> np.ndarray:
-    scale = torch.from_numpy(np.asarray(grid.scale, dtype=np.float32))
+    scale = tensor_of(np.asarray(grid.scale, dtype=np.float32))
     floor = torch.floor(weight / scale)
     rest = (weight / scale - floor).clamp(1e-4, 1 - 1e-4)
     free = torch.logit((rest + (_STRETCH - 1) / 2) / _STRETCH).requires_grad_()
