@@ -36,7 +36,7 @@ def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) 
     if source.suffix == ".onnx":
         return _from_onnx_file(source, context)
     model, factory = starting_model(parents, context)
-    context = replace(context, data=taken_by_torch(model, context.data))
+    context = context.with_data(taken_by_torch(model, context.data))
     return save_torch(model, factory, context, notes={})
 
 
@@ -78,7 +78,7 @@ def onnx_inputs(model: Any) -> tuple[TensorSpec, ...]:
 
 def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
     inputs = artifact.manifest.signature.inputs
-    context = replace(context, data=context.data.taken_by(inputs))
+    context = context.with_data(context.data.taken_by(inputs))
     given = context.data.input_specs
     if inputs != given:
         raise ArtifactError(
@@ -113,7 +113,7 @@ def _from_onnx_file(path: Path, context: Context) -> Artifact:
     prove_file(path)
     model = load_onnx(path)
     quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
-    context = replace(context, data=context.data.taken_by(onnx_inputs(model)))
+    context = context.with_data(context.data.taken_by(onnx_inputs(model)))
     signature = _onnx_signature(model, context)
     return _save_onnx(model, signature, context, precision="int8" if quantized else "float32")
 

@@ -26,6 +26,7 @@ from lissom.errors import ArtifactError, ModelError
 from lissom.logs import Progress, log
 from lissom.models.data import Data
 from lissom.models.evaluation import answers, predict
+from lissom.models.input_ranges import input_ranges
 from lissom.models.processes import place, wait
 from lissom.models.score_kinds import SAID, kind_of_torch
 from lissom.models.tasks import Task, task_of
@@ -84,6 +85,13 @@ class Context:
     def task(self) -> Task:
         """What the model is trained to do."""
         return task_of(self.fields["task"], self.data, self.fields.get("scores", "logits"))
+
+    def with_data(self, data: Data) -> Context:
+        """The same with the data as a model takes them, which may give an input its name."""
+        known = {one.input for one in self.fields.get("input_ranges", ())}
+        renamed = known != {*data.dataset.inputs}
+        ranges = {"input_ranges": input_ranges(data)} if known and renamed else {}
+        return replace(self, data=data, fields={**self.fields, **ranges})
 
     def with_scores(self, scores: ScoreKind) -> Context:
         """The same for a model whose first output holds these scores."""

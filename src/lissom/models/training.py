@@ -15,7 +15,6 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context
     """Train on the train split with the loss of the task."""
     model, factory = starting_model(parents, context)
     if not parents:
-        context = replace(context, data=taken_by_torch(model, context.data))
+        context = context.with_data(taken_by_torch(model, context.data))
     before = parents["input"].manifest.notes if "input" in parents else {}
     context = with_known_scores(model, context)
     history = fit(model, context, config, after_step=keep_zeros(model, before))
