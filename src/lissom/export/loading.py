@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec, Tolerance
+from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec
 from lissom.errors import ArtifactError, ModelError
 from lissom.export.external_data import load_onnx, read_graph
+from lissom.export.graphs import all_graphs, all_nodes
+from lissom.export.normalisation import input_specs, normalise, spec_of
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
+from lissom.logs import log
 from lissom.models.data import Data, load_data
 from lissom.models.formats import RESERVED, has_reserved
 from lissom.models.forward import is_plain, required_inputs, taken_by_torch
 from lissom.models.loading import factory_for
 from lissom.models.masks import recount_zeros
-from lissom.models.stages import FLOAT32_TOLERANCE, INT8_TOLERANCE, Context, save_torch, tell_kind
+from lissom.models.stages import FLOAT32_TOLERANCE, TOLERANCES, Context, save_torch, tell_kind
 from lissom.models.training import starting_model
 from lissom.optional import require
 from lissom.recipe import LoadConfig, ModelConfig
 from lissom.runtime.isolation import prove_file
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.structure import build, factory_of, load_model
+
+_QUANTIZED = (
+    *("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+    *("QAttention", "QGemm", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+)
+"""Operators of files in which somebody has quantized a model."""
 
 
 def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) -> Artifact:
@@ -66,14 +77,7 @@ def declared_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     source = Path(config.source)
     if (source / MANIFEST_NAME).is_file():
         return Artifact.open(source).manifest.signature.inputs
-    return onnx_inputs(read_graph(source)) if source.suffix == ".onnx" else ()
-
-
-def onnx_inputs(model: Any) -> tuple[TensorSpec, ...]:
-    """The inputs of an ONNX model that have to be given: those without a value of their own."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    initializers |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    return tuple(_spec(value) for value in model.graph.input if value.name not in initializers)
+    return input_specs(read_graph(source)) if source.suffix == ".onnx" else ()
 
 
 def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
@@ -111,16 +115,35 @@ def _made_for(artifact: Artifact, context: Context) -> dict[str, Any]:
 
 def _from_onnx_file(path: Path, context: Context) -> Artifact:
     prove_file(path)
-    model = load_onnx(path)
-    quantized = any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node)
-    context = context.with_data(context.data.taken_by(onnx_inputs(model)))
+    model, changes = normalise(load_onnx(path))
+    for change in changes:
+        log.info("%s: %s", path, change)
+    context = context.with_data(context.data.taken_by(input_specs(model)))
     signature = _onnx_signature(model, context)
-    return _save_onnx(model, signature, context, precision="int8" if quantized else "float32")
+    return _save_onnx(model, signature, context, precision=precision_of(model), changes=changes)
 
 
-def _save_onnx(model: Any, signature: Signature, context: Context, *, precision: str) -> Artifact:
-    tolerance: Tolerance = INT8_TOLERANCE if precision == "int8" else FLOAT32_TOLERANCE
-    sizes = [int(_num_elements(tensor)) for tensor in model.graph.initializer]
+def precision_of(model: Any) -> str:
+    """What a file of somebody else computes in, by its operators and by the type of most of its weights."""
+    if any(node.op_type in _QUANTIZED for node in all_nodes(model)):
+        return "int8"
+    bits = [item.i for node in all_nodes(model) for item in node.attribute if item.name == "bits"]
+    if any(node.op_type == "MatMulNBits" for node in all_nodes(model)):
+        return f"weight-int{min(bits, default=4)}"
+    onnx = require("onnx", extra="cpu")
+    counts = Counter[int]()
+    for graph in all_graphs(model.graph):
+        for tensor in graph.initializer:
+            counts[tensor.data_type] += _num_elements(tensor)
+    half = counts[onnx.TensorProto.FLOAT16] > counts[onnx.TensorProto.FLOAT]
+    return "float16" if half else "float32"
+
+
+def _save_onnx(
+    model: Any, signature: Signature, context: Context, *, precision: str, changes: Sequence[str] = ()
+) -> Artifact:
+    tolerance = TOLERANCES.get(precision, FLOAT32_TOLERANCE)
+    sizes = [_num_elements(tensor) for graph in all_graphs(model.graph) for tensor in graph.initializer]
     if "scores" not in context.fields:
         context = context.with_scores(kind_of_onnx(model, signature, context.data, context.fields["task"]))
         tell_kind(context.fields["scores"], context)
@@ -133,14 +156,14 @@ def _save_onnx(model: Any, signature: Signature, context: Context, *, precision:
             signature=signature,
             factory=None,
             num_parameters=sum(sizes),
-            notes={"operators": len(model.graph.node)},
+            notes={"operators": len(model.graph.node)} | ({"changes": list(changes)} if changes else {}),
             tolerance=tolerance,
         )
 
 
 def _onnx_signature(model: Any, context: Context) -> Signature:
     """The signature in the file; its inputs must be those of the data, with a batch that may vary."""
-    inputs = onnx_inputs(model)
+    inputs = input_specs(model)
     wanted = context.data.input_specs
     for spec in inputs:
         if spec.shape and isinstance(spec.shape[0], int):
@@ -152,9 +175,12 @@ def _onnx_signature(model: Any, context: Context) -> Signature:
         raise ModelError(
             f"the model takes {_shown(inputs)}, but {context.data.source} gives {_shown(wanted)}"
         )
-    outputs = tuple(_spec(value) for value in model.graph.output)
+    outputs = tuple(spec_of(value) for value in model.graph.output)
     # A file may name a fixed batch for an output that follows the input's; what the model gives decides.
-    varying = (spec.model_copy(update={"shape": ("batch", *spec.shape[1:])}) for spec in outputs)
+    varying = (
+        spec.model_copy(update={"shape": ("batch", *spec.shape[1:]) if spec.shape else ()})
+        for spec in outputs
+    )
     return Signature(inputs=wanted, outputs=tuple(varying))
 
 
@@ -171,21 +197,8 @@ def _fits(found: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> bool
     )
 
 
-def _spec(value: Any) -> TensorSpec:
-    onnx = require("onnx", extra="cpu")
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    dims = enumerate(tensor.shape.dim)
-    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"dim_{i}" for i, dim in dims]
-    named = ("batch", *shape[1:]) if shape and isinstance(shape[0], str) else tuple(shape)
-    return TensorSpec(name=value.name, dtype=dtype, shape=named)
-
-
 def _num_elements(tensor: Any) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
+    return math.prod(tensor.dims)
 
 
 def _shown(specs: tuple[TensorSpec, ...]) -> str:
