@@ -28,6 +28,7 @@ from lissom.artifact import Signature, TensorSpec
 from lissom.errors import ArtifactError, RequestError
 from lissom.models.data import Data
 from lissom.runtime.base import Runtime
+from lissom.runtime.differences import unlike
 
 
 class ParityLimit(NamedTuple):
@@ -73,7 +74,7 @@ UNLABELLED = ParityLimit(None, 0.98, 25.0, 0.0, False)
 class Parity(NamedTuple):
     """How far one output is from the parent's, over all inputs.
 
-    Errors are None where it is not finite, or has another shape.
+    Errors are None where it is not finite, or has another shape. A -inf of both is a mask, no error.
     """
 
     output: str
@@ -84,6 +85,8 @@ class Parity(NamedTuple):
     top1_agreement: float
     passed: bool
     limit: str
+    nonfinite: int = 0
+    """Values that are NaN or infinite in one output alone, or another such value in the other."""
     max_relative_error: float | None = None
     """Largest absolute error over the largest absolute value of the parent's output."""
     mean_relative_error: float | None = None
@@ -175,6 +178,8 @@ class Comparison:
     num_rows: int = 0
     finite: bool = True
     """False once a value was no number, or the shapes differed."""
+    nonfinite: int = 0
+    """Values that are NaN or infinite in one output alone."""
 
     def add(self, wanted: np.ndarray, found: np.ndarray) -> None:
         """Count a batch of shape [samples, ...], a few samples at a time: float64 copies are large."""
@@ -182,6 +187,8 @@ class Comparison:
             self.finite = False
             self.num_rows += max(1, len(wanted))
             return
+        if wanted.dtype == bool:
+            wanted, found = wanted.astype(np.int8), found.astype(np.int8)
         step = max(1, _VALUES_AT_ONCE // max(1, wanted[:1].size))
         for start in range(0, len(wanted), step):
             self._add(wanted[start : start + step], found[start : start + step])
@@ -190,7 +197,11 @@ class Comparison:
         agreeing = _agreeing(wanted, found)
         self.num_agreeing += int(agreeing.sum())
         self.num_rows += len(agreeing)
-        self.finite = self.finite and bool(np.isfinite(found).all() and np.isfinite(wanted).all())
+        if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+            self.nonfinite += int(unlike(wanted, found).sum())
+            numbers = ~_masked(wanted, found)
+            wanted, found = wanted[numbers], found[numbers]
+            self.finite = self.finite and bool(np.isfinite(found).all() and np.isfinite(wanted).all())
         if not self.finite:  # no further figure will be given
             return
         reference, other = (array.astype(np.float64).ravel() for array in (wanted, found))
@@ -211,7 +222,7 @@ class Comparison:
         """The figures, held to the limits of a precision."""
         agreement = self.num_agreeing / self.num_rows if self.num_rows else 1.0
         if not self.finite:
-            return Parity(name, None, None, None, None, agreement, False, str(limit))
+            return Parity(name, None, None, None, None, agreement, False, str(limit), self.nonfinite)
         norms = math.sqrt(self.signal) * math.sqrt(self.power)
         cosine = self.product / norms if norms else float(self.signal == self.noise)
         sqnr = None
@@ -333,8 +344,14 @@ def _agreeing(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
     highest = rows.max(axis=1)
     with np.errstate(invalid="ignore"):  # infinity less infinity is no tie
         tied = highest - chosen <= _ROUNDING * np.abs(highest)
-    agreeing: np.ndarray = tied & np.isfinite(other).all(axis=1)
+    agreeing: np.ndarray = tied & (np.isfinite(other) | _masked(rows, other)).all(axis=1)
     return agreeing
+
+
+def _masked(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Where both have -inf, as scores that a mask hides."""
+    masked: np.ndarray = (wanted == -np.inf) & (found == -np.inf)
+    return masked
 
 
 def _shown(signature: Signature) -> str:

@@ -31,6 +31,7 @@ from lissom.models.processes import place, wait
 from lissom.models.score_kinds import SAID, kind_of_torch
 from lissom.models.tasks import Task, task_of
 from lissom.runtime.arrays import safetensors_bytes, tensor_of
+from lissom.runtime.differences import difference
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 from lissom.runtime.pytorch import call_model
 from lissom.runtime.scores import ScoreKind
@@ -275,8 +276,8 @@ def _check_reload(
     for name, again in call_model(model, signature, inputs).items():
         if not np.array_equal(again, outputs[name], equal_nan=True):
             raise ArtifactError(
-                f"the reloaded model differs from the one in memory at output {name!r} by up to "
-                f"{float(np.abs(again - outputs[name]).max()):.3g}; it is not written",
+                f"the reloaded model differs from the one in memory at output {name!r}: "
+                f"{difference(outputs[name], again)}; it is not written",
                 hint="state outside parameters, buffers and int attributes is not stored; make it a buffer",
             )
 

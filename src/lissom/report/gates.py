@@ -32,6 +32,8 @@ def reload_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
     }
     failed = [name for name, probe in probes.items() if not probe["passed"]]
     worst = max((probe["max_abs_error"] for probe in probes.values()), default=0.0)
+    lost = sum(probe.get("nonfinite", 0) for probe in probes.values())
+    measured = f"max error {worst:.2g}" + (f", {lost} values not finite" if lost else "")
     if not probes:
         return _gate("reload", "skipped", "", "", "no artifact could be opened")
     reason = (
@@ -39,9 +41,7 @@ def reload_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
         if failed
         else f"{len(probes)} reloaded models reproduce the outputs stored when they were made"
     )
-    return _gate(
-        "reload", "fail" if failed else "pass", f"max error {worst:.2g}", "tolerance of each manifest", reason
-    )
+    return _gate("reload", "fail" if failed else "pass", measured, "tolerance of each manifest", reason)
 
 
 def parity_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, Any]], runtime: str) -> Gate:
@@ -219,7 +219,8 @@ def _not_proven(reference: np.ndarray, candidate: np.ndarray, budget: float) -> 
 
 def _parity_figures(output: Mapping[str, Any]) -> str:
     if output["max_abs_error"] is None:
-        return "not finite"
+        lost = output.get("nonfinite")
+        return f"not finite: {lost} values on one side alone" if lost else "not finite"
     sqnr = "no noise" if output["sqnr_db"] is None else f"SQNR {output['sqnr_db']:.1f} dB"
     return f"max error {output['max_abs_error']:.2g}, {sqnr}, top-1 {output['top1_agreement']:.1%}"
 

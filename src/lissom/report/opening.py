@@ -24,6 +24,7 @@ from lissom.optional import version
 from lissom.recipe import default_threads
 from lissom.registry import COMPILING, runtime_entry
 from lissom.runtime.base import Runtime, open_runtime
+from lissom.runtime.differences import unlike
 from lissom.runtime.probe import load_probe, probe_error
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _check_finite(answer: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndar
         RequestError: naming the output.
     """
     for name, array in answer.items():
-        lost = ~np.isfinite(array) & np.isfinite(wanted[name][: len(array)])
+        lost = unlike(wanted[name][: len(array)], array) & ~np.isfinite(array)
         if lost.any():
             raise RequestError(
                 f"output {name!r} is not finite: {int(lost.sum())} of {array.size} values are NaN or "

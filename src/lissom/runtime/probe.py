@@ -11,17 +11,29 @@ import safetensors.numpy
 from lissom.artifact import Artifact
 from lissom.runtime.arrays import safetensors_bytes
 from lissom.runtime.base import Runtime
+from lissom.runtime.differences import difference, worst
 
 PROBE_FILE = "probe.safetensors"
 
 
 class ProbeError(NamedTuple):
-    """How far a freshly opened model is from its probe; the error is that of finite numbers."""
+    """How far a freshly opened model is from its probe.
+
+    Attributes:
+        max_abs_error: Where both have numbers.
+        passed: It is within the tolerance everywhere, and no value is NaN or infinite on one side alone.
+        absolute: Of the tolerance.
+        relative: Of the tolerance.
+        nonfinite: Values that are NaN or infinite on one side alone.
+        told: What differs, in words.
+    """
 
     max_abs_error: float
     passed: bool
     absolute: float
     relative: float
+    nonfinite: int = 0
+    told: str = ""
 
 
 def probe_bytes(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> bytes:
@@ -46,14 +58,10 @@ def probe_error(runtime: Runtime) -> ProbeError:
     inputs, wanted = load_probe(runtime.artifact)
     tolerance = runtime.artifact.manifest.tolerance
     found = runtime.infer_batch(inputs)
-    with np.errstate(invalid="ignore"):
-        differences = [
-            np.abs(found[name].astype(np.float64) - array.astype(np.float64))
-            for name, array in wanted.items()
-        ]
-    largest = max(float(one[np.isfinite(one)].max(initial=0.0)) for one in differences)
-    passed = all(
+    apart = worst([difference(array, found[name]) for name, array in wanted.items()])
+    passed = apart.shapes is None and all(
         np.allclose(found[name], array, rtol=tolerance.relative, atol=tolerance.absolute, equal_nan=True)
         for name, array in wanted.items()
     )
-    return ProbeError(largest, passed, tolerance.absolute, tolerance.relative)
+    error = 0.0 if apart.shapes else apart.max_abs_error
+    return ProbeError(error, passed, tolerance.absolute, tolerance.relative, apart.nonfinite, str(apart))

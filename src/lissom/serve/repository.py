@@ -454,6 +454,6 @@ def _check_probe(runtime: Runtime) -> None:
     if not error.passed:
         raise ArtifactError(
             f"{runtime.artifact.manifest.recipe} on {runtime.name} does not reproduce its stored probe: "
-            f"the outputs differ by up to {error.max_abs_error:.3g}",
+            f"{error.told}",
             hint="name another runtime with --runtime, or run the recipe again on this machine",
         )

@@ -128,16 +128,23 @@ def verified(
     gate = Gate(
         name="parity",
         state="pass" if passed else "fail",
-        measured=f"max error {_figure(worst.max_abs_error, '.3g')}",
+        measured=f"max error {_figure(worst.max_abs_error, '.3g')}" + _nonfinite(worst),
         limit=worst.limit,
         reason=f"output {worst.output!r}",
         allowed="parity" in allow,
     )
     lines = [*table(header, rows, right=range(1, 8)), "", f"limit: {worst.limit}"]
+    lines += [f"output {p.output!r}{_nonfinite(p)}" for p in parities if p.nonfinite]
     lines += [] if passed else _parting(divergence)
     where = divergence._asdict() if isinstance(divergence, tuple) else None
     extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where}
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
+
+
+def _nonfinite(parity: Parity) -> str:
+    """How many values are NaN or infinite on one side alone; empty where none is."""
+    number = parity.nonfinite
+    return f", {number:,} values are NaN or infinite in one of both alone" if number else ""
 
 
 def _parting(found: Divergence | LissomError | None) -> list[str]:
