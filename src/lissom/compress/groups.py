@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lissom.compress.heads import Attention, attentions_of
 from lissom.compress.naming import excluded
-from lissom.compress.provenance import Ledger, trace_channels
+from lissom.compress.provenance import OUTPUT, Ledger, trace_channels
 from lissom.compress.recurrence import WHOLE, seen_as_one, suffixes, unit_rows, used_states
 from lissom.compress.tracing import (
     Graph,
@@ -155,7 +155,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         if not {id(layer) for layer in attention.layers} & {id(module) for module in left_out}
     ]
     pruned = {layer for group in (*found, *heads) for layer in group.layers}
-    left = {name: reason for name, reason in _left(units).items() if name not in pruned}
+    left = {name: reason for name, reason in _left(units, ledger).items() if name not in pruned}
     return Groups([*found, *heads], graph, ledger, units, left, names)
 
 
@@ -178,10 +178,6 @@ def never(model: nn.Module) -> str:
 def _kept(model: nn.Module, graph: Graph, left_out: Iterable[nn.Module]) -> dict[nn.Module, str]:
     """Modules whose outputs stay, and why."""
     found = dict.fromkeys(left_out, "prune.exclude names it")
-    for module in graph.last:
-        found.setdefault(module, "it makes an output of the model")
-    for module in graph.multiplied:
-        found.setdefault(module, "its outputs are multiplied with others, as in an attention")
     for module in graph.shared:
         found.setdefault(module, "it shares a weight")
     for module in model.modules():
@@ -192,12 +188,14 @@ def _kept(model: nn.Module, graph: Graph, left_out: Iterable[nn.Module]) -> dict
     return found
 
 
-def _left(units: Units) -> dict[str, str]:
-    """Layers that keep channels, and why."""
-    found: dict[str, str] = {}
+def _left(units: Units, ledger: Ledger) -> dict[str, str]:
+    """Layers that keep channels, and why; that the last layers do needs no reason."""
+    read = {unit for place, found in units.places.items() if not place.gives for unit in found.tolist()}
+    found = {name: reason for name, reason in ledger.shared.items() if (name, "") not in ledger.labels}
     for place, of_channel in units.places.items():
         if place.gives and not place.parameter:
-            reasons = [units.kept[unit] for unit in set(of_channel.tolist()) if unit in units.kept]
+            kept = [unit for unit in set(of_channel.tolist()) if unit in units.kept]
+            reasons = [units.kept[unit] for unit in kept if unit in read or units.kept[unit] != OUTPUT]
             if reasons:
                 found[place.module] = reasons[0]
     return found
@@ -314,8 +312,9 @@ def _channel_group(
     for index, unit in enumerate(units):
         for member in members[unit]:
             if member.place >= 0:
-                lists = channels.setdefault(member.place, [[] for _ in units])
-                lists[index].append(member.channel)
+                if member.place not in channels:
+                    channels[member.place] = [[] for _ in units]
+                channels[member.place][index].append(member.channel)
     parts = tuple(
         part
         for number in sorted(channels)

@@ -117,19 +117,24 @@ def _attempt(model: nn.Module, groups: Groups, kept: Kept, example: Sequence[Ten
 
 def _removed(groups: Groups, kept: Kept) -> Tensor:
     """For every label, whether its unit goes."""
+    return _removed_units(groups, kept)[groups.units.of_label]
+
+
+def _removed_units(groups: Groups, kept: Kept) -> Tensor:
+    """For every unit, whether it goes."""
     gone = torch.zeros(groups.ledger.size, dtype=torch.bool)
     for group in groups.groups:
         if group.name in kept and group.attention is None:
             stay = set(kept[group.name])
             gone[[unit for index, unit in enumerate(group.units) if index not in stay]] = True
-    return gone[groups.units.of_label]
+    return gone
 
 
 def _arrange(
     trial: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor] | None
 ) -> dict[Place, Tensor]:
     """Cut a copy of the model; gives the channels that each place keeps, in the order that it needs."""
-    gone = _removed(groups, kept)
+    gone = _removed_units(groups, kept)
     order: dict[Place, Tensor] = {}
     for place, of_channel in groups.units.places.items():
         lost = gone[of_channel]
@@ -206,11 +211,8 @@ def _met(
         key = (place.module, place.parameter)
         if not place.gives or key not in ledger.labels:
             continue
-        labels = (
-            ledger.labels[key].movedim(place.axis, 0).flatten(1).long()
-            if place.parameter
-            else (ledger.labels[key].unsqueeze(1).long())
-        )
+        labels = ledger.labels[key].movedim(place.axis, 0).long()
+        labels = labels.reshape(len(labels), -1)
         if not any(label in arriving for label in labels.flatten().tolist()):
             continue
         has = of_channel[order[place]] if place in order else of_channel
@@ -260,8 +262,14 @@ def _compare(
     """Largest difference of the outputs, as a share of the largest number."""
     given = [tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs]
     ledger = Ledger(dict(groups.ledger.labels), groups.ledger.size)
+    gone, dead = _removed_units(groups, kept), _removed(groups, kept)
+    inputs_gone = {
+        place.module: gone[found] for place, found in groups.units.places.items() if not place.gives
+    }
     with _in_double():
-        wanted = trace_channels(whole.double(), given, ledger, dead=_removed(groups, kept), double=True)
+        wanted = trace_channels(
+            whole.double(), given, ledger, dead=dead, dead_inputs=inputs_gone, double=True
+        )
         with torch.inference_mode(), Widened():  # type: ignore[no-untyped-call]
             found = tensors_of(trial.double()(*given))
     return difference(wanted, list(found))

@@ -18,7 +18,7 @@ they are made, and statistics over channels (means, norms, softmax) run over the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -87,14 +87,22 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         model: The model.
         ledger: Where what is seen is written; labels that it has already are used again.
         dead: For every label, whether its channel is to count as removed; default: none is.
+        dead_inputs: For a layer by name, which of its input channels count as removed.
         double: Carry out in float64 what the model casts to a narrower type.
     """
 
     def __init__(
-        self, model: nn.Module, ledger: Ledger, *, dead: Tensor | None = None, double: bool = False
+        self,
+        model: nn.Module,
+        ledger: Ledger,
+        *,
+        dead: Tensor | None = None,
+        dead_inputs: Mapping[str, Tensor] | None = None,
+        double: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger, self.dead, self.double = ledger, dead, double
+        self.dead_inputs = dead_inputs or {}
         self._labels: Any = WeakTensorKeyDictionary()
         self._weights: Any = WeakTensorKeyDictionary()
         self._given: Any = WeakTensorKeyDictionary()
@@ -154,6 +162,19 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found: Weight | None = self._weights.get(tensor) if isinstance(tensor, Tensor) else None
         return found
 
+    def dead_weights(self, tensor: Any) -> Tensor | None:
+        """Which elements of a layer's matrix count as removed; None where none does."""
+        weight = self.weight(tensor)
+        if weight is None or self.dead is None or self.modules[weight.module].__dict__.get("groups", 1) != 1:
+            return None
+        found = torch.zeros(tensor.shape, dtype=torch.bool)
+        key = (weight.module, "")
+        out = self.dead[self.ledger.labels[key].long()] if key in self.ledger.labels else None
+        for kind, dead in (("out", out), ("in", self.dead_inputs.get(weight.module))):
+            if dead is not None and kind in weight.axes:
+                found |= dead.reshape([-1 if kind == axis else 1 for axis in weight.axes])
+        return found
+
     def carry_weight(self, result: Tensor, weight: Weight) -> None:
         """Remember that a tensor is the matrix of a layer."""
         self._weights[result] = weight
@@ -198,6 +219,11 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Keep all channels of a layer, those that it reads too."""
         self.ledger.shared.setdefault(name, reason)
 
+    def keep_owner(self, tensor: Tensor, reason: str) -> None:
+        """Keep a module that computes with a matrix in a way that is not known."""
+        if tensor in self._loose and tensor.dim() > 1:
+            self.keep_module(self._loose[tensor][0], reason)
+
     def meet(self, one: Tensor, other: Tensor) -> Tensor:
         """Labels of what is computed from both, number by number; they go together from here on."""
         one, other = broadcast(thin(one), thin(other))
@@ -209,7 +235,7 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note which labels stand at the same places; a label beside none is kept."""
         both = (one > 0) & (other > 0) & (one != other)
         if both.any():
-            self.ledger.pairs.append(distinct(torch.stack([one[both], other[both]]).long(), axis=1))
+            self.ledger.pairs.append(distinct_pairs(one[both].long(), other[both].long()))
         lone = (one > 0) != (other > 0)
         if lone.any():
             self.keep(torch.maximum(one, other)[lone], FIXED)
@@ -247,10 +273,11 @@ def trace_channels(
     ledger: Ledger,
     *,
     dead: Tensor | None = None,
+    dead_inputs: Mapping[str, Tensor] | None = None,
     double: bool = False,
 ) -> list[Tensor]:
     """Call a model and write what becomes of its channels into a ledger; gives the tensors of its outputs."""
-    tracer = ChannelTracer(model, ledger, dead=dead, double=double)
+    tracer = ChannelTracer(model, ledger, dead=dead, dead_inputs=dead_inputs, double=double)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, which shows nothing
     try:
@@ -286,10 +313,17 @@ def thin(labels: Tensor) -> Tensor:
     return labels
 
 
-def distinct(labels: Tensor, axis: int | None = None) -> Tensor:
-    """Each label once, or each line along an axis."""
-    found: Tensor = torch.unique(labels, dim=axis)
+def distinct(labels: Tensor) -> Tensor:
+    """Each label once."""
+    found: Tensor = torch.unique(labels)
     return found
+
+
+def distinct_pairs(one: Tensor, other: Tensor) -> Tensor:
+    """Each pair of labels once, shape [2, pairs]."""
+    base = int(other.max()) + 1
+    pairs = distinct(one * base + other)  # one number for each pair: lines would be compared far more slowly
+    return torch.stack([pairs // base, pairs % base])
 
 
 def broadcast(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

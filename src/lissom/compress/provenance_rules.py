@@ -267,8 +267,9 @@ def reduce(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict
         return compute_by_number(tracer, func, args, kwargs)  # the larger of two
     labels = tracer.labels(args[0])
     if labels is None:
-        return func(*args, **kwargs)
-    result = statistics.reduce(tracer, labels, func, args, kwargs)
+        return statistics.reduce(tracer.dead_weights(args[0]), func, args, kwargs)
+    dead = None if tracer.dead is None else tracer.is_dead(labels)
+    result = statistics.reduce(dead, func, args, kwargs)
     axes, keepdim = statistics.axes_of(func, args, kwargs, labels.dim())
     left = _reduced(tracer, labels, axes)
     if left is None:
@@ -343,6 +344,7 @@ def attend(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict
         tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
     for tensor in tensors_of((args, kwargs)):
         tracer.keep(tracer.labels(tensor), PRODUCT)
+        tracer.keep_owner(tensor, "it multiplies with a matrix of its own, and is no layer that is known")
         if (found := tracer.weight(tensor)) is not None:
             tracer.keep_module(found.module, "its weight is multiplied in another way than by its own layer")
     return result

@@ -35,12 +35,10 @@ def axes_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dim: int) 
     )
 
 
-def reduce(
-    tracer: ChannelTracer, labels: Tensor, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def reduce(dead: Tensor | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A reduction over what is not dead."""
     x, name = args[0], func.overloadpacket.__name__
-    if tracer.dead is None or not (dead := tracer.is_dead(labels)).any():
+    if dead is None or not dead.any():
         return func(*args, **kwargs)
     axes, keepdim = axes_of(func, args, kwargs, x.dim())
     if name in _LEAST or name in _MOST:

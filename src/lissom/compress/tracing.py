@@ -42,7 +42,7 @@ class Graph(NamedTuple):
 
 def is_layer(module: nn.Module) -> bool:
     """True for what can lose channels: a convolution, a linear layer, or a Conv1D of transformers."""
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) or is_turned(module)
+    return isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or is_turned(module)
 
 
 def is_turned(module: nn.Module) -> bool:
@@ -52,6 +52,8 @@ def is_turned(module: nn.Module) -> bool:
 
 def width_of(module: nn.Module) -> int:
     """Output channels of a layer."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.out_channels
     weight: Any = module.weight
     return int(weight.shape[1 if is_turned(module) else 0])
 
@@ -119,8 +121,9 @@ def without_cache(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """The outputs of a model as a list."""
-    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    """The tensors that a model gives, in order, whatever they are wrapped in."""
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def children(node: Any) -> list[Any]:

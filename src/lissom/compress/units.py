@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.provenance import FIXED, Key, Ledger, distinct
+from lissom.compress.provenance import FIXED, Key, Ledger, distinct, distinct_pairs
 
 
 class Place(NamedTuple):
@@ -101,7 +101,7 @@ def _one_line(ledger: Ledger, calls: Iterable[Tensor]) -> Tensor:
         ledger.kept.append((distinct(other[lone]), FIXED))
     differing &= ~lone
     if differing.any():
-        ledger.pairs.append(distinct(torch.stack([lines[differing], other[differing]]), axis=1))
+        ledger.pairs.append(distinct_pairs(lines[differing], other[differing]))
     return found
 
 

@@ -25,7 +25,6 @@ from lissom.compress.groups import Group, Groups, find_groups, never
 from lissom.compress.importance import importances
 from lissom.compress.outputs import check_outputs
 from lissom.compress.proof import TOLERANCE, Proof, prove, remove_units
-from lissom.compress.provenance import OUTPUT
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Reduction
 from lissom.compress.tracing import widths
@@ -162,7 +161,7 @@ class Channels:
 
     def _nothing(self, model: nn.Module, share: float) -> ModelError:
         reasons = [f"{name} ({reason})" for name, reason in self.left.items()]
-        reasons += [f"{name} ({reason})" for name, reason in self.groups.left.items() if reason != OUTPUT]
+        reasons += [f"{name} ({reason})" for name, reason in self.groups.left.items()]
         looked = f"; these stay whole: {'; '.join(reasons[:5])}" if reasons else ""
         looked += f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         return ModelError(
