@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.foreign.compositions import Composition
 from tests.foreign.zeroing import Net, kept_channels, with_own_numbers, zeroed
 from tests.unit.small import blobs
 from torch import Tensor, nn
@@ -590,3 +591,17 @@ def test_a_model_of_which_nothing_can_go_is_refused_with_the_layer_and_the_reaso
         prune(model, torch.randn(VECTORS, dtype=torch.float64))
     assert "importance" not in caught.value.hint
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", [*range(40), 90])
+def test_random_compositions_are_the_original_with_those_channels_at_zero(seed: int) -> None:
+    whole = with_own_numbers(Composition(seed), seed)
+    small, x = copy.deepcopy(whole), torch.randn(Composition(seed).shape, dtype=torch.float64)
+    try:
+        prune(small, x, round_to=(1, 2, 4)[seed % 3])
+    except ModelError as exc:
+        assert exc.message.startswith("nothing was pruned")  # noqa: PT017 - most seeds are pruned, a few refuse
+    with torch.no_grad():
+        right = zeroed(whole, kept_channels(whole, small))(x)
+        torch.testing.assert_close(small(x), right, rtol=1e-8, atol=1e-8)
+    assert all(layer.weight.shape[0] for layer in small.modules() if isinstance(layer, nn.Linear | nn.Conv2d))

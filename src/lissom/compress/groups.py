@@ -16,7 +16,7 @@ channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -208,6 +208,27 @@ class _Member(NamedTuple):
     part: int
     block: int
     channel: int
+
+
+def by_rows(model: nn.Module, groups: Groups) -> dict[str, list[Group]]:
+    """For groups whose channels a reshape cuts into rows, the same units with as many to lose of each row.
+
+    Which groups these replace is told by their name. Whether that is needed depends on what the forward does
+    with the rows: a channel shuffle needs it, a patch of pixels does not.
+    """
+    cut = {unit for line, _ in groups.units.splits for unit in line.tolist()}
+    touched = [group for group in groups.groups if cut & set(group.units)]
+    if not touched:
+        return {}
+    units = replace(groups.units, blocks=(*groups.units.blocks, *groups.units.splits))
+    found = _channel_groups(model, units)
+    return {
+        group.name: [other for other in found if set(other.units) & set(group.units)]
+        for group in touched
+        if not any(
+            set(other.units) - set(group.units) for other in found if set(other.units) & set(group.units)
+        )
+    }
 
 
 def _channel_groups(model: nn.Module, units: Units) -> list[Group]:

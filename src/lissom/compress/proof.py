@@ -16,14 +16,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lissom.compress.groups import Group, Groups, few
+from lissom.compress.groups import Group, Groups, by_rows, few
 from lissom.compress.heads import twin
 from lissom.compress.provenance import Key, Ledger, tensors_of, trace_channels, widen
 from lissom.compress.recurrence import silence_units
@@ -55,7 +55,7 @@ class Proof:
     error: float
     kept: Kept
     left: dict[str, str]
-    order: dict[Place, Tensor] = field(default_factory=dict)
+    order: Mapping[Place, Tensor] = field(default_factory=dict)
 
 
 def prove(model: nn.Module, groups: Groups, kept: Kept, example: Sequence[Tensor]) -> Proof:
@@ -86,16 +86,39 @@ def prove(model: nn.Module, groups: Groups, kept: Kept, example: Sequence[Tensor
         return Proof(alone.error, alone.kept, left, alone.order)
     joined = _attempt(model, groups, both, example)
     if isinstance(joined, Proof):
-        return Proof(joined.error, joined.kept, left)
+        return Proof(joined.error, joined.kept, left, joined.order)
     first = halves[0]
     apart = dict.fromkeys(halves[1].kept, f"not together with {', '.join(list(first.kept)[:3])}: {joined}")
     return Proof(first.error, first.kept, left | apart, first.order)
 
 
+def settle_rows(model: nn.Module, groups: Groups, example: Sequence[Tensor]) -> Groups:
+    """Let groups lose as many channels of each row of a reshape, where they cannot lose any others."""
+    rows = by_rows(model, groups)
+    found: list[Group] = []
+    for group in groups.groups:
+        others = rows.get(group.name)
+        if others is None or _can_lose_one(model, groups, [group], example):
+            found.append(group)
+        else:
+            whole = replace(groups, groups=others)
+            found += others if _can_lose_one(model, whole, others, example) else [group]
+    return replace(groups, groups=found)
+
+
+def _can_lose_one(model: nn.Module, groups: Groups, lost: Sequence[Group], example: Sequence[Tensor]) -> bool:
+    """True when each segment of these groups can lose one unit, not the same of each."""
+    kept: dict[str, list[int]] = {}
+    for group in lost:
+        size = group.num_units // group.segments
+        gone = {segment * size + (5 * segment + 2) % size for segment in range(group.segments)}
+        kept[group.name] = [unit for unit in range(group.num_units) if unit not in gone]
+    return isinstance(_attempt(model, groups, kept, example), Proof)
+
+
 def remove_units(model: nn.Module, groups: Groups, proof: Proof) -> None:
     """Carry out on the model what was proven."""
-    order = proof.order or _arrange(copy.deepcopy(model), groups, proof.kept, None)
-    select(model, order)
+    select(model, proof.order)
     _keep_heads(model, groups, proof.kept)
 
 
@@ -130,9 +153,7 @@ def _removed_units(groups: Groups, kept: Kept) -> Tensor:
     return gone
 
 
-def _arrange(
-    trial: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor] | None
-) -> dict[Place, Tensor]:
+def _arrange(trial: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor]) -> dict[Place, Tensor]:
     """Cut a copy of the model; gives the channels that each place keeps, in the order that it needs."""
     gone = _removed_units(groups, kept)
     order: dict[Place, Tensor] = {}
@@ -141,8 +162,7 @@ def _arrange(
         if lost.any():
             order[place] = (~lost).nonzero().flatten()
     select(trial, order)
-    for _ in range(_ROUNDS if order and inputs is not None else 0):
-        assert inputs is not None
+    for _ in range(_ROUNDS if order else 0):
         if not (moved := _moved(trial, groups, order, inputs)):
             break
         select(trial, moved)

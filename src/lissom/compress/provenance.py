@@ -57,6 +57,7 @@ class Ledger:
         kept: Labels that stay, and why.
         reads: For each call of a layer, the labels of its input channels, shape [channels, places].
         blocks: Labels of the channels that a normalisation takes in blocks, and how many blocks.
+        splits: Labels of the channels that a reshape cuts into rows, and how many rows.
         shared: Modules whose matrix is used in another way than by their own call, and how.
         calls: Names of the layers that were called.
     """
@@ -67,6 +68,7 @@ class Ledger:
     kept: list[tuple[Tensor, str]] = field(default_factory=list)
     reads: dict[str, list[Tensor]] = field(default_factory=dict)
     blocks: list[tuple[Tensor, int]] = field(default_factory=list)
+    splits: list[tuple[Tensor, int]] = field(default_factory=list)
     shared: dict[str, str] = field(default_factory=dict)
     calls: dict[str, None] = field(default_factory=dict)
 

@@ -48,6 +48,7 @@ _MOVES = _names(
 _KEEPS_PLACE = _names(
     "to _to_copy type_as dropout feature_dropout alpha_dropout native_dropout hardswish bernoulli"
 )
+_RESHAPES = _names("view reshape unflatten _unsafe_view")
 _TURNS = _names("t transpose permute mT numpy_T T swapaxes swapdims")
 _SAME_WEIGHT = _names("clone contiguous alias detach to _to_copy lift_fresh")
 _REDUCES = _names(
@@ -113,7 +114,21 @@ def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
         **kwargs,
     )
     _note_each(tracer, result, moved)
+    if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
+        _note_split(tracer, tracer.labels(first), moved)
     return result
+
+
+def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
+    """Note that channels were cut into rows, of which each may have to lose as many."""
+    assert before is not None
+    axes, new = varying(before), sorted(varying(after))
+    if len(axes) != 1 or len(new) != 2:
+        return
+    (axis,) = axes
+    if after.shape[new[0]] * after.shape[new[1]] == before.shape[axis]:
+        line = thin(before.movedim(axis, 0)).reshape(before.shape[axis], -1)[:, 0]
+        tracer.ledger.splits.append((line.long(), after.shape[new[0]]))
 
 
 def _or_none(tracer: ChannelTracer, tensor: Tensor) -> Tensor:

@@ -42,12 +42,14 @@ class Units:
         places: The unit that each channel of each place belongs to, 0 for none.
         kept: Units that stay whole, and why.
         blocks: Blocks of a normalisation: the unit of each channel, and how many blocks there are.
+        splits: The same for channels that a reshape cuts into rows.
         of_label: The unit of every label.
     """
 
     places: Mapping[Place, Tensor]
     kept: Mapping[int, str]
     blocks: tuple[tuple[Tensor, int], ...]
+    splits: tuple[tuple[Tensor, int], ...]
     of_label: Tensor
 
 
@@ -82,7 +84,8 @@ def find_units(ledger: Ledger, model: nn.Module, whole: Mapping[str, str]) -> Un
             _place_loose(places, kept, (name, leaf), unit_of[numbers.long()], made)
     blocks = tuple((unit_of[labels], number) for labels, number in ledger.blocks)
     kept.pop(0, None)
-    return Units(places, kept, blocks, unit_of)
+    splits = tuple((unit_of[labels], number) for labels, number in ledger.splits)
+    return Units(places, kept, blocks, splits, unit_of)
 
 
 def _keep(kept: dict[int, str], units: Tensor, reason: str) -> None:
