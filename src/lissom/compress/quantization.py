@@ -22,12 +22,14 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.compress.quantizing.dynamic import dynamic_model
+from lissom.compress.quantizing.engines import Prover
 from lissom.compress.quantizing.evidence import Goal, Judge
 from lissom.compress.quantizing.graph import (
     RECURRENT,
     Graph,
     name_nodes,
     operator_counts,
+    random_nodes,
 )
 from lissom.compress.quantizing.ladder import Ladder
 from lissom.compress.quantizing.lean import Race, leaner
@@ -43,6 +45,7 @@ from lissom.models import processes
 from lissom.models.stages import INT8_TOLERANCE, Context
 from lissom.optional import require
 from lissom.recipe import ExportConfig, QuantizeConfig
+from lissom.runtime.layout import Layout
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.structure import load_model
 
@@ -130,7 +133,10 @@ def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Co
     check_model(source)
     check_layers(source, config.mode)
     plain = config.model_copy(update={"ladder": False, "skip_slow": False})
-    model, precision, notes = _MODES[config.mode](path, parent, plain, context)
+    if config.mode == "static":
+        model, precision, notes = _static(path, parent, plain, context, prove=False)
+    else:
+        model, precision, notes = _MODES[config.mode](path, parent, plain, context)
     reasons = {found["name"]: found["why"] for found in notes.get("float_nodes", ())}
     layers = planned_layers(prepared(path), model, mode=config.mode, exclude=config.exclude, reasons=reasons)
     number = min(config.num_samples, len(context.data.indices["calibrate"])) if config.mode == "static" else 0
@@ -149,15 +155,21 @@ Made = tuple[Any, str, dict[str, Any]]
 """A model, its precision, and what is noted of it."""
 
 
-def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Made:
+def _static(
+    path: Path, parent: Artifact, config: QuantizeConfig, context: Context, *, prove: bool = True
+) -> Made:
     ladder = ladder_of(path, parent, config, context)
     first = first_plan(ladder.quantizer.model, config)
     _check_plan(ladder.quantizer.model, first)
     ladder.climb(first, rungs=None if config.ladder else ())
+    if prove:
+        ladder.prover = Prover(ladder.judge, ladder.goal, context, parent.manifest.signature)
+        ladder.settle(search=config.ladder)
     scheme = ladder.quantizer.scheme
     # What is timed are the runtimes of this processor, which say nothing of TensorRT.
     timed = config.skip_slow and scheme.here and scheme.target != "tensorrt"
-    variants = leaner(ladder, Race(context, parent.manifest.signature)) if timed else []
+    offered = tuple(proof.runtime for proof in ladder.proofs if not proof.fault)
+    variants = leaner(ladder, Race(context, parent.manifest.signature, offered)) if timed else []
     plan, model = ladder.plan, ladder.model
     if not operator_counts(model)["computing_int8"]:
         kept = ladder.quantizer.float_nodes(plan)
@@ -172,10 +184,14 @@ def _static(path: Path, parent: Artifact, config: QuantizeConfig, context: Conte
         "judged_on": ladder.judge.split,
         "parent_score": ladder.judge.score,
         "rungs": [trial.document() for trial in ladder.trials],
+        "engines": [proof.document() for proof in ladder.proofs],
+        "arithmetic": "exact" if scheme.exact else "native",
         "timed": [variant.document() for variant in variants],
     }
     if kept := ladder.quantizer.float_nodes(plan):
         notes["float_nodes"] = [{"name": name, "why": why} for name, why in kept.items()]
+    if random := random_nodes(ladder.quantizer.model):
+        notes["random_nodes"] = random
     if ladder.worst:
         notes["worst_layers"] = [{"name": name, "sqnr_db": sqnr} for name, sqnr in ladder.worst[:8]]
     return model, "int8", notes
@@ -225,9 +241,11 @@ def ladder_of(path: Path, parent: Artifact, config: QuantizeConfig, context: Con
     model = prepared(path)
     _check_excluded(model, config)
     samples = calibration_samples(context, config.num_samples)
-    quantizer = StaticQuantizer(model, samples, scheme_of(config), context.seed, context.progress)
+    scheme, layout = scheme_of(config), Layout(parent.manifest.signature)
+    samples = layout.with_state_samples(samples)
+    quantizer = StaticQuantizer(model, samples, scheme, context.seed, context.progress, layout)
     outputs = tuple(spec.name for spec in parent.manifest.signature.outputs)
-    judge = Judge(model, outputs, context.data, context.task)
+    judge = Judge(model, outputs, context.data, context.task, layout, scheme.exact)
     goal = Goal(config.max_select_drop, config.min_agreement, config.min_sqnr_db)
     return Ladder(quantizer, judge, goal, context.progress)
 

@@ -69,12 +69,14 @@ def _described(signature: Signature, context: Context) -> dict[str, str]:
     return {f"lissom.{key}": json.dumps(value, sort_keys=True) for key, value in told.items()}
 
 
-def open_session(model: Path | bytes, *, is_trial: bool = False) -> Any:
+def open_session(model: Path | bytes, *, is_trial: bool = False, exact: bool = False) -> Any:
     """A session of ONNX Runtime on the CPU, from a file or from its bytes.
 
     Args:
         model: File, or its content.
         is_trial: True where calls that fail are expected, so that the engine need not write of them.
+        exact: Integer products are added up in 32 bits on every CPU; without VNNI two of them would
+            saturate in 16 bits.
 
     Raises:
         ModelError: ONNX Runtime cannot open the model.
@@ -83,6 +85,8 @@ def open_session(model: Path | bytes, *, is_trial: bool = False) -> Any:
     options = library.SessionOptions()
     options.log_severity_level = 4 if is_trial else 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     content = model if isinstance(model, bytes) else str(model)
     try:
         return library.InferenceSession(content, options, providers=["CPUExecutionProvider"])

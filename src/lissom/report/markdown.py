@@ -32,6 +32,7 @@ from lissom.report.rungs import (
     best_word,
     climbed_stages,
     columns_of,
+    engines_told,
     figures_of,
     operators_told,
     told,
@@ -237,7 +238,12 @@ def _rungs(report: Report, row: StageRow) -> str:
     ]
     named = (_UNITS.get(title) or inline(title.lower()) for title in titles)
     figures = _table(("rung", "what", *named, "outcome"), rows, numeric=range(2, 2 + len(titles)))
-    sentences = (inline(told(report, row)), inline(operators_told(row.notes)), figures)
+    sentences = (
+        inline(told(report, row)),
+        inline(engines_told(report, row)),
+        inline(operators_told(row.notes)),
+        figures,
+    )
     return "\n\n".join(part for part in sentences if part)
 
 

@@ -18,6 +18,7 @@ from lissom.models.data import Data
 from lissom.recipe import Recipe
 from lissom.report.opening import reference_of
 from lissom.report.schema import Ceilings, Control, Interval
+from lissom.runtime.availability import unfit_runtimes
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ def _eligibility(run: Run, arm: ArmKey) -> tuple[bool, str]:
     figures = run.figures[arm]
     if figures["error"]:
         return False, str(figures["error"])
+    if fault := unfit_runtimes(run.by_name[arm.artifact].manifest).get(arm.runtime):
+        return False, f"not offered on {arm.runtime}: {fault}"
     if not all(output["passed"] for output in figures.get("parity", {}).get("outputs", ())):
         return False, f"differs from {figures['parity']['against']}"
     reference, scores = run.scores(run.trusted, "select"), run.scores(arm, "select")

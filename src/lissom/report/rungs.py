@@ -30,6 +30,7 @@ _TITLES = {
     "mixed-precision": "mixed precision",
     "adaround": "AdaRound",
     "more-float": "more in float32",
+    "engines": "placement for every engine",
 }
 _VARIANTS = {
     "operators: all": "all operators in int8",
@@ -229,6 +230,64 @@ def figures_of(trial: Trial) -> tuple[str, ...]:
     return (*scores, *agreement, noise_words(trial.sqnr_db))
 
 
+class EngineRow(NamedTuple):
+    """The shipped model on one engine, against float32 there.
+
+    Attributes:
+        title: The engine, and its arithmetic where that is not this machine's.
+        sqnr_db: Of the worst output; None where the engine does not execute the model.
+        agreement: Share of answers that are those of float32; None where outputs are no answers.
+        num_samples: On which it was compared.
+        fault: Why the model is not offered on it; empty where it is.
+    """
+
+    title: str
+    sqnr_db: float | None
+    agreement: float | None
+    num_samples: int
+    fault: str
+
+
+def engines_of(report: Report, row: StageRow) -> list[EngineRow]:
+    """The engines on which a stage proved its file; none in older reports."""
+    answers = report.task in SHARES
+    return [
+        EngineRow(
+            proof["runtime"] + (", exact arithmetic" if proof["arithmetic"] == "exact" else ""),
+            proof["sqnr_db"],
+            proof["agreement"] if answers else None,
+            proof["num_samples"],
+            proof["fault"],
+        )
+        for proof in row.notes.get("engines", ())
+    ]
+
+
+def engines_told(report: Report, row: StageRow) -> str:
+    """How near the shipped model is to float32 on each engine, and on which it is not offered."""
+    parts = [
+        f"{engine.title} {'does not run it' if engine.sqnr_db is None else noise_words(engine.sqnr_db)}"
+        + (f" (not offered: {engine.fault})" if engine.fault else "")
+        for engine in engines_of(report, row)
+    ]
+    against = f"Against float32 on the same engine: {listed(parts)}." if parts else ""
+    return " ".join(sentence for sentence in (arithmetic_told(row.notes), against) if sentence)
+
+
+def arithmetic_told(notes: Mapping[str, Any]) -> str:
+    """By which arithmetic models were judged, where it is not that of this machine.
+
+    >>> arithmetic_told({"arithmetic": "exact", "target": "arm"})
+    'The target is arm: models were judged by exact integer arithmetic, not by this machine.'
+    >>> arithmetic_told({"arithmetic": "native", "target": "x86"})
+    ''
+    """
+    if notes.get("arithmetic") != "exact":
+        return ""
+    target = notes.get("target", "another machine")
+    return f"The target is {target}: models were judged by exact integer arithmetic, not by this machine."
+
+
 def _fidelity(trial: Trial, *, brief: bool = False) -> str:
     """How near a model is to its parent, by what counts for it."""
     if trial.drop is not None and trial.agreement is not None:
@@ -247,7 +306,10 @@ def _shipped_told(notes: Mapping[str, Any], name: str) -> str:
     taken, words = _taken(notes), plan_words(notes.get("plan", {}))
     if not taken:
         return ""
+    nearer = any(variant.get("gain_db") for variant in taken)
     why = "it is faster" if len(taken) == 1 else "each made it faster"
+    if nearer:
+        why = "it has less noise and is no slower" if len(taken) == 1 else "each has less noise or is faster"
     speedups = listed([_speedup_words(variant) for variant in taken])
     altogether = f" Altogether it has {words}." if words else ""
     return (

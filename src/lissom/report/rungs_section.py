@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 from lissom.report.drawing import Drawing, escaped, figure_json, light, linear_axis, note
 from lissom.report.rungs import (
     Trial,
+    arithmetic_told,
     best_row,
     best_word,
     climbed_stages,
     columns_of,
+    engines_of,
     figures_of,
     operators_told,
     taken_words,
@@ -73,12 +75,12 @@ def _part(report: Report, row: StageRow, number: int, *, alone: bool) -> str:
     )
     drawing = draw_rungs(report, row, f"rungs-{number}")
     figure = plot(drawing, "", caption, "There is no plot: no trial has a noise.")
-    sentences = (told(report, row), operators_told(row.notes))
+    sentences = (told(report, row), arithmetic_told(row.notes), operators_told(row.notes))
     return (
         ("" if alone else f"<h3>{escape(row.name)}</h3>")
         + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences if sentence)
         + f'<div class="climb">{figure if len(row.notes["rungs"]) > 1 else ""}'
-        + f"{_table(report, row, number)}</div>{_layers(row, number)}"
+        + f"{_table(report, row, number)}</div>{_engines(report, row, number)}{_layers(row, number)}"
     )
 
 
@@ -115,6 +117,29 @@ def _outcome(trial: Trial, word: str) -> Cell:
     badge = f'<span class="badge">{word}</span>' if word else ""
     state, outcome = ("yes", "kept") if trial.kept else ("no", "taken back")
     return Cell(f'<span class="state {state}">{outcome}</span>', badge)
+
+
+def _engines(report: Report, row: StageRow, number: int) -> str:
+    """A column an engine: how near the shipped model is to float32 there, and whether it is offered."""
+    engines = engines_of(report, row)
+    if not engines:
+        return ""
+
+    def cells(values: Iterable[str]) -> list[Cell]:
+        return [Cell(escape(value)) for value in values]
+
+    noise = ("does not run" if engine.sqnr_db is None else noise_words(engine.sqnr_db) for engine in engines)
+    kept = ("" if engine.agreement is None else percent(engine.agreement) for engine in engines)
+    rows = [[text("SQNR"), *cells(noise)]]
+    if any(engine.agreement is not None for engine in engines):
+        rows.append([text("Agreement"), *cells(kept)])
+    rows.append([text("Samples"), *cells(str(engine.num_samples) for engine in engines)])
+    rows.append(
+        [text("Offered"), *cells(f"no: {engine.fault}" if engine.fault else "yes" for engine in engines)]
+    )
+    caption = "The shipped model on every engine that executes it here, against float32 on the same engine"
+    columns = [Column("Figure"), *(Column(engine.title, True) for engine in engines)]
+    return table(f"engines-{number}-table", caption, columns, rows)
 
 
 def _layers(row: StageRow, number: int) -> str:

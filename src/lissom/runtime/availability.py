@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lissom.artifact import Manifest
 from lissom.errors import MissingExtra
 from lissom.optional import is_installed
 from lissom.registry import RUNTIMES, runtime_entry
@@ -22,6 +23,17 @@ def usable_runtimes(requested: Sequence[str] | None) -> list[str]:
         if found := absence(name):
             raise MissingExtra(f"the runtime {name} was asked for, but {found[0]}", hint=found[1])
     return list(requested)
+
+
+def unfit_runtimes(manifest: Manifest) -> dict[str, str]:
+    """Why a model is not offered on runtimes, by name: on those its int8 file was proven not to hold.
+
+    They stand in the notes of the stage `quantize`, under `engines`. Where it holds on none, none is unfit:
+    what is asked for is then served, and its gates say what it is worth.
+    """
+    proofs = [proof for proof in manifest.notes.get("engines", ()) if proof["arithmetic"] == "native"]
+    unfit = {proof["runtime"]: str(proof["fault"]) for proof in proofs if not proof["offered"]}
+    return unfit if len(unfit) < len(manifest.notes.get("engines", ())) else {}
 
 
 def absence(name: str) -> tuple[str, str] | None:

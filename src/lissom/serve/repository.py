@@ -24,7 +24,7 @@ from lissom.errors import ArtifactError, LissomError, MissingExtra, RequestError
 from lissom.logs import log
 from lissom.options import ServingOptions
 from lissom.registry import COMPILING, runtime_entry, runtimes_for
-from lissom.runtime.availability import absence
+from lissom.runtime.availability import absence, unfit_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.finiteness import checked_inputs
 from lissom.runtime.layout import Layout, shape_without
@@ -330,8 +330,13 @@ def check_artifacts(
 
 
 def ranked_runtimes(artifact: Artifact) -> list[str]:
-    """Runtimes to try, best first: those measured on this kind of machine, then the others."""
-    fitting = [name for name in runtimes_for(artifact.manifest.format) if absence(name) is None]
+    """Runtimes to try, best first: those measured on this kind of machine, then the others.
+
+    One on which the int8 file was proven not to hold is not among them.
+    """
+    unfit = unfit_runtimes(artifact.manifest)
+    here = [name for name in runtimes_for(artifact.manifest.format) if absence(name) is None]
+    fitting = [name for name in here if name not in unfit]
     rounds = {
         ArmKey(artifact.name, name): figures["rounds_ms"]
         for name, figures in _measured(artifact).items()

@@ -13,7 +13,7 @@ it reaches a layer or an output.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from lissom.errors import DataError, ModelError
 from lissom.export.onnx_file import open_session
 from lissom.logs import NoProgress, Progress
 from lissom.optional import require
+from lissom.runtime.layout import Layout
 
 _AVERAGING = 0.01
 _BATCH_BYTES = 64_000_000
@@ -106,6 +107,7 @@ class Calibration:
         model: The model, with value types inferred.
         samples: Calibration samples by input name.
         progress: Shows how far it is.
+        layout: Where the samples lie in the tensors of the model; None where on axis 0 of all.
         seen: What is known of every float32 tensor that has a range.
         channels: The same by channel, for tensors that layers read.
         rangeless: Why each of the other float32 tensors, and a constant that is a mask, has none.
@@ -114,6 +116,7 @@ class Calibration:
     model: Any
     samples: Mapping[str, np.ndarray]
     progress: Progress = field(default_factory=NoProgress)
+    layout: Layout | None = None
     seen: dict[str, Seen] = field(default_factory=dict)
     channels: dict[str, Channels] = field(default_factory=dict)
     rangeless: dict[str, str] = field(default_factory=dict)
@@ -123,7 +126,7 @@ class Calibration:
         self._names = float_tensors(self.model)
         self._axes = {layer.data: layer.channel_axis for layer in Graph(self.model).layers}
         self._opened: Any = None
-        self._batches = batches_of(dict(self.samples), self._batch_size())
+        self._batches = self._calls()
         for outputs in self._runs():
             for name, values in outputs.items():
                 self._note(name, values)
@@ -164,9 +167,17 @@ class Calibration:
                 yield outputs | {name: array for name, array in batch.items() if name in self._names}
                 advance(1)
 
-    def _batch_size(self) -> int:
-        one = {name: array[:1] for name, array in self.samples.items()}
-        size = sum(array.nbytes for array in self._session.run(self._made(), one))
+    def _calls(self) -> Sequence[dict[str, np.ndarray]]:
+        """Tensors of each call; as many samples share one as fit into memory."""
+        samples = dict(self.samples)
+        if self.layout is None:
+            return batches_of(samples, self._batch_size({name: array[:1] for name, array in samples.items()}))
+        first = next(self.layout.groups({name: array[:1] for name, array in samples.items()}))
+        size = self._batch_size(first.tensors)
+        return [group.tensors for group in self.layout.groups(samples, size)]
+
+    def _batch_size(self, one: Mapping[str, np.ndarray]) -> int:
+        size = sum(array.nbytes for array in self._session.run(self._made(), dict(one)))
         return int(np.clip(_BATCH_BYTES / max(size, 1), 1, _MAX_BATCH))
 
     def _made(self) -> list[str]:

@@ -6,7 +6,7 @@ signal-to-noise ratio of every output. Where the data have no select split the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,11 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lissom.bench.statistics import paired_drop
+from lissom.compress.quantizing.graph import random_nodes, with_fixed_noise
 from lissom.export.onnx_file import caller, open_session
 from lissom.export.verification import LIMITS, Comparison
 from lissom.models.data import Data
 from lissom.models.evaluation import BATCH_SIZE, TOKEN_BATCH_SIZE, judge
 from lissom.models.tasks import Task
+from lissom.runtime.layout import Layout
+
+Answers = Mapping[str, np.ndarray]
+Call = Callable[[Mapping[str, np.ndarray]], Answers]
 
 _MAX_KEPT_BYTES = 256_000_000
 """Outputs of the parent are kept up to this, and computed anew beyond."""
@@ -87,6 +92,8 @@ class Judge:
         outputs: Names of its outputs.
         data: The data.
         task: What the model does.
+        layout: Where the samples lie in the tensors of the models; None where on axis 0 of all.
+        exact: Integer products are added up exactly, as on the target, whatever this machine does.
         max_samples: At most so many samples, where they have no labels.
     """
 
@@ -94,6 +101,8 @@ class Judge:
     outputs: tuple[str, ...]
     data: Data
     task: Task
+    layout: Layout | None = None
+    exact: bool = False
     max_samples: int = 256
 
     @property
@@ -113,13 +122,14 @@ class Judge:
 
     def __call__(self, model: Any) -> Figures:
         """The figures of a model."""
-        call = caller(open_session(model.SerializeToString()), list(self.outputs))
+        call = self._caller(model)
         comparisons = {name: Comparison() for name in self.outputs}
-        wanted = iter(self._wanted)
+        wanted, random = iter(self._wanted), bool(random_nodes(self.parent))
+        parents = self._caller(self.parent) if random and not self._keeps else self._call
 
-        def watched(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def watched(batch: Mapping[str, np.ndarray]) -> Answers:
             found = call(batch)
-            parent = next(wanted, None) if self._keeps else self._call(batch)
+            parent = next(wanted, None) if self._keeps else parents(batch)
             assert parent is not None
             for name, comparison in comparisons.items():
                 comparison.add(parent[name], found[name])
@@ -129,7 +139,7 @@ class Judge:
         if self.labelled:
             scores = judge(watched, self.data, self.split, self.task).scores
         else:
-            for batch in self._batches():
+            for batch in self.batches():
                 watched(batch)
         return self._figures(comparisons, scores)
 
@@ -148,18 +158,29 @@ class Judge:
 
     def noise_db(self, model: Any) -> float:
         """Signal-to-noise ratio of the worst output on a few samples, which tells layers apart as well."""
-        call = caller(open_session(model.SerializeToString()), list(self.outputs))
+        call = self._caller(model)
+        return self.compare([(parent, call(batch)) for batch, parent in self._few]).sqnr_db
+
+    def compare(self, answers: Iterable[tuple[Answers, Answers]]) -> Figures:
+        """The figures of answers that were computed elsewhere: pairs of the parent's and a model's."""
         comparisons = {name: Comparison() for name in self.outputs}
-        for batch, parent in self._few:
-            found = call(batch)
+        for parent, found in answers:
             for name, comparison in comparisons.items():
                 comparison.add(parent[name], found[name])
-        return self._figures(comparisons, None).sqnr_db
+        return self._figures(comparisons, None)
+
+    def _caller(self, model: Any) -> Call:
+        """Answers of a model to samples; its noise, where it draws any, is that of every other model."""
+        fixed = with_fixed_noise(model)
+        session = open_session(fixed.SerializeToString(), exact=self.exact)
+        call, layout = caller(session, list(self.outputs)), self.layout
+        return call if layout is None else lambda batch: layout.infer_samples(call, batch)
 
     @cached_property
-    def _few(self) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    def _few(self) -> list[tuple[dict[str, np.ndarray], Answers]]:
         number = min(_FEW, len(self.data.indices[self.split]))
-        return [(batch, self._call(batch)) for batch in self._batches(number=number)]
+        call = self._caller(self.parent)
+        return [(batch, call(batch)) for batch in self.batches(number=number)]
 
     @cached_property
     def score(self) -> float | None:
@@ -167,32 +188,33 @@ class Judge:
         return float(self._parent_scores.mean()) if self.labelled else None
 
     @cached_property
-    def _call(self) -> Any:
-        return caller(open_session(self.parent.SerializeToString()), list(self.outputs))
+    def _call(self) -> Call:
+        return self._caller(self.parent)
 
     @cached_property
     def _parent_scores(self) -> np.ndarray:
-        return judge(self._call, self.data, self.split, self.task).scores
+        return judge(self._caller(self.parent), self.data, self.split, self.task).scores
 
     @cached_property
     def _keeps(self) -> bool:
-        first = self._call(next(iter(self._batches(1))))
+        first = self._caller(self.parent)(next(iter(self.batches(1))))
         size = sum(int(array.nbytes) for array in first.values())
-        return size * self._number <= _MAX_KEPT_BYTES
+        return size * self.number <= _MAX_KEPT_BYTES
 
     @cached_property
-    def _wanted(self) -> list[dict[str, np.ndarray]]:
-        return [self._call(batch) for batch in self._batches()] if self._keeps else []
+    def _wanted(self) -> list[Answers]:
+        return [self._call(batch) for batch in self.batches()] if self._keeps else []
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
+        """Samples on which models are judged."""
         number = len(self.data.indices[self.split])
         return number if self.labelled else min(number, self.max_samples)
 
-    def _batches(self, size: int | None = None, number: int | None = None) -> Any:
-        """As `judge` cuts them."""
+    def batches(self, size: int | None = None, number: int | None = None) -> Any:
+        """Samples of the split, as `judge` cuts them: `number` of them in batches of `size`."""
         size = size or (TOKEN_BATCH_SIZE if self.data.kind == "tokens" else BATCH_SIZE)
-        tensors, number = self.data.tensors(self.split), number or self._number
+        tensors, number = self.data.tensors(self.split), number or self.number
         for start in range(0, number, size):
             stop = min(start + size, number)
             yield {name: array[start:stop] for name, array in tensors.items()}

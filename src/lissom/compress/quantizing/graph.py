@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -129,6 +130,32 @@ def name_nodes(model: Any) -> None:
                 name += "_"
             node.name = name
             taken.add(name)
+
+
+RANDOM = (
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Bernoulli", "Multinomial"),
+)
+"""Operators that draw random numbers."""
+
+
+def random_nodes(model: Any) -> list[str]:
+    """Names of the nodes that draw random numbers."""
+    return [node.name or node.output[0] for node in model.graph.node if node.op_type in RANDOM]
+
+
+def with_fixed_noise(model: Any) -> Any:
+    """A copy whose random nodes have seeds, so that two models draw the same; without any, the model."""
+    if not random_nodes(model):
+        return model
+    fixed = copy.deepcopy(model)
+    drawing = (node for node in fixed.graph.node if node.op_type in RANDOM)
+    for place, node in enumerate(drawing, start=1):
+        kept = [item for item in node.attribute if item.name != "seed"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        node.attribute.append(require("onnx", extra="cpu").helper.make_attribute("seed", float(place)))
+    return fixed
 
 
 def float_tensors(model: Any) -> list[str]:

@@ -8,6 +8,7 @@
     equalisation      equal ranges of the channels of layers that follow each other
     adaround          every weight is rounded up or down for its layer's output
     more-float        as many layers stay float32 as it takes
+    engines           where the best model does not hold on an engine, other places of Q and DQ nodes
 
 Every model is measured on the select split; what does not help is taken back. A ladder that is climbed to
 its end without reaching its goal says so, and gives the best model that it found.
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lissom.compress.quantizing.engines import Proof, all_hold, worst_db
 from lissom.compress.quantizing.evidence import Figures, Goal, Judge, helps
 from lissom.compress.quantizing.graph import Graph
 from lissom.compress.quantizing.observers import OBSERVERS
@@ -29,6 +31,8 @@ from lissom.logs import Progress
 _ALPHAS = (0.5, 0.75)
 _WORTH_DB = 1.0
 """Less noise that further layers in float32 must bring, where that does not reach the goal."""
+_BETTER_DB = 0.5
+"""Less noise on the worst engine that another placement must bring."""
 _FEW = 0.25
 """Share of the layers that mixed precision may leave in float32 before other rungs were tried."""
 
@@ -71,6 +75,10 @@ class Ladder:
     goal: Goal
     progress: Progress
     trials: list[Trial] = field(default_factory=list)
+    prover: Callable[[Any, Figures], tuple[Proof, ...]] | None = None
+    """Compares a model with float32 on every engine, given its figures by the judge."""
+    proofs: tuple[Proof, ...] = ()
+    """Those of the best model."""
     worst: tuple[tuple[str, float], ...] = ()
     """Layers by their noise alone, decibel, the worst first; found when mixed precision is tried."""
 
@@ -95,12 +103,46 @@ class Ladder:
         """True when the best model is good enough."""
         return self.goal.reached(self.best)
 
-    def replace(self, plan: Plan, model: Any) -> bool:
-        """Take another model for the best where it is as good: where it reaches the goal, or no worse."""
+    def replace(self, plan: Plan, model: Any, *, faster: bool = True) -> bool:
+        """Take another model for the best where it is good enough.
+
+        Args:
+            plan: Of the model.
+            model: What may take the place of the best.
+            faster: It is, so that it may have more noise, within the goal; else it must have less.
+        """
         figures = self.judge(model)
-        good = self.goal.reached(figures) or (not self.reached and figures.sqnr_db >= self.best.sqnr_db)
+        lost = self.reached and not self.goal.reached(figures)
+        if faster:
+            good = not lost and (self.reached or figures.sqnr_db >= self.best.sqnr_db)
+        else:
+            good = not lost and figures.sqnr_db >= self.best.sqnr_db + _WORTH_DB and helps(self.best, figures)
+        return good and self._hold(plan, model, figures)
+
+    def settle(self, *, search: bool) -> None:
+        """Prove the best model on every engine.
+
+        Args:
+            search: Where it does not hold on one, look for a placement that does.
+        """
+        if self.prover is None:
+            return
+        self.proofs = self.prover(self.model, self.best)
+        for what, plan in _placements(self) if search else ():
+            if all_hold(self.proofs):
+                break
+            model, figures = self._measured("engines", what, plan)
+            lost = self.reached and not self.goal.reached(figures)
+            if not lost and self._hold(plan, model, figures, better=True):
+                self.trials[-1] = self.trials[-1]._replace(kept=True)
+
+    def _hold(self, plan: Plan, model: Any, figures: Figures, *, better: bool = False) -> bool:
+        """Take a model for the best where it holds on every engine, or is no worse on the worst of them."""
+        proofs = self.prover(model, figures) if self.prover is not None else ()
+        before = worst_db(self.proofs) + (_BETTER_DB if better else 0.0) if proofs else 0.0
+        good = (not better and all_hold(proofs)) or (bool(proofs) and worst_db(proofs) >= before)
         if good:
-            self.plan, self.model, self.best = plan, model, figures
+            self.plan, self.model, self.best, self.proofs = plan, model, figures, proofs
         return good
 
     def _try(self, rung: str, what: str, plan: Plan) -> None:
@@ -133,6 +175,14 @@ class Ladder:
 
 
 Candidates = Iterator[tuple[str, Plan]]
+
+
+def _placements(ladder: Ladder) -> Candidates:
+    """Other places of Q and DQ nodes, for an engine that reads those of the best model otherwise."""
+    other = "layers" if ladder.plan.operators == "all" else "all"
+    yield f"operators: {other}", ladder.plan._replace(operators=other)
+    yield "one scale a weight", ladder.plan._replace(per_tensor=True)
+    yield from _excluding(ladder, int(_FEW * len(Graph(ladder.quantizer.model).layers)))
 
 
 def _observer(ladder: Ladder) -> Candidates:

@@ -38,6 +38,14 @@ class Scheme(NamedTuple):
     here: bool
 
     @property
+    def exact(self) -> bool:
+        """True when models are judged by exact integer arithmetic instead of that of this machine.
+
+        Without VNNI products saturate here, which says nothing of a machine where they do not.
+        """
+        return not self.here or self.target == "tensorrt" or not (self.reduce_range or has_vnni())
+
+    @property
     def weight_steps(self) -> int:
         """Largest integer of a weight."""
         return 64 if self.reduce_range else 127

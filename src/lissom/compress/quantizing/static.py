@@ -31,6 +31,7 @@ from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
 from lissom.logs import NoProgress, Progress, quiet_quantizer
 from lissom.optional import require
+from lissom.runtime.layout import Layout
 
 _UNROUNDED = ("MatMul", "Gemm")
 """Layers whose output stays as it is where layers alone are quantized."""
@@ -49,6 +50,7 @@ class Plan(NamedTuple):
         everywhere: Smooth also where that takes a multiplication more.
         corrected: The mean that rounding adds is taken off the biases.
         rounded: Weights are rounded by AdaRound instead of to the nearest.
+        per_tensor: A weight has one scale even where the scheme gives each channel one.
         exclude: Names of nodes that stay float32.
     """
 
@@ -59,6 +61,7 @@ class Plan(NamedTuple):
     everywhere: bool = False
     corrected: bool = False
     rounded: bool = False
+    per_tensor: bool = False
     exclude: tuple[str, ...] = ()
 
     @property
@@ -89,6 +92,7 @@ class StaticQuantizer:
         scheme: How numbers become integers.
         seed: Of AdaRound.
         progress: Shows how far what takes long is.
+        layout: Where the samples lie in the tensors of the model; None where on axis 0 of all.
     """
 
     model: Any
@@ -96,6 +100,7 @@ class StaticQuantizer:
     scheme: Scheme
     seed: int = 0
     progress: Progress = field(default_factory=NoProgress)
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
@@ -130,7 +135,7 @@ class StaticQuantizer:
                 model = smoothed(model, largest, alpha=plan.smoothing, everywhere=plan.everywhere)
             progress = NoProgress() if self._calibrations else self.progress  # one bar says how long it takes
             typed = model if model is self.model else inferred(model)  # one as large, and as good
-            found = Calibration(typed, self.samples, progress)
+            found = Calibration(typed, self.samples, progress, self.layout)
             kept = list(self._calibrations.items())  # each holds a model and its session: few are kept
             self._calibrations = dict(kept[:1] + kept[1:][-_MAX_CALIBRATIONS:]) | {key: found}
         return self._calibrations[key]
@@ -181,7 +186,7 @@ class StaticQuantizer:
                 None,
                 quant_format=tool.QuantFormat.QDQ,
                 op_types_to_quantize=list(LAYERS) if plan.operators == "layers" else None,
-                per_channel=scheme.per_channel,
+                per_channel=scheme.per_channel and not plan.per_tensor,
                 reduce_range=scheme.reduce_range,
                 activation_type=kinds.QInt8 if scheme.symmetric else kinds.QUInt8,
                 weight_type=kinds.QInt8,

@@ -18,7 +18,7 @@ from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.static import Plan
 from lissom.recipe import QuantizeConfig
 
-SURE, UNSURE = Estimate(1.3, 1.2, 1.4), Estimate(1.3, 0.9, 1.7)
+SURE, UNSURE, SLOW = Estimate(1.3, 1.2, 1.4), Estimate(1.3, 0.9, 1.7), Estimate(0.7, 0.6, 0.8)
 
 
 def raced(goal: Any, *speedups: Estimate) -> tuple[Plan, Any, list[Any]]:
@@ -35,17 +35,24 @@ def raced(goal: Any, *speedups: Estimate) -> tuple[Plan, Any, list[Any]]:
 
 
 def test_a_variant_that_is_surely_faster_takes_the_models_place() -> None:
-    plan, model, variants = raced(EASY, UNSURE, SURE, UNSURE)
-    assert [variant.kept for variant in variants] == [False, True, False]
+    plan, model, variants = raced(EASY, SLOW, SLOW, SURE, UNSURE)
+    assert [variant.kept for variant in variants] == [False, False, True, False]
     assert plan.exclude == ("first",)
     assert operator_counts(model)["computing_int8"] == 2
 
 
 def test_one_that_may_be_faster_does_not() -> None:
-    plan, model, variants = raced(EASY, UNSURE, UNSURE, UNSURE)
+    plan, model, variants = raced(EASY, SLOW, SLOW, UNSURE, UNSURE)
     assert plan == Plan("layers")
     assert operator_counts(model)["computing_int8"] == 3
     assert not any(variant.kept for variant in variants)
+
+
+def test_one_that_is_nearer_and_no_slower_is_taken_for_that() -> None:
+    plan, _, variants = raced(EASY, UNSURE, SLOW, UNSURE, UNSURE)
+    assert plan == Plan("all")
+    assert variants[0].kept
+    assert variants[0].document()["gain_db"] > 1
 
 
 @pytest.mark.parametrize(("goal", "is_taken"), [(EASY, True), (IMPOSSIBLE, False)])
@@ -58,9 +65,9 @@ def test_one_that_is_worse_must_reach_the_goal(goal: Any, is_taken: bool) -> Non
 
 
 def test_gains_add_up_and_are_written_down() -> None:
-    plan, _, variants = raced(EASY, UNSURE, SURE, SURE)
+    plan, _, variants = raced(EASY, SLOW, SLOW, SURE, SURE)
     assert plan.exclude == ("first", "pointwise")
-    document = variants[1].document()
+    document = variants[2].document()
     assert document["what"] == "first layer in float32"
     assert document["speedup"] == {"value": 1.3, "low": 1.2, "high": 1.4}
 
