@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lissom.runtime.base import Runtime
+from lissom.runtime.sampled import take_samples
 
 Arm = TypeVar("Arm", bound=Hashable)
 Rounds = Mapping[Arm, list[list[float]]]
@@ -67,10 +68,11 @@ class Session(Generic[Arm]):
 
         Args:
             arms: Opened runtimes.
-            inputs: Tensors of one call.
+            inputs: Arrays of shape [samples, ...] of one call.
             round_ms: Time for one arm in one round; at least 3 calls are made.
         """
-        self._arms, self._inputs, self._round_ms = dict(arms), inputs, round_ms
+        self._arms = {name: take_samples(runtime) for name, runtime in arms.items()}
+        self._inputs, self._round_ms = inputs, round_ms
         self._num_calls: dict[Arm, int] = {}
         self.rounds: dict[Arm, list[list[float]]] = {name: [] for name in arms}
         self.warmups: dict[Arm, WarmUp] = {}

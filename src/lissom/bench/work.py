@@ -15,6 +15,7 @@ from lissom.errors import ArtifactError, LissomError
 from lissom.logs import log
 from lissom.optional import require
 from lissom.runtime.arrays import tensor_of
+from lissom.runtime.layout import Layout
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.open_vino import GRAPH_FILE, WEIGHTS_FILE
 from lissom.runtime.probe import load_probe
@@ -115,7 +116,8 @@ def _bytes(spec: TensorSpec) -> int:
 def _sample_shapes(artifact: Artifact) -> dict[str, list[int]]:
     """Shapes of the inputs for one sample, as long as those of the probe."""
     inputs, _ = load_probe(artifact)
-    return {name: [1, *array.shape[1:]] for name, array in inputs.items()}
+    one = next(Layout(artifact.manifest.signature).groups({name: a[:1] for name, a in inputs.items()}))
+    return {name: list(array.shape) for name, array in one.tensors.items()}
 
 
 def _of_onnx(artifact: Artifact) -> int:

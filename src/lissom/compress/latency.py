@@ -32,6 +32,7 @@ from lissom.runtime.arrays import tensor_of
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.runtime.sampled import take_samples
 
 _NUM_ROUNDS = 12
 _ROUND_MS = 10.0
@@ -160,7 +161,8 @@ def timed_against(
 
 
 def _typical_seconds(runtime: Runtime, inputs: Mapping[str, np.ndarray]) -> float:
-    seconds = [runtime.timed_infer(inputs)[1] for _ in range(_NUM_LAYER_CALLS)]
+    calls = take_samples(runtime)
+    seconds = [calls.timed_infer(inputs)[1] for _ in range(_NUM_LAYER_CALLS)]
     return float(np.median(seconds[_NUM_LAYER_CALLS // 4 :]))
 
 

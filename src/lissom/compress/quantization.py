@@ -79,12 +79,12 @@ def _written(
     before = {**noted, "operators_before": len(source.graph.node)}
     _keep_outputs(model, source)
     with context.draft() as draft:
-        add_onnx(draft, model, parent.manifest.signature, context)
+        signature = add_onnx(draft, model, parent.manifest.signature, context, precision=precision)
         return draft.commit(
             **context.fields,
             format="onnx",
             precision=precision,
-            signature=parent.manifest.signature,
+            signature=signature,
             factory=None,
             num_parameters=parent.manifest.num_parameters,
             notes=before | operator_counts(model) | notes,

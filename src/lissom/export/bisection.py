@@ -104,7 +104,8 @@ def first_divergence(
     if before is None or after is None:
         return None
     outputs = [spec.name for spec in child.signature.outputs if spec.name in before.reads]
-    search = _Search(before, after, outputs, batch, limit._replace(min_agreement=0.0))
+    tensors = next(parent.layout.groups(batch)).tensors
+    search = _Search(before, after, outputs, tensors, limit._replace(min_agreement=0.0))
     return search.find()
 
 

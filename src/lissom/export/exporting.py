@@ -66,8 +66,9 @@ def _precision(parent: Artifact, config: ExportConfig) -> str:
 def _onnx(parent: Artifact, config: ExportConfig, context: Context, precision: str) -> Artifact:
     model = _onnx_model(parent, config, context, precision)
     with context.draft() as draft:
-        add_onnx(draft, model, parent.manifest.signature, context)
-        return draft.commit(**_fields(parent, context, config, precision, len(model.graph.node)))
+        signature = add_onnx(draft, model, parent.manifest.signature, context, precision=precision)
+        fields = _fields(parent, context, config, precision, len(model.graph.node))
+        return draft.commit(**fields | {"signature": signature})
 
 
 def _openvino(parent: Artifact, config: ExportConfig, context: Context, precision: str) -> Artifact:
@@ -135,9 +136,8 @@ def _written(files: Mapping[str, bytes], context: Context, fields: Mapping[str, 
         bare = _committed(Draft(Path(place) / "engine"), files, fields)
         with open_runtime(bare, runtimes_for(str(fields["format"]))[0]) as engine:
             inputs = context.probe_inputs()
-            outputs = engine.infer_batch(inputs)
             with context.draft() as draft:
-                draft.add(PROBE_FILE, probe_bytes(inputs, outputs))
+                draft.add(PROBE_FILE, probe_bytes(*engine.layout.answered(engine.infer, inputs)))
                 add_predictions(draft, engine.infer_batch, context)
                 return _added(draft, files, fields)
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec
-from lissom.errors import ArtifactError, ModelError
+from lissom.errors import ArtifactError
+from lissom.export.batch_axes import possible_states, settle_axes
 from lissom.export.external_data import load_onnx, read_graph
 from lissom.export.graphs import all_graphs, all_nodes
-from lissom.export.normalisation import input_specs, normalise, spec_of
+from lissom.export.normalisation import input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
 from lissom.logs import log
@@ -29,6 +30,7 @@ from lissom.models.training import starting_model
 from lissom.optional import require
 from lissom.recipe import LoadConfig, ModelConfig
 from lissom.runtime.isolation import prove_file
+from lissom.runtime.layout import given_inputs, sample_specs
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.structure import build, factory_of, load_model
 
@@ -57,9 +59,9 @@ def data_for_model(source: str, config: ModelConfig) -> Data:
     Raises:
         LissomError: the data or the model cannot be read, or the arrays are not the inputs of the model.
     """
-    declared = declared_inputs(config)
+    declared, optional = declared_inputs(config)
     if declared or config.format != "torch":
-        return load_data(source, declared)
+        return load_data(source, declared, optional)
     data = load_data(source)
     if is_plain(data) and not has_reserved(source):
         return data
@@ -72,16 +74,23 @@ def data_for_model(source: str, config: ModelConfig) -> Data:
     return taken_by_torch(model, data)
 
 
-def declared_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """What an artifact or an ONNX file says of its inputs; empty for a torch model, which says nothing."""
+def declared_inputs(config: ModelConfig) -> tuple[tuple[TensorSpec, ...], set[str]]:
+    """What an artifact or an ONNX file says of its inputs, and those that may be left out: recurrent states.
+
+    Both are empty for a torch model, which says nothing.
+    """
     source = Path(config.source)
     if (source / MANIFEST_NAME).is_file():
-        return Artifact.open(source).manifest.signature.inputs
-    return input_specs(read_graph(source)) if source.suffix == ".onnx" else ()
+        signature = Artifact.open(source).manifest.signature
+        return sample_specs(signature), set(signature.batching.states if signature.batching else ())
+    if source.suffix != ".onnx":
+        return (), set()
+    graph = read_graph(source)
+    return input_specs(graph), possible_states(graph)
 
 
 def _from_artifact(artifact: Artifact, context: Context) -> Artifact:
-    inputs = artifact.manifest.signature.inputs
+    inputs = given_inputs(artifact.manifest.signature, context.data.dataset.inputs)
     context = context.with_data(context.data.taken_by(inputs))
     given = context.data.input_specs
     if inputs != given:
@@ -118,9 +127,12 @@ def _from_onnx_file(path: Path, context: Context) -> Artifact:
     model, changes = normalise(load_onnx(path))
     for change in changes:
         log.info("%s: %s", path, change)
-    context = context.with_data(context.data.taken_by(input_specs(model)))
-    signature = _onnx_signature(model, context)
-    return _save_onnx(model, signature, context, precision=precision_of(model), changes=changes)
+    context = context.with_data(context.data.taken_by(input_specs(model), possible_states(model)))
+    precision, data = precision_of(model), context.data
+    model, signature = settle_axes(
+        model, data.input_specs, context.probe_inputs(), source=data.source, precision=precision
+    )
+    return _save_onnx(model, signature, context, precision=precision, changes=changes)
 
 
 def precision_of(model: Any) -> str:
@@ -148,7 +160,7 @@ def _save_onnx(
         context = context.with_scores(kind_of_onnx(model, signature, context.data, context.fields["task"]))
         tell_kind(context.fields["scores"], context)
     with context.draft() as draft:
-        add_onnx(draft, model, signature, context)
+        signature = add_onnx(draft, model, signature, context, precision=precision)
         return draft.commit(
             **context.fields,
             format="onnx",
@@ -159,42 +171,6 @@ def _save_onnx(
             notes={"operators": len(model.graph.node)} | ({"changes": list(changes)} if changes else {}),
             tolerance=tolerance,
         )
-
-
-def _onnx_signature(model: Any, context: Context) -> Signature:
-    """The signature in the file; its inputs must be those of the data, with a batch that may vary."""
-    inputs = input_specs(model)
-    wanted = context.data.input_specs
-    for spec in inputs:
-        if spec.shape and isinstance(spec.shape[0], int):
-            raise ModelError(
-                f"the batch size of input {spec.name!r} is fixed at {spec.shape[0]}",
-                hint="export the model with a dynamic first axis",
-            )
-    if not _fits(inputs, wanted):
-        raise ModelError(
-            f"the model takes {_shown(inputs)}, but {context.data.source} gives {_shown(wanted)}"
-        )
-    outputs = tuple(spec_of(value) for value in model.graph.output)
-    # A file may name a fixed batch for an output that follows the input's; what the model gives decides.
-    varying = (
-        spec.model_copy(update={"shape": ("batch", *spec.shape[1:]) if spec.shape else ()})
-        for spec in outputs
-    )
-    return Signature(inputs=wanted, outputs=tuple(varying))
-
-
-def _fits(found: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> bool:
-    """Same names, dtypes and ranks, and no fixed size that differs."""
-    if [(spec.name, spec.dtype, len(spec.shape)) for spec in found] != [
-        (spec.name, spec.dtype, len(spec.shape)) for spec in wanted
-    ]:
-        return False
-    return all(
-        isinstance(size, str) or size == other
-        for one, two in zip(found, wanted, strict=True)
-        for size, other in zip(one.shape[1:], two.shape[1:], strict=True)
-    )
 
 
 def _num_elements(tensor: Any) -> int:

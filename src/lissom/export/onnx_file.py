@@ -15,11 +15,15 @@ from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
 from lissom.runtime.arrays import plain_arrays
 from lissom.runtime.isolation import prove_file
+from lissom.runtime.layout import SAMPLES, Layout
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
+from lissom.runtime.signatures import prove_signature
 
 
-def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -> None:
+def add_onnx(
+    draft: Draft, model: Any, signature: Signature, context: Context, *, precision: str = "float32"
+) -> Signature:
     """Write a model with its probe and its predictions, computed by the engine that opens the written file.
 
     Args:
@@ -27,6 +31,10 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
         model: ONNX ModelProto; it is changed, and without its weights afterwards when they are too large.
         signature: Inputs and outputs, whose axes the file is to name.
         context: Gives the samples, and what the file says of itself: task, labels, lineage.
+        precision: Of the model.
+
+    Returns:
+        The signature with axes of the samples that were proven on the written file.
 
     Raises:
         ModelError: the model is not valid ONNX.
@@ -45,10 +53,13 @@ def add_onnx(draft: Draft, model: Any, signature: Signature, context: Context) -
         raise ModelError(f"the exported model is not valid ONNX: {str(exc).splitlines()[0]}") from exc
     inputs = context.probe_inputs()
     if context.fields.get("foreign"):
-        prove_file(path, inputs)
+        prove_file(path, next(Layout(signature).groups(inputs)).tensors)
     call = caller(open_session(path), [spec.name for spec in signature.outputs])
-    draft.add(PROBE_FILE, probe_bytes(inputs, call(inputs)))
-    add_predictions(draft, call, context)
+    proven = prove_signature(call, signature, inputs, precision=precision)
+    layout = Layout(proven)
+    draft.add(PROBE_FILE, probe_bytes(*layout.answered(call, inputs)))
+    add_predictions(draft, lambda samples: layout.infer_samples(call, samples), context)
+    return proven
 
 
 def _described(signature: Signature, context: Context) -> dict[str, str]:
@@ -154,17 +165,20 @@ def _strip_nodes(nodes: Any) -> None:
 
 
 def name_axes(model: Any, signature: Signature) -> None:
-    """Give every axis that may vary the name that the signature has for it.
+    """Give every axis that may vary the name that the signature has for it; a fixed number of samples stays.
 
     Raises:
         ModelError: the exporter fixed the size of an axis that may vary.
     """
     values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    one_size = signature.batching is not None and signature.batching.size is not None
     for spec in (*signature.inputs, *signature.outputs):
         for axis, dim in enumerate(spec.shape):
             if not isinstance(dim, str):
                 continue
             found = values[spec.name].type.tensor_type.shape.dim[axis]
+            if dim == SAMPLES and one_size:
+                continue
             if found.HasField("dim_value"):
                 raise fixed(spec.name, axis, found.dim_value, dim)
             found.dim_param = dim

@@ -29,6 +29,7 @@ from lissom.errors import ArtifactError, RequestError
 from lissom.models.data import Data
 from lissom.runtime.base import Runtime
 from lissom.runtime.differences import unlike
+from lissom.runtime.layout import sample_specs
 
 
 class ParityLimit(NamedTuple):
@@ -103,7 +104,7 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
     Raises:
         ArtifactError: their signatures differ, so that they cannot be compared.
     """
-    if parent.signature != child.signature:
+    if not _comparable(parent.signature, child.signature):
         raise ArtifactError(
             f"{parent.artifact.name!r} and {child.artifact.name!r} have different signatures: "
             f"{_shown(parent.signature)} and {_shown(child.signature)}"
@@ -114,6 +115,11 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
         for name, comparison in compared.items():
             comparison.add(wanted[name], found[name])
     return [comparison.parity(name, limit) for name, comparison in compared.items()]
+
+
+def _comparable(one: Signature, other: Signature) -> bool:
+    """True for equal inputs and outputs; whether samples may share a call is no matter here."""
+    return (one.inputs, one.outputs) == (other.inputs, other.outputs)
 
 
 def limit_of(precision: str, data: Data) -> ParityLimit:
@@ -264,24 +270,25 @@ def fuzz_inputs(
     one axis at a time. Whole numbers, such as tokens and masks, stay between the extremes of the data.
     """
     generator = np.random.default_rng(seed)
+    specs = [spec for spec in sample_specs(signature) if spec.name in like]  # a state may be left out
     return [
-        {spec.name: _filled(kind, spec, like[spec.name], dims, generator) for spec in signature.inputs}
-        for dims in _dimensions(signature, like, sizes)
+        {spec.name: _filled(kind, spec, like[spec.name], dims, generator) for spec in specs}
+        for dims in _dimensions(specs, like, sizes)
         for kind in ("zeros", "low", "high", "noise")
     ]
 
 
 def _dimensions(
-    signature: Signature, like: Mapping[str, np.ndarray], sizes: Sequence[int]
+    specs: Sequence[TensorSpec], like: Mapping[str, np.ndarray], sizes: Sequence[int]
 ) -> Iterator[dict[str, int]]:
     """A size for each named dimension: first every size of the batch, then of each other dimension."""
     seen = {
         dim: size
-        for spec in signature.inputs
+        for spec in specs
         for dim, size in zip(spec.shape, like[spec.name].shape, strict=True)
         if isinstance(dim, str)
     }
-    batch = {dim for spec in signature.inputs for dim in spec.shape[:1] if isinstance(dim, str)}
+    batch = {dim for spec in specs for dim in spec.shape[:1] if isinstance(dim, str)}
     for size in sizes:
         yield seen | dict.fromkeys(batch, size)
     for dim in [dim for dim in seen if dim not in batch]:
@@ -308,16 +315,18 @@ def _answers(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Inputs batch by batch, and what the parent and the child answer."""
     size = min(parent.max_batch or _MOST_AT_ONCE, child.max_batch or _MOST_AT_ONCE, _MOST_AT_ONCE)
+    if parent.layout.one_by_one or child.layout.one_by_one:
+        size = 1
     tensors = data.tensors("select" if len(data.indices["select"]) else "calibrate")
     num_samples = len(next(iter(tensors.values())))
     for start in range(0, num_samples, size):
         batch = {name: array[start : start + size] for name, array in tensors.items()}
-        yield batch, parent.infer(batch), child.infer(batch)
+        yield batch, parent.infer_batch(batch), child.infer_batch(batch)
     if fuzz:
         sizes = [number for number in (1, 3) if number <= size]
         for batch in fuzz_inputs(parent.signature, tensors, sizes=sizes):
             if (wanted := _defined(parent, batch)) is not None:
-                yield batch, wanted, child.infer(batch)
+                yield batch, wanted, child.infer_batch(batch)
 
 
 def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
@@ -326,7 +335,7 @@ def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.n
     A kernel may be larger than an axis of size one; a mask that hides everything makes attention NaN.
     """
     try:
-        wanted = parent.infer(batch)
+        wanted = parent.infer_batch(batch)
     except (RequestError, RuntimeError):
         return None
     return wanted if all(np.isfinite(array).all() for array in wanted.values()) else None

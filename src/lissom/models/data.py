@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -117,15 +117,17 @@ class Data:
                     found.setdefault(f"{one}/{other}", len(shared))
         return found
 
-    def taken_by(self, specs: Sequence[TensorSpec]) -> Data:
+    def taken_by(self, specs: Sequence[TensorSpec], optional: Collection[str] = ()) -> Data:
         """The same samples and splits as a model takes them: by its names, in its order and its dtypes.
 
         Args:
             specs: The inputs that a model declares; shapes are not compared.
+            optional: Inputs that need no array: recurrent states, which start as zeros.
 
         Raises:
             DataError: the arrays have other names than the inputs.
         """
+        specs = [spec for spec in specs if spec.name not in optional or spec.name in self.dataset.inputs]
         if self.taken == tuple(specs):
             return self
         arrays = {name: array.shape[1:] for name, array in self.dataset.inputs.items()}
@@ -292,7 +294,7 @@ def split_of(sample_hash: str, shares: Mapping[str, float] = _SHARES) -> str:
     return list(shares)[-1]
 
 
-def load_data(source: str, declared: Sequence[TensorSpec] = ()) -> Data:
+def load_data(source: str, declared: Sequence[TensorSpec] = (), optional: Collection[str] = ()) -> Data:
     """Load data by built-in name, file, folder, or `package.module:factory` that gives a `Dataset`.
 
     Options of the loader follow a question mark, as in `photos/?image_size=64` or
@@ -304,6 +306,7 @@ def load_data(source: str, declared: Sequence[TensorSpec] = ()) -> Data:
         declared: What a model declares of its inputs, where that is known before the data are read. An array
             of an .npz that has the name of an input is that input, though it be called y; the data are then
             `taken_by` it, and are not held against the habits of models in general.
+        optional: Inputs that need no array.
 
     Raises:
         DataError: nothing is there, it does not hold together, an option is unknown, or the arrays are not
@@ -320,7 +323,7 @@ def load_data(source: str, declared: Sequence[TensorSpec] = ()) -> Data:
     else:
         dataset = _made(place, options, source)
     data = Data(source, checked(dataset, source, declared=bool(declared)))
-    return data.taken_by(declared) if declared else data
+    return data.taken_by(declared, optional) if declared else data
 
 
 def _made(place: str, options: Mapping[str, Any], source: str) -> Dataset:

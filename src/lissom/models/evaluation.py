@@ -17,6 +17,7 @@ from lissom.artifact import PreprocessingStep, Signature
 from lissom.errors import DataError, ModelError
 from lissom.models.data import Data
 from lissom.models.metrics import confusion_matrix
+from lissom.runtime.layout import sample_specs
 
 if TYPE_CHECKING:
     from lissom.models.tasks import Task
@@ -66,8 +67,9 @@ def fitted(data: Data, signature: Signature, preprocessing: Sequence[Preprocessi
     Raises:
         DataError: names or sample shapes of the inputs are not those of the model.
     """
-    data = data.taken_by(signature.inputs)
-    wanted = {spec.name: spec.shape[1:] for spec in signature.inputs}
+    specs = sample_specs(signature)
+    data = data.taken_by(specs, optional=signature.batching.states if signature.batching else ())
+    wanted = {spec.name: spec.shape[1:] for spec in specs if spec.name in data.dataset.inputs}
     found = {spec.name: spec.shape[1:] for spec in data.input_specs}
     if not all(_fits(wanted[name], found[name]) for name in wanted):
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from lissom.artifact import (
     Tolerance,
     canonical_json,
 )
-from lissom.errors import ArtifactError, ModelError
+from lissom.errors import ArtifactError, ModelError, RaggedAnswers
 from lissom.logs import Progress, log
 from lissom.models.data import Data
 from lissom.models.evaluation import answers, predict
@@ -32,9 +32,11 @@ from lissom.models.score_kinds import SAID, kind_of_torch
 from lissom.models.tasks import Task, task_of
 from lissom.runtime.arrays import safetensors_bytes, tensor_of
 from lissom.runtime.differences import difference
+from lissom.runtime.layout import Layout
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
 from lissom.runtime.pytorch import call_model
 from lissom.runtime.scores import ScoreKind
+from lissom.runtime.signatures import prove_signature
 from lissom.structure import (
     STRUCTURE_FILE,
     WEIGHTS_FILE,
@@ -155,14 +157,19 @@ def _write_torch(
     weights = weights_bytes(model)
     inputs = context.probe_inputs()
     signature = signature_of(model, context.data, inputs, output_name=context.task.output_name)
+    signature = prove_signature(
+        lambda batch: call_model(model, signature, batch), signature, inputs, precision=_precision(model)
+    )
+    layout = Layout(signature)
     context = context.with_scores(_scores_of(model, signature, context))
-    outputs = call_model(model, signature, inputs)
-    _check_reload(load_weights(rebuild(factory, structure), weights), signature, inputs, outputs)
+    asked, outputs = layout.answered(lambda batch: call_model(model, signature, batch), inputs)
+    _check_reload(load_weights(rebuild(factory, structure), weights), signature, asked, outputs)
     with context.draft() as draft:
         draft.add(WEIGHTS_FILE, weights)
         draft.add(STRUCTURE_FILE, canonical_json(structure))
-        draft.add(PROBE_FILE, probe_bytes(inputs, outputs))
-        add_predictions(draft, lambda batch: _checked_call(model, signature, batch), context)
+        draft.add(PROBE_FILE, probe_bytes(asked, outputs))
+        call = partial(_checked_call, model, signature)
+        add_predictions(draft, lambda samples: layout.infer_samples(call, samples), context)
         for name, content in files.items():
             draft.add(name, content)
         draft.commit(
@@ -206,11 +213,15 @@ def add_predictions(draft: Draft, call: Any, context: Context) -> None:
         return
     one = {name: array[:1] for name, array in data.tensors("report").items()}
     small = next(iter(call(one).values())).ndim <= 2
-    found = (
-        {"outputs": predict(call, data.tensors("report"))}
-        if small
-        else {"answers": answers(call, data, "report", context.task)}
-    )
+    try:
+        found = (
+            {"outputs": predict(call, data.tensors("report"))}
+            if small
+            else {"answers": answers(call, data, "report", context.task)}
+        )
+    except RaggedAnswers as exc:
+        log.warning("%s: no predictions are stored: %s", context.fields["name"], exc)
+        return
     draft.add(PREDICTIONS_FILE, safetensors_bytes({**found, "labels": data.labels("report")}))
 
 
@@ -273,7 +284,8 @@ def _check_reload(
     inputs: Mapping[str, np.ndarray],
     outputs: Mapping[str, np.ndarray],
 ) -> None:
-    for name, again in call_model(model, signature, inputs).items():
+    found = Layout(signature).infer_samples(lambda batch: call_model(model, signature, batch), inputs)
+    for name, again in found.items():
         if not np.array_equal(again, outputs[name], equal_nan=True):
             raise ArtifactError(
                 f"the reloaded model differs from the one in memory at output {name!r}: "

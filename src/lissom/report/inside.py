@@ -39,7 +39,7 @@ def look_inside(
             typical = median(sample for own in figures["rounds_ms"] for sample in own) / 1e3
             num_calls = int(np.clip(_SECONDS / max(typical, 1e-6), _FEWEST_CALLS, _MOST_CALLS))
             try:
-                times = runtime.layer_times(inputs, num_calls)
+                times = runtime.layer_times(next(runtime.layout.groups(inputs)).tensors, num_calls)
             except Exception as exc:  # an engine that cannot watch itself was timed all the same
                 log.warning("layers of %s on %s are not known: %s", arm.artifact, arm.runtime, exc)
                 times = None

@@ -27,6 +27,7 @@ from lissom.report.inside import look_inside
 from lissom.report.opening import Arms, answer_all, open_arms, planned_arms, task_for
 from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import open_runtime
+from lissom.runtime.sampled import take_samples
 
 CONTROL = "(control)"
 """Stands for the artifact of the last arm, usually among the fastest, which is opened and timed once more."""
@@ -166,7 +167,7 @@ def _count_energy(
         for arm, runtime in list(arms.runtimes.items()):
             with arms.at(arm, "counted") as figures:
                 found = energy.spent(
-                    lambda runtime=runtime: runtime.infer(inputs),  # type: ignore[misc]
+                    lambda runtime=runtime: take_samples(runtime).infer(inputs),  # type: ignore[misc]
                     counters,
                     seconds=config.energy_seconds,
                     idle=idle,

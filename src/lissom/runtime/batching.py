@@ -32,6 +32,7 @@ Row = dict[str, np.ndarray]
 Answer = Mapping[str, np.ndarray]
 
 _NUM_ROWS = 3
+_NUM_TOGETHER = 5
 _PLACES = (0, 2, 4)
 """Where the three rows stand in a call of five."""
 _TURNED = (2, 0, 1)
@@ -154,7 +155,7 @@ def _answer(call: Call, axes: Axes, rows: Sequence[Row], shared: Row | None = No
     """What a model says to rows together; None where it does not take them."""
     first = shared or rows[0]
     tensors = {
-        name: first[name] if axis is None else np.stack([row[name] for row in rows], axis=axis)
+        name: np.asarray(first[name]) if axis is None else np.stack([row[name] for row in rows], axis=axis)
         for name, axis in axes.items()
     }
     try:
@@ -240,15 +241,22 @@ class _Proof:
             for place, row in enumerate(order)
         )
 
-    def _reading(self, outputs: Mapping[str, int | None]) -> str:
-        """Why samples may not share a call: an answer changes with the neighbours, or this is unknown."""
+    def _reading(self, outputs: dict[str, int | None]) -> str:
+        """Why samples may not share a call: an answer changes with the neighbours, or this is unknown.
+
+        An output that then has not as many rows as samples loses its axis.
+        """
         answers = [self._beside(company) for company in companies(self._samples, self._rows[0])]
         base, others = answers[0], [one for one in answers[1:] if one is not None]
         if base is None or not others:
             return "it does not run on five samples, so that it could not be proven"
         for name, axis in outputs.items():
             assert axis is not None
-            rows = [np.take(one[name], _PLACES, axis) for one in (base, *others)]
+            seen = [one[name] for one in (base, *others)]
+            if any(one.ndim <= axis or one.shape[axis] != _NUM_TOGETHER for one in seen):
+                outputs[name] = None
+                return f"output {name!r} has not one answer for each sample"
+            rows = [np.take(one, _PLACES, axis) for one in seen]
             if not all(_close(rows[0], one, self._closeness.neighbours) for one in rows[1:]):
                 return f"output {name!r} reads the other samples of the batch"
         return ""

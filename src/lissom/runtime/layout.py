@@ -13,7 +13,7 @@ first axis if its size is 1, else along a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,12 @@ def sample_specs(signature: Signature) -> tuple[TensorSpec, ...]:
         spec.model_copy(update={"shape": (SAMPLES, *shape_without(spec.shape, axes.get(spec.name)))})
         for spec in signature.inputs
     )
+
+
+def given_inputs(signature: Signature, names: Collection[str] = ()) -> tuple[TensorSpec, ...]:
+    """The inputs as data have them, without the recurrent states that are not among `names`."""
+    states = signature.batching.states if signature.batching else {}
+    return tuple(spec for spec in sample_specs(signature) if spec.name not in states or spec.name in names)
 
 
 def shape_without(shape: Sequence[Any], axis: int | None) -> tuple[Any, ...]:
@@ -112,7 +118,7 @@ class Layout:
         found = {}
         for name, array in self.with_state_samples(samples).items():
             axis = self._inputs.get(name, 0)
-            found[name] = array[0] if axis is None else plain(np.moveaxis(array, 0, axis))
+            found[name] = np.asarray(array[0]) if axis is None else plain(np.moveaxis(array, 0, axis))
         return found
 
     def with_states(self, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -182,6 +188,14 @@ class Layout:
             return dict(call(samples))
         parts = [self.samples(call(group.tensors), group.wanted) for group in self.groups(samples, most)]
         return {name: _joined(name, [part[name] for part in parts], 0) for name in parts[0]}
+
+    def answered(self, call: Call, samples: Tensors) -> tuple[Tensors, dict[str, np.ndarray]]:
+        """Samples with their answers; the first alone where no array holds the answers to all."""
+        try:
+            return samples, self.infer_samples(call, samples)
+        except RaggedAnswers:
+            one = {name: array[:1] for name, array in samples.items()}
+            return one, self.infer_samples(call, one)
 
     def infer_request(self, call: Call, tensors: Tensors, most: int | None = None) -> dict[str, np.ndarray]:
         """Answers to the tensors of one caller, of as many samples as that sent, laid out as the model does.

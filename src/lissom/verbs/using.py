@@ -51,13 +51,14 @@ def predict(
     from lissom.models.matching import match_inputs
     from lissom.runtime.base import open_runtime
     from lissom.runtime.finiteness import check_scores, checked_inputs
+    from lissom.runtime.layout import given_inputs
     from lissom.runtime.preprocess import prepare_inputs
     from lissom.runtime.scores import class_columns, class_scores, classifies
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
     pairs = match_inputs(
-        {spec.name: spec.shape[1:] for spec in manifest.signature.inputs},
+        {spec.name: spec.shape[1:] for spec in given_inputs(manifest.signature, inputs)},
         {name: np.shape(array)[1:] for name, array in inputs.items()},
         source="predict",
     )

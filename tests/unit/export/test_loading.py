@@ -111,7 +111,6 @@ def test_data_of_another_shape_are_refused_for_an_artifact(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": [value("image", FLOAT, [1, 1, 8, 8])]}, "the batch size of input 'image' is fixed at 1"),
         (
             {
                 "inputs": [value("x", FLOAT, ["N", 1, 8, 8]), value("v", FLOAT, ["N", 4])],
@@ -151,7 +150,6 @@ def test_data_of_another_shape_are_refused_for_an_artifact(tmp_path: Path) -> No
         ({"nodes": [helper.make_node("MatMul", ["missing", "w"], ["scores"])]}, "missing"),
     ],
     ids=[
-        "fixed batch",
         "other name",
         "other size",
         "other type",
@@ -169,6 +167,17 @@ def test_an_onnx_file_that_does_not_fit_is_refused_with_the_reason(
     with pytest.raises(LissomError, match=message):
         loaded(tmp_path, source)
     assert not (tmp_path / "load").exists()
+
+
+def test_a_batch_that_the_file_fixes_is_freed_where_rows_keep_their_answers(tmp_path: Path) -> None:
+    source = onnx_file(tmp_path / "theirs.onnx", inputs=[value("image", FLOAT, [1, 1, 8, 8])])
+    made = loaded(tmp_path, source)
+    assert made.manifest.signature.batching is not None
+    assert made.manifest.signature.batching.joins
+    images = DATA.tensors("report")["image"][:5]
+    with open_runtime(made, "onnxruntime", threads=1) as runtime:
+        found = runtime.infer({"image": images})["scores"]
+    np.testing.assert_allclose(found, images.reshape(5, 64) @ WEIGHTS, rtol=1e-4, atol=1e-4)
 
 
 def test_an_output_of_fixed_batch_size_is_refused_or_mended(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from lissom.export.verification import (
 )
 from lissom.models.data import Data, Dataset
 from lissom.runtime.base import check_tensor
+from lissom.runtime.layout import Layout
 from lissom.runtime.onnx_runtime import OnnxRuntime
 
 EXACT, INT8 = LIMITS["float32"], LIMITS["int8"]
@@ -438,8 +439,9 @@ class Wide:
         outputs = (TensorSpec(name="logits", dtype="float32", shape=("batch", 16, 500)),)
         self.artifact = artifact
         self.signature = artifact.manifest.signature.model_copy(update={"outputs": outputs})
+        self.layout = Layout(self.signature)
 
-    def infer(self, inputs: Any) -> dict[str, np.ndarray]:
+    def infer_batch(self, inputs: Any) -> dict[str, np.ndarray]:
         rows = inputs["image"].reshape(-1, 4).sum(axis=1)
         return {"logits": np.sin(rows[:, None] + np.arange(8000, dtype=np.float32)).reshape(-1, 16, 500)}
 

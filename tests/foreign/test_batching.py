@@ -1,0 +1,197 @@
+"""Every caller's answer is the model's own, whatever a model does with its batch.
+
+Right answers come from ONNX Runtime, torch and numpy called directly, with the rows of one caller alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.foreign.batches import KINDS, Graph, engine
+
+from lissom.artifact import Batching, Signature, TensorSpec
+from lissom.export.batch_axes import inputs_of, settle_axes
+from lissom.runtime.batching import prove_batching
+from lissom.runtime.layout import Layout
+from lissom.serve.scheduler import Limits, Scheduler
+
+Tensors = Mapping[str, np.ndarray]
+Call = Callable[[Tensors], Mapping[str, np.ndarray]]
+MEMBERS = [
+    pytest.param(kind, name, id=f"{kind}: {name}") for kind, members in KINDS.items() for name in members
+]
+
+
+def settled(found: Graph) -> tuple[Any, Signature]:
+    names = [value.name for value in inputs_of(found.model)]
+    specs = [
+        TensorSpec(
+            name=name, dtype=found.samples[name].dtype.name, shape=("batch", *found.samples[name].shape[1:])
+        )
+        for name in names
+    ]
+    return settle_axes(found.model, specs, {n: a[:8] for n, a in found.samples.items()}, source="npz")
+
+
+def serve(run: Call, requests: Sequence[Tensors], batching: Batching) -> list[Tensors | BaseException]:
+    """Answers to requests that all wait before the first is computed, as a busy server has them."""
+
+    async def ask() -> list[Any]:
+        with ThreadPoolExecutor(1) as executor:
+            scheduler = Scheduler(
+                run, Limits(max_batch=8), executor=executor, batches=batching.joins, batching=batching
+            )
+            return await asyncio.gather(*map(scheduler.submit, requests), return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def assert_same(found: Any, wanted: Tensors) -> None:
+    assert not isinstance(found, BaseException), found
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def requests_of(samples: Tensors, layout: Layout, counts: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """What callers send: rows of the samples, every caller others."""
+    found, start = [], 0
+    for count in counts:
+        index = np.arange(start, start + count) % len(next(iter(samples.values())))
+        found.append(layout.tensors({name: array[index] for name, array in samples.items()}))
+        start += count
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), MEMBERS)
+def test_the_axes_are_those_of_the_graph(kind: str, name: str) -> None:
+    found = KINDS[kind][name]()
+    _, signature = settled(found)
+    assert signature.batching is not None
+    assert (signature.batching.joins, signature.batching.outputs) == (found.joins, found.outputs)
+    assert bool(signature.batching.reason) != found.joins
+
+
+@pytest.mark.parametrize(("kind", "name"), [one for one in MEMBERS if "random" not in str(one.id)])
+def test_every_caller_gets_what_the_model_says_to_it_alone(kind: str, name: str) -> None:
+    found = KINDS[kind][name]()
+    model, signature = settled(found)
+    layout, call, alone = Layout(signature), engine(model), engine(found.model)
+    requests = requests_of(found.samples, layout, [1, 2, 1, 3, 1, 1, 2, 1])
+    assert signature.batching is not None
+    sizes: list[int] = []
+
+    def run(tensors: Tensors) -> dict[str, np.ndarray]:
+        sizes.append(layout.num_rows(tensors))
+        return layout.infer_request(call, tensors)
+
+    answers = serve(run, requests, signature.batching)
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, alone(request))
+    assert (max(sizes) > 3) == found.joins
+
+
+@pytest.mark.parametrize(("kind", "name"), [one for one in MEMBERS if "random" not in str(one.id)])
+def test_samples_have_the_answers_of_rows_alone_wherever_those_exist(kind: str, name: str) -> None:
+    """As evaluation, prediction and verification ask; what reads a batch has no answers of rows alone."""
+    found = KINDS[kind][name]()
+    if kind in ("statistics over the batch", "neighbours", "sorted or filtered"):
+        return
+    model, signature = settled(found)
+    layout, alone = Layout(signature), engine(found.model)
+    answers = layout.infer_samples(engine(model), found.samples)
+    for index in range(len(found.samples["x"])):
+        row = layout.tensors({name: array[index : index + 1] for name, array in found.samples.items()})
+        for output, array in alone(row).items():
+            np.testing.assert_allclose(
+                answers[output][index].reshape(-1), array.reshape(-1), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_callers_with_other_values_of_an_input_for_all_are_not_joined() -> None:
+    found = KINDS["an input for all samples"]["scales"]()
+    model, signature = settled(found)
+    layout, alone = Layout(signature), engine(found.model)
+    requests = [
+        {"x": found.samples["x"][index : index + 1], "s": np.full(4, index % 3, np.float32)}
+        for index in range(9)
+    ]
+    assert signature.batching is not None
+    call = engine(model)
+    answers = serve(lambda one: layout.infer_request(call, one), requests, signature.batching)
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, alone(request))
+    samples = {"x": found.samples["x"], "s": np.arange(48, dtype=np.float32).reshape(12, 4)}
+    rows = layout.infer_samples(call, samples)["y"]
+    for index in range(12):
+        wanted = alone({"x": samples["x"][index : index + 1], "s": samples["s"][index]})["y"]
+        np.testing.assert_allclose(rows[index : index + 1], wanted, rtol=1e-5)
+
+
+# What models do with a batch, as numpy: each takes and gives [n, 5].
+WITHIN = {
+    "double": lambda x: 2 * x,
+    "tanh": np.tanh,
+    "sum of a row": lambda x: x + x.sum(axis=1, keepdims=True),
+    "turn a row": lambda x: np.roll(x, 1, axis=1),
+    "sort a row": lambda x: np.sort(x, axis=1),
+}
+ACROSS = {
+    "mean": lambda x: x - x.mean(axis=0),
+    "largest": lambda x: x / (1 + np.abs(x).max()),
+    "previous": lambda x: x + np.roll(x, 1, axis=0),
+    "sums": lambda x: x.cumsum(axis=0),
+    "sort": lambda x: np.sort(x, axis=0),
+    "reverse": lambda x: x[::-1],
+    "count": lambda x: x * len(x),
+    "attention": lambda x: x + np.tanh(x @ x.T) @ x,
+    "only when large": lambda x: x * (2 if np.abs(x).max() > 4 else 1),
+    "by place": lambda x: x + np.arange(len(x))[:, None],
+}
+ENDS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int | None]] = {
+    "plain": (lambda x: x, 0),
+    "last": (lambda x: x.T.copy(), 1),
+    "middle": (lambda x: np.stack([x, -x]), 1),
+    "pairs": (lambda x: x @ x.T, None),
+    "mean": (lambda x: np.asarray(x.mean()), None),
+    "flat": (lambda x: x.reshape(-1), None),
+    "positive": (lambda x: x[x[:, 0] > 0], None),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from([*WITHIN, *ACROSS]), max_size=4),
+    ends=st.lists(st.sampled_from(list(ENDS)), min_size=1, max_size=2, unique=True),
+    counts=st.lists(st.integers(1, 4), min_size=2, max_size=9),
+    seed=st.integers(0, 1000),
+)
+def test_no_random_model_hands_out_the_rows_of_another(
+    steps: list[str], ends: list[str], counts: list[int], seed: int
+) -> None:
+    def model(tensors: Tensors) -> dict[str, np.ndarray]:
+        x = tensors["x"].astype(np.float64)
+        for step in steps:
+            x = (WITHIN | ACROSS)[step](x)
+        return {end: np.ascontiguousarray(ENDS[end][0](x)) for end in ends}
+
+    samples = {"x": np.random.default_rng(seed).normal(size=(8, 5)).astype(np.float32)}
+    batching = prove_batching(model, samples, [{"x": 0}])
+    assert batching is not None
+    if all(step in WITHIN for step in steps):
+        assert batching.joins == all(ENDS[end][1] is not None for end in ends)
+    layout = Layout(
+        Signature(inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 5)),), outputs=()), batching
+    )
+    generator = np.random.default_rng(seed + 1)
+    requests = [{"x": generator.normal(size=(count, 5)).astype(np.float32)} for count in counts]
+    answers = serve(lambda tensors: layout.infer_request(model, tensors), requests, batching)
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, model(request))
