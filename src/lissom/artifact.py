@@ -31,6 +31,8 @@ EVIDENCE_NAME = "evidence"
 TEMPORARY_PREFIX = ".writing-"
 WORK_PREFIX = ".training-"
 """A folder of checkpoints, from which a killed run goes on."""
+MADE_PREFIX = "made-inputs-"
+"""A file of inputs that were made by the signature of a model, in the folder of a run."""
 TEACHERS_NAME = ".teachers"
 """A folder of what teachers answered, in the folder of a run."""
 ID_LENGTH = 16

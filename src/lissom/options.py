@@ -27,6 +27,8 @@ class RecipeOptions(TypedDict, total=False):
     """What goes into the recipe of a verb beside its own stage.
 
     Attributes:
+        name: Of the run's folder and of the served model; default: that of the verb, of a `.onnx` file its
+            own.
         kwargs: Keyword arguments of the factory.
         weights: A file of weights to start from.
         task: classification, regression, language-modelling, or a factory of a `lissom.models.tasks.Task`.
@@ -38,6 +40,7 @@ class RecipeOptions(TypedDict, total=False):
         overrides: Changes of the recipe, `a.b=value` each.
     """
 
+    name: str | None
     kwargs: Mapping[str, Any]
     weights: str | None
     task: str | None
@@ -212,6 +215,7 @@ class ServeOptions(ServingOptions, total=False):
         rate_limit: Requests a second of each key; default: any number.
         access_log: File that a line of JSON is appended to for each answer, `-` for the log; default: none.
         names: Of the models, one an artifact in their order; default: those of their recipes.
+        data: DATA with which `.onnx` files are loaded; default: made inputs.
         keep_alive: Seconds that a connection is kept open without a request, up to 3600; default: 5.
         drain_seconds: How long a server that was told to end answers 503 before it ends, for a balancer to
             notice, 0 to 30; default: 0, no longer than what was begun takes.
@@ -227,6 +231,7 @@ class ServeOptions(ServingOptions, total=False):
     rate_limit: float | None
     access_log: str | Path | None
     names: Sequence[str] | None
+    data: str | Path | None
     keep_alive: float | None
     drain_seconds: float | None
     tls_cert: str | Path | None

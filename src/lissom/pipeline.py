@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lissom.artifact import (
     ID_LENGTH,
+    MADE_PREFIX,
     MANIFEST_NAME,
     TEACHERS_NAME,
     TEMPORARY_PREFIX,
@@ -460,7 +461,8 @@ def _scene(
         "task": stage.id_inputs["task"]["name"],
         "labels": data.dataset.label_names,
         "preprocessing": data.dataset.preprocessing,
-        "input_ranges": input_ranges(data),
+        # Made inputs say nothing of those that a model is meant for.
+        "input_ranges": () if MADE_PREFIX in data.source else input_ranges(data),
         # What is made of a model gives the scores that it gives; those of a new one are found by trial.
         **({"scores": parents["input"].manifest.scores} if "input" in parents else {}),
         "parents": tuple(

@@ -30,6 +30,9 @@ def run(
         Path, typer.Argument(metavar="RECIPE", help="A YAML file, such as recipes/digits.yaml.")
     ],
     overrides: Overrides = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of the run. [that of the recipe]")
+    ] = None,
     out: Out = None,
     allow: Allow = None,
     dry_run: DryRun = False,
@@ -45,7 +48,8 @@ def run(
     """
     from lissom.recipe import Recipe
 
-    return run_recipe(Recipe.from_file(recipe, overrides or ()), out, allow, dry_run)
+    changes = [*(overrides or ()), *([f"name={name}"] if name is not None else [])]
+    return run_recipe(Recipe.from_file(recipe, changes), out, allow, dry_run)
 
 
 @verb

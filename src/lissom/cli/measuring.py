@@ -14,6 +14,8 @@ from lissom.cli.options import (
     Data,
     Device,
     DryRun,
+    FileName,
+    FileNames,
     Kwargs,
     MaxDrop,
     Model,
@@ -105,9 +107,10 @@ def sensitivity(
 
 @verb
 def verify(
-    before: Annotated[Path, typer.Argument(metavar="A", help="Artifact that is trusted.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Artifact that is checked.")],
+    before: Annotated[Path, typer.Argument(metavar="A", help="Artifact, or .onnx file, that is trusted.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Artifact, or .onnx file, that is checked.")],
     data: OptionalData = None,
+    names: FileNames = None,
     runtime_a: Annotated[str | None, typer.Option("--runtime-a", help="Runtime of A.")] = None,
     runtime_b: Annotated[str | None, typer.Option("--runtime-b", help="Runtime of B.")] = None,
     allow: Allow = None,
@@ -121,11 +124,12 @@ def verify(
     from lissom.errors import LissomError
 
     runtimes = (runtime_a, runtime_b)
-    parities = verbs.verify(before, after, data=data, runtimes=runtimes)
+    one, other = verbs.open_models([before, after], data=data, names=names, progress=TerminalProgress())
+    parities = verbs.verify(one, other, data=data, runtimes=runtimes)
     found: Divergence | LissomError | None = None
     if not all(parity.passed for parity in parities):
         try:
-            found = verbs.divergence(before, after, data=data, runtimes=runtimes)
+            found = verbs.divergence(one, other, data=data, runtimes=runtimes)
         except LissomError as exc:  # the gate has failed, whatever keeps us from looking inside
             found = exc
     return views.verified(parities, allow or (), found)
@@ -133,7 +137,7 @@ def verify(
 
 @verb
 def bench(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="What is timed.")],
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifacts or .onnx files.")],
     against: Annotated[
         Path | None,
         typer.Option(
@@ -141,6 +145,7 @@ def bench(
         ),
     ] = None,
     data: OptionalData = None,
+    names: FileNames = None,
     runtimes: Runtimes = None,
     threads: Annotated[
         list[int] | None,
@@ -183,6 +188,7 @@ def bench(
     lissom bench runs/digits/artifact --against runs/digits/01-train-*
     lissom bench runs/digits/artifact --batch-size 1 --batch-size 8 --batch-size 32 --threads 1 --threads 2
     lissom bench runs/digits/artifact --scenario Server --rate 200 --seconds 30
+    lissom bench model.onnx
     """
     from lissom import verbs
     from lissom.bench.scenarios import scenario_called
@@ -205,7 +211,9 @@ def bench(
             "energy_seconds": energy_seconds,
         }
     )
-    timed = [*([against] if against else []), *artifacts]
+    timed = verbs.open_models(
+        [*([against] if against else []), *artifacts], data=data, names=names, progress=TerminalProgress()
+    )
     if dry_run:
         of_scenario = seconds if asked_as else None
         count = len(sizes) * len(numbers)
@@ -310,6 +318,7 @@ def compare(
 def evaluate(
     artifact: ArtifactPath,
     data: OptionalData = None,
+    name: FileName = None,
     split: Annotated[
         str, typer.Option("--split", metavar="SPLIT", help="train, calibrate, select or report.")
     ] = "report",
@@ -325,4 +334,7 @@ def evaluate(
     lissom evaluate runs/digits/artifact --runtime onnxruntime --split select
     lissom evaluate runs/digits/artifact --data fresh.npz --json
     """
-    return views.evaluated(artifact, data, split, runtime)
+    from lissom import verbs
+
+    opened = verbs.open_model(artifact, data=data, name=name, progress=TerminalProgress())
+    return views.evaluated(opened, data, split, runtime)

@@ -15,7 +15,7 @@ Model = Annotated[
     ),
 ]
 ArtifactPath = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, such as runs/digits/artifact.")
+    Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact, or .onnx file.")
 ]
 Data = Annotated[
     str,
@@ -27,7 +27,26 @@ Data = Annotated[
     ),
 ]
 OptionalData = Annotated[
-    str | None, typer.Option("--data", metavar="DATA", help="Data; default: what the artifact was made with.")
+    str | None,
+    typer.Option(
+        "--data", metavar="DATA", help="Data; default: what the artifact was made with, noise for a file."
+    ),
+]
+FileData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="Samples with which .onnx files are loaded. [noise]"),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Of the run and of the served model. [that of the verb]"),
+]
+FileName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Of what is made of a .onnx file. [that of the file]"),
+]
+FileNames = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="NAME", help="Of what is made of .onnx files: once a model, in order."),
 ]
 Out = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder of the run; default: runs/<name>.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lissom.cli.options import DryRun
+from lissom.cli.options import DryRun, FileData
 from lissom.cli.output import Outcome
 from lissom.cli.registration import verb
 from lissom.cli.views.packages import package_planned, package_written
@@ -28,6 +28,7 @@ def package(
         str | None,
         typer.Option("--name", help="Of the bento and the image. [that of the only model, else of DIR]"),
     ] = None,
+    data: FileData = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", metavar="FILE", help="API keys whose hashes go along. [given at the start]"),
@@ -50,5 +51,5 @@ def package(
     from lissom import verbs
 
     if dry_run:
-        return package_planned(verbs.plan_package(artifacts, out, name=name, keys=keys), out)
-    return package_written(verbs.package(artifacts, out, name=name, keys=keys, build=build))
+        return package_planned(verbs.plan_package(artifacts, out, name=name, keys=keys, data=data), out)
+    return package_written(verbs.package(artifacts, out, name=name, keys=keys, data=data, build=build))

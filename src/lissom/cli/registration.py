@@ -20,6 +20,7 @@ from lissom.cli.options import (
     Out,
     Overrides,
     ResultOut,
+    RunName,
     Runtimes,
     Seed,
     TaskName,
@@ -128,6 +129,7 @@ def _every_making_verb(
     seed: Seed = 0,
     overrides: Overrides = None,
     runtimes: Runtimes = None,
+    name: RunName = None,
     out: Out = None,
     allow: Allow = None,
     dry_run: DryRun = False,
@@ -162,6 +164,7 @@ def run_recipe(recipe: Recipe, out: Path | None, allow: list[str] | None, dry_ru
 def run_single(kind: str, model: str, data: str, fields: dict[str, Any], options: dict[str, Any]) -> Outcome:
     """Run the recipe of one verb."""
     from lissom import verbs
+    from lissom.verbs.making import folder_of
 
     teacher = fields.pop("teacher", None)
     given = {key: options[key] for key in RecipeOptions.__annotations__ if key in options}
@@ -171,4 +174,5 @@ def run_single(kind: str, model: str, data: str, fields: dict[str, Any], options
         return views.prune_planned(verbs.plan_prune(recipe, progress=TerminalProgress()))
     if kind == "quantize" and options["dry_run"]:
         return views.quantize_planned(verbs.plan_quantize(recipe, progress=TerminalProgress()))
-    return run_recipe(recipe, options["out"], options["allow"], options["dry_run"])
+    out = folder_of(kind, options["out"], options["name"])
+    return run_recipe(recipe, out, options["allow"], options["dry_run"])

@@ -12,6 +12,8 @@ from lissom.cli.options import (
     ArtifactPath,
     Device,
     DryRun,
+    FileData,
+    FileName,
     OptionalData,
     RuntimeChoice,
 )
@@ -72,6 +74,7 @@ def inspect_(
         typer.Option("--against", metavar="PARENT", help="Artifact that it was made from, shown beside it."),
     ] = None,
     data: OptionalData = None,
+    name: FileName = None,
     runtime: RuntimeChoice = None,
     device: Device = None,
     layer: Annotated[
@@ -106,12 +109,17 @@ def inspect_(
 
     with writable(out):
         pass
-    found = verbs.inspect(artifact)
+    (found, *parents) = verbs.open_models(
+        [artifact, *([against] if against is not None else [])],
+        data=data,
+        names=None if name is None or against is not None else [name],
+        progress=TerminalProgress(),
+    )
     listed = runtime is not None or device is not None
     layers = verbs.layers(found, runtime=runtime, device=device) if listed else None
     known = views.executed(found, layers, runtime) if listed else views.inspected(found)
     request = {
-        "against": against,
+        "against": next(iter(parents), None),
         "data": data,
         "runtime": runtime,
         "layer": layer,
@@ -124,6 +132,7 @@ def inspect_(
 def predict(
     artifact: ArtifactPath,
     data: OptionalData = None,
+    name: FileName = None,
     runtime: RuntimeChoice = None,
     allow_nonfinite: AllowNonfinite = False,
     out: Annotated[
@@ -136,7 +145,10 @@ def predict(
     lissom predict runs/digits/artifact
     lissom predict runs/digits/artifact --data samples.npz --out predictions
     """
-    return views.predicted(artifact, data, runtime, out, allow_nonfinite=allow_nonfinite)
+    from lissom import verbs
+
+    opened = verbs.open_model(artifact, data=data, name=name, progress=TerminalProgress())
+    return views.predicted(opened, data, runtime, out, allow_nonfinite=allow_nonfinite)
 
 
 @verb
@@ -149,6 +161,7 @@ def serve(
         list[str] | None,
         typer.Option("--name", metavar="NAME", help="Name of a model: once an artifact, in their order."),
     ] = None,
+    data: FileData = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 3000,
     runtime: RuntimeChoice = None,
@@ -248,6 +261,7 @@ def serve(
         "access_log": access_log,
         "drain_seconds": drain_seconds,
         "names": names,
+        "data": data,
         "keep_alive": keep_alive,
         "tls_cert": tls_cert,
         "tls_key": tls_key,

@@ -41,6 +41,11 @@ class MadeInputs(NamedTuple):
     integers: str
     bounds: Mapping[str, int]
 
+    @property
+    def has_open_axes(self) -> bool:
+        """True where the file leaves the size of an axis open that is not the one of the samples."""
+        return _has_open_axes(self.specs, self.axes)
+
     def feed(self, seed: int, rows: int = 1) -> Feed:
         """Tensors for one call."""
         generator = np.random.default_rng(seed)
@@ -115,15 +120,19 @@ def make_inputs(
 def _candidates(
     specs: tuple[TensorSpec, ...], axes: Mapping[str, int | None], bounds: Mapping[str, int]
 ) -> Iterator[MadeInputs]:
-    open_axes = any(
-        isinstance(dim, str) and place != axes[spec.name]
-        for spec in specs
-        for place, dim in enumerate(spec.shape)
-    )
+    open_axes = _has_open_axes(specs, axes)
     whole = any(np.dtype(spec.dtype).kind in "iu" for spec in specs)
     for integers in ("bits", "ones", "zeros", "size") if whole else ("bits",):
         for size in _SIZES if open_axes else _SIZES[:1]:
             yield MadeInputs(specs, axes, size, integers, bounds)
+
+
+def _has_open_axes(specs: tuple[TensorSpec, ...], axes: Mapping[str, int | None]) -> bool:
+    return any(
+        isinstance(dim, str) and place != axes[spec.name]
+        for spec in specs
+        for place, dim in enumerate(spec.shape)
+    )
 
 
 def _sample_axis(spec: TensorSpec) -> int | None:

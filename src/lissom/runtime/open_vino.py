@@ -42,7 +42,7 @@ class OpenVino(Runtime):
         path = self.artifact.file(GRAPH_FILE if converted else MODEL_FILE)
         settings = {
             "PERFORMANCE_HINT": self.hint.upper(),
-            "INFERENCE_PRECISION_HINT": _PRECISIONS.get(self.artifact.manifest.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": _precision_hint(library, self.artifact.manifest.precision),
             "INFERENCE_NUM_THREADS": self.threads,
             **({"NUM_STREAMS": 1} if self.hint == "latency" else {}),
             **watching,
@@ -99,6 +99,13 @@ class OpenVino(Runtime):
     def close(self) -> None:
         """Free the compiled model."""
         self._request = self.compiled = None
+
+
+def _precision_hint(library: Any, precision: str) -> str:
+    """In which floats OpenVINO shall compute; asked for f16 where it has none, it would take bf16."""
+    wanted = _PRECISIONS.get(precision, "f32")
+    can = library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") if wanted == "f16" else ["FP16"]
+    return wanted if "FP16" in can else "f32"
 
 
 def _fused_names(compiled: Any) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ leaves: artifacts, a report, the link `artifact`.
 
 from __future__ import annotations
 
+from lissom.verbs.files import open_model, open_models
 from lissom.verbs.making import (
     check,
     distill,
@@ -44,6 +45,8 @@ __all__ = [
     "load",
     "load_data",
     "models",
+    "open_model",
+    "open_models",
     "package",
     "plan_bench",
     "plan_dissect",

@@ -21,6 +21,7 @@ from lissom.options import (
 from lissom.pipeline import Result, run
 from lissom.recipe import ModelConfig, Recipe
 from lissom.registry import COMPILING, RUNTIMES, check_references
+from lissom.verbs.files import is_onnx_file, name_of_file
 from lissom.verbs.shared import Model
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def recipe_of(
         names = list(teachers)
         fields = {"baseline": False, **fields, "teacher": names if len(names) > 1 else names[0]}
     document = {
-        "name": verb,
+        "name": options.get("name") or default_name(verb, model),
         "seed": options.get("seed", 0),
         "data": {"source": str(data)},
         "model": {
@@ -177,7 +178,18 @@ def _run(
 ) -> Result:
     recipe = recipe_of(verb, model, data, options, teacher=teacher)
     given = {key: options[key] for key in RunOptions.__annotations__ if key in options}
+    given["out"] = folder_of(verb, given.get("out"), options.get("name"))
     return run(recipe, **given)
+
+
+def default_name(verb: str, model: Model) -> str:
+    """Of the recipe of a verb, and so of the served model: that of a `.onnx` file, else that of the verb."""
+    return name_of_file(model) if isinstance(model, str | Path) and is_onnx_file(model) else verb
+
+
+def folder_of(verb: str, out: str | Path | None, name: str | None) -> Path:
+    """The folder of a verb's run: the one that was asked for, else `runs/NAME`, else `runs/VERB`."""
+    return Path(out) if out is not None else Path("runs") / (name or verb)
 
 
 def _named_teachers(teacher: Model | Sequence[Model] | None) -> dict[str, Model]:

@@ -11,6 +11,7 @@ from lissom.errors import RequestError, near
 from lissom.logs import NoProgress, Progress
 from lissom.recipe import BenchmarkConfig, GatesConfig
 from lissom.registry import COMPILING
+from lissom.verbs.files import open_models
 from lissom.verbs.shared import data_for, open_artifact, with_classes
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def verify(
     from lissom.export.verification import verify as verify_runtimes
     from lissom.runtime.base import open_runtime
 
-    first, second = open_artifact(before), open_artifact(after)
+    first, second = open_models([before, after], data=data)
     samples = data_for(second.manifest, data)
     with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
         return verify_runtimes(one, other, samples)
@@ -83,7 +84,7 @@ def divergence(
     from lissom.export.verification import failing_batch, limit_of
     from lissom.runtime.base import open_runtime
 
-    first, second = open_artifact(before), open_artifact(after)
+    first, second = open_models([before, after], data=data)
     samples = data_for(second.manifest, data)
     limit = limit_of(second.manifest.precision, samples)
     with open_runtime(first, runtimes[0]) as one, open_runtime(second, runtimes[1]) as other:
@@ -114,7 +115,7 @@ def bench(
     """
     from lissom.report.measurement import measure
 
-    opened = comparable(artifacts)
+    opened = comparable(artifacts, data=data)
     manifest = opened[0].manifest
     samples = with_classes(data_for(manifest, data), manifest.labels)
     return measure(opened, config or BenchmarkConfig(), samples, progress=progress or NoProgress())[1]
@@ -219,7 +220,7 @@ def ask(
     from lissom.report.opening import open_arms, planned_arms
     from lissom.runtime.availability import usable_runtimes
 
-    opened, told = comparable(artifacts), progress or NoProgress()
+    opened, told = comparable(artifacts, data=data), progress or NoProgress()
     planned = planned_arms(opened, usable_runtimes(runtimes))
     with ExitStack() as stack:
         arms = open_arms(opened, planned, stack, told, threads=threads, device=device)
@@ -267,7 +268,7 @@ def sweep(
     from lissom.runtime.availability import usable_runtimes
 
     settings, told = config or BenchmarkConfig(), progress or NoProgress()
-    opened = comparable(artifacts)
+    opened = comparable(artifacts, data=data)
     planned = planned_arms(opened, usable_runtimes(settings.runtimes))
 
     def opens(stack: ExitStack, number: int | None) -> Mapping[ArmKey, Runtime]:
@@ -352,7 +353,7 @@ def evaluate(
 
     if split not in SPLITS:
         raise RequestError(f"there is no split {split!r}; {near(split, SPLITS)}")
-    opened = open_artifact(artifact)
+    opened = open_artifact(artifact, data=data)
     manifest = opened.manifest
     samples = data_for(manifest, data)
     samples.labels(split)  # says that there are none, before the task says that they do not fit
@@ -363,13 +364,19 @@ def evaluate(
         return evaluate_split(session.infer_batch, samples, split, task)
 
 
-def comparable(artifacts: Sequence[str | Path | Artifact]) -> list[Artifact]:
+def comparable(
+    artifacts: Sequence[str | Path | Artifact], *, data: str | Path | None = None
+) -> list[Artifact]:
     """Opened artifacts that answer the same question; those with one name are told apart by their ids.
+
+    Args:
+        artifacts: Artifacts, their folders, or `.onnx` files.
+        data: DATA with which files are loaded; default: that of the first artifact, else made inputs.
 
     Raises:
         RequestError: one is there twice, or they take or give different tensors, or know other classes.
     """
-    opened = [open_artifact(artifact) for artifact in artifacts]
+    opened = open_models(artifacts, data=data)
     first, seen = opened[0], set()
     for artifact in opened:
         if artifact.digest in seen:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lissom.artifact import Artifact
-
 if TYPE_CHECKING:
+    from lissom.artifact import Artifact
     from lissom.serve.packaging import Package, Plan
 
 
@@ -18,15 +17,17 @@ def package(
     *,
     name: str | None = None,
     keys: str | Path | None = None,
+    data: str | Path | None = None,
     build: bool = False,
 ) -> Package:
     """Write a folder that serves artifacts by itself: a BentoML project with a Dockerfile.
 
     Args:
-        artifacts: Artifacts, or NAME=PATH for those that shall not have the name of their recipe.
+        artifacts: Artifacts or `.onnx` files, or NAME=PATH for those that shall have another name.
         out: Folder that is written, whole or not at all; it must not be there, or be empty.
         name: Of the bento and the image; default: the name of the only model, else that of the folder.
         keys: File of API keys whose hashes go along.
+        data: DATA with which `.onnx` files are loaded; default: made inputs.
         build: Also build a bento, in BentoML's own store.
 
     Raises:
@@ -36,7 +37,7 @@ def package(
     """
     from lissom.serve import packaging
 
-    found = packaging.write(plan_package(artifacts, out, name=name, keys=keys), Path(out))
+    found = packaging.write(plan_package(artifacts, out, name=name, keys=keys, data=data), Path(out))
     return packaging.build(found) if build else found
 
 
@@ -46,6 +47,7 @@ def plan_package(
     *,
     name: str | None = None,
     keys: str | Path | None = None,
+    data: str | Path | None = None,
 ) -> Plan:
     """What `package` would write; its arguments.
 
@@ -53,6 +55,8 @@ def plan_package(
         LissomError: as `package`.
     """
     from lissom.serve import packaging
+    from lissom.verbs.files import servable
 
-    folders = [artifact.path if isinstance(artifact, Artifact) else Path(artifact) for artifact in artifacts]
+    only = [name] if name is not None and len(artifacts) == 1 else None
+    folders = servable(artifacts, data=data, names=only)
     return packaging.plan(folders, Path(out), name=name, keys=Path(keys) if keys is not None else None)

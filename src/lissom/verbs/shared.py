@@ -28,9 +28,17 @@ def load_data(source: str | Path, declared: Sequence[TensorSpec] = ()) -> Data:
     return load(str(source), declared)
 
 
-def open_artifact(artifact: str | Path | Artifact) -> Artifact:
-    """An artifact as it is, or the one in a folder."""
-    return artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+def open_artifact(
+    artifact: str | Path | Artifact, *, data: str | Path | None = None, name: str | None = None
+) -> Artifact:
+    """An artifact as it is, the one in a folder, or the one that is made of a `.onnx` file.
+
+    Raises:
+        LissomError: nothing is there, it is damaged, or a file does not fit the data.
+    """
+    from lissom.verbs.files import open_model
+
+    return open_model(artifact, data=data, name=name)
 
 
 def data_for(manifest: Manifest, source: str | Path | None) -> Data:

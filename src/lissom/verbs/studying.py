@@ -300,7 +300,8 @@ def _question(
 ) -> Question:
     from lissom.report.dissection import Question
 
-    opened = comparable([artifact] if against is None else [against, artifact])
+    given = [artifact] if against is None else [against, artifact]
+    opened = comparable(given, data=options.get("data"))
     manifest = opened[-1].manifest
     samples = with_classes(data_for(manifest, options.get("data")), manifest.labels)
     runtimes = (*[None] * (len(opened) - 1), options.get("runtime"))

@@ -83,7 +83,7 @@ def inspect(artifact: str | Path) -> Artifact:
     Raises:
         ArtifactError: nothing is there, or it is damaged.
     """
-    return Artifact.open(artifact)
+    return open_artifact(artifact)
 
 
 def layers(
@@ -170,7 +170,7 @@ def serve(
     """Serve artifacts over HTTP until a signal ends it; gives the exit code.
 
     Args:
-        artifacts: Artifacts, or NAME=PATH; without `names` they have those of their recipes.
+        artifacts: Artifacts or `.onnx` files, or NAME=PATH; without `names` they have those of their recipes.
         on_ready: Called once with the URL, when every model is warm.
         on_log: Called, from a thread, with every line that the server writes.
         options: How the models are served, where, and to whom.
@@ -180,8 +180,10 @@ def serve(
             ended.
     """
     from lissom.serve.launch import serve as serve_folders
+    from lissom.verbs.files import servable
 
-    sources = [artifact.path if isinstance(artifact, Artifact) else artifact for artifact in artifacts]
+    data, names = options.pop("data", None), options.get("names")
+    sources = servable(artifacts, data=data, names=names)
     return serve_folders(sources, on_ready=on_ready, on_log=on_log, **options)
 
 

@@ -116,13 +116,17 @@ def executed(artifact: Artifact, layers: Sequence[Layer] | None, runtime: str | 
 
 
 def predicted(
-    path: Path, data: str | None, runtime: str | None, out: Path | None, *, allow_nonfinite: bool = False
+    source: Path | Artifact,
+    data: str | None,
+    runtime: str | None,
+    out: Path | None,
+    *,
+    allow_nonfinite: bool = False,
 ) -> Outcome:
     """Labels or values of samples; the first ten as text, all of them as CSV with --out."""
     from lissom import verbs
-    from lissom.artifact import Artifact
 
-    artifact = Artifact.open(path)
+    artifact = verbs.open_model(source, data=data)
     samples = verbs.load_data(data or artifact.manifest.data, artifact.manifest.signature.inputs)
     split = next(name for name in ("report", "calibrate", "select", "train") if len(samples.indices[name]))
     labels, outputs = verbs.predict(
@@ -148,12 +152,11 @@ def predicted(
     return Outcome(lines, out=out, artifact=artifact, extra=extra)
 
 
-def evaluated(path: Path, data: str | None, split: str, runtime: str | None) -> Outcome:
+def evaluated(source: Path | Artifact, data: str | None, split: str, runtime: str | None) -> Outcome:
     """Metrics of a split as a table and, of few classes, the most frequent errors."""
     from lissom import verbs
-    from lissom.artifact import Artifact
 
-    artifact = Artifact.open(path)
+    artifact = verbs.open_model(source, data=data)
     found = verbs.evaluate(artifact, data=data, split=split, runtime=runtime)
     named = {found.score_name.replace(" ", "_"): found.score} | found.metrics
     rows = [
