@@ -207,7 +207,32 @@ def _converted(model: Any) -> Iterator[Any]:
         except Exception:  # the converter raises what it likes for operators that it has no rule for
             continue
         if _keeps_operators(model, converted):
-            yield converted
+            yield from _with_coordinates(default_opset(model), converted)
+
+
+def _with_coordinates(before: int, converted: Any) -> Iterator[Any]:
+    """The model with a word for where Resize reads: up to operator set 10 at i / scale.
+
+    The converter writes nothing, and then half-pixel centres are meant: every linear upsampling would move.
+    Which neighbour was the nearest was left to the engine, so that both are tried.
+    """
+    helper: Any = require("onnx", extra="cpu").helper
+    silent = [
+        node
+        for node in all_nodes(converted)
+        if node.op_type == "Resize"
+        and all(attribute.name != "coordinate_transformation_mode" for attribute in node.attribute)
+    ]
+    if before > 10 or not silent:
+        yield converted
+        return
+    for node in silent:
+        node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+    yield converted
+    for node in silent:
+        node.attribute[-1].s = b"ceil"
+    yield converted
 
 
 def _keeps_operators(before: Any, after: Any) -> bool:
