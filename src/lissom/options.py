@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from lissom.logs import Progress
+
+RangeCheck = Literal["warn", "refuse", "off"]
+"""What becomes of raw samples in another range than the model was made for."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -195,6 +198,8 @@ class ServingOptions(TypedDict, total=False):
         max_delay_ms: Time that a batch waits for others at most; default: 5.
         allow_nonfinite: Take NaN and infinity in every input; default: in those whose calibration samples
             hold them.
+        range_check: What becomes of raw samples in quite another range than those of the calibration: warn
+            in the answer, refuse with 400, or off; default: warn.
     """
 
     runtime: str | None
@@ -203,6 +208,7 @@ class ServingOptions(TypedDict, total=False):
     max_waiting: int | None
     max_delay_ms: float | None
     allow_nonfinite: bool
+    range_check: RangeCheck
 
 
 class ServeOptions(ServingOptions, total=False):

@@ -1,11 +1,10 @@
-"""What is served of other people's models is true: no label of NaN, no stale model, no picture out of range.
+"""What is served of other people's models is true: no label of NaN, no stale model, no two of one name.
 
 Right answers are computed with numpy from the numbers that the graphs were made of.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -14,100 +13,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
-from tests.unit.artifacts import onnx_model, write_onnx_artifact
+from tests.foreign.served import (
+    CLASSES,
+    ENGINES,
+    ROWS,
+    SIZE,
+    WEIGHTS,
+    classifier,
+    constant,
+    infer_binary,
+    infer_json,
+    node,
+    open_app,
+    predict,
+    rectified,
+)
 from tests.unit.serve.asgi import Response, request
 
 import lissom
-from lissom.artifact import Artifact, InputRange, Signature, TensorSpec
+from lissom.artifact import Artifact, InputRange
 from lissom.errors import AnswerError, RequestError
-from lissom.runtime.probe import probe_bytes
 from lissom.serve.app import Application
 from lissom.serve.keys import Keys, add_key
 from lissom.serve.naming import named_sources, source_of
 from lissom.serve.repository import Repository, check_artifacts
-
-SIZE, CLASSES = 6, 3
-WEIGHTS = np.random.default_rng(0).normal(size=(SIZE, CLASSES)).astype(np.float32)
-ROWS = np.random.default_rng(1).normal(size=(4, SIZE)).astype(np.float32)
-ENGINES = ["onnxruntime", "openvino"]
-
-
-def constant(name: str, value: Any, dtype: str = "float32") -> Any:
-    return numpy_helper.from_array(np.asarray(value, dtype), name)
-
-
-def node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
-    return helper.make_node(kind, inputs.split(), [output], **attributes)
-
-
-def classifier(
-    folder: Path,
-    nodes: list[Any],
-    constants: list[Any],
-    probe_outputs: np.ndarray,
-    *,
-    dtype: str = "float32",
-    rows: np.ndarray = ROWS,
-    recipe: str = "foreign",
-    **changes: Any,
-) -> Artifact:
-    """A graph from `x` [n, size] to scores `y` [n, classes] as an artifact."""
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    width = probe_outputs.shape[1]
-    model = onnx_model(
-        nodes,
-        [helper.make_tensor_value_info("x", kind, ["n", rows.shape[1]])],
-        [helper.make_tensor_value_info("y", kind, ["n", width])],
-        constants,
-    )
-    signature = Signature(
-        inputs=(TensorSpec(name="x", dtype=dtype, shape=("n", rows.shape[1])),),
-        outputs=(TensorSpec(name="y", dtype=dtype, shape=("n", width)),),
-    )
-    probe = probe_bytes({"x": rows.astype(dtype)}, {"y": probe_outputs.astype(dtype)})
-    labels = tuple(f"class {place}" for place in range(width))
-    fields = {"preprocessing": (), "labels": labels, **changes}
-    return write_onnx_artifact(folder, model, signature, probe, recipe=recipe, **fields)
-
-
-def rectified(folder: Path, *, dtype: str = "float32", **changes: Any) -> Artifact:
-    """relu(x) @ weights: what OpenVINO answers confidently where x is NaN."""
-    nodes = [node("Relu", "x", "kept"), node("MatMul", "kept w", "y")]
-    wanted = np.maximum(ROWS, 0) @ WEIGHTS
-    changes.setdefault("tolerance", {"absolute": 2e-2, "relative": 2e-2})
-    return classifier(folder, nodes, [constant("w", WEIGHTS, dtype)], wanted, dtype=dtype, **changes)
-
-
-def open_app(*artifacts: Artifact, **options: Any) -> Application:
-    options.setdefault("runtime", "onnxruntime")
-    return Application(Repository.open([one.path for one in artifacts], threads=1, **options))
-
-
-def infer_binary(app: Application, array: np.ndarray, datatype: str, model: str = "foreign") -> Response:
-    head = {
-        "inputs": [
-            {
-                "name": "x",
-                "datatype": datatype,
-                "shape": list(array.shape),
-                "parameters": {"binary_data_size": array.nbytes},
-            }
-        ]
-    }
-    content = json.dumps(head).encode()
-    length = {"inference-header-content-length": str(len(content))}
-    return request(app, "POST", f"/v2/models/{model}/infer", content + array.tobytes(), headers=length)
-
-
-def infer_json(app: Application, array: np.ndarray, datatype: str = "FP32") -> Response:
-    data = [one if np.isfinite(one) else None for one in array.reshape(-1).tolist()]
-    tensor = {"name": "x", "datatype": datatype, "shape": list(array.shape), "data": data}
-    return request(app, "POST", "/v2/models/foreign/infer", {"inputs": [tensor]})
-
-
-def predict(app: Application, rows: Any, path: str = "/predict") -> Response:
-    return request(app, "POST", path, {"inputs": {"x": rows}})
 
 
 def shares(logits: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from lissom.cli.options import (
 from lissom.cli.output import Outcome, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.cli.registration import verb
-from lissom.options import ServeOptions
+from lissom.options import RangeCheck, ServeOptions
 
 AllowNonfinite = Annotated[
     bool,
@@ -186,6 +186,10 @@ def serve(
         typer.Option("--max-waiting", min=1, help="Rows in the queue of a model; more are refused. [1024]"),
     ] = None,
     allow_nonfinite: AllowNonfinite = False,
+    range_check: Annotated[
+        RangeCheck,
+        typer.Option("--range-check", help="For raw samples in another range than those of the calibration."),
+    ] = "warn",
     keys: Annotated[
         Path | None,
         typer.Option("--keys", metavar="FILE", help="API keys; needed for any host but this machine."),
@@ -256,6 +260,7 @@ def serve(
         "max_delay_ms": max_delay_ms,
         "max_waiting": max_waiting,
         "allow_nonfinite": allow_nonfinite,
+        "range_check": range_check,
         "keys": keys,
         "rate_limit": rate_limit,
         "access_log": access_log,

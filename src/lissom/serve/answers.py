@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lissom.errors import AnswerError, RequestError
@@ -16,6 +17,7 @@ from lissom.serve.tensors import MAX_NAME
 Headers = tuple[tuple[bytes, bytes], ...]
 RETRY_SOON = (b"retry-after", b"1")
 READ = ("GET", "HEAD")
+_WARNING = b"x-lissom-warning"
 _REQUEST_ID = b"x-request-id"
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _MAX_ERROR = 500
@@ -36,6 +38,14 @@ class Answer(NamedTuple):
 def json_answer(document: Any, status: int = 200, headers: Headers = ()) -> Answer:
     """An answer that holds a document."""
     return Answer(status, json_bytes(document), headers)
+
+
+def warning_headers(warnings: Sequence[str]) -> Headers:
+    """The header that says what is odd about a request which was answered; none where nothing is."""
+    if not warnings:
+        return ()
+    text = "; ".join(warnings).encode("ascii", "backslashreplace")
+    return ((_WARNING, b" ".join(text.split())[:_MAX_ERROR]),)
 
 
 async def compressed(answer: Answer, scope: Scope) -> Answer:

@@ -27,6 +27,7 @@ import numpy as np
 import orjson
 
 from lissom.errors import ServerError
+from lissom.logs import log
 from lissom.serve.messages import (
     BINARY_HEADER,
     TIMEOUT_HEADER,
@@ -119,7 +120,10 @@ class Client:
     def predict(
         self, inputs: Mapping[str, Any], *, model: str | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Labels, scores and outputs of raw samples, which the server preprocesses.
+        """Labels, scores and outputs of raw samples, which the server preprocesses, and `warnings`.
+
+        What the server finds odd about the samples, such as another range than the model was made for, stands
+        in `warnings`, an empty list where nothing is, and in the log.
 
         Args:
             inputs: Arrays or lists of shape [samples, ...] by input name.
@@ -133,6 +137,8 @@ class Client:
         path = "/predict" if model is None else model_path(model).replace("/v2/models", "/predict", 1)
         body, headers = orjson.dumps({"inputs": lists}), {"Content-Type": "application/json"}
         document: dict[str, Any] = self._document("POST", path, body, headers, timeout)
+        for text in document.get("warnings", ()):
+            log.warning("%s: %s", document.get("model"), text)
         return document
 
     def metadata(self, model: str | None = None, *, version: str | None = None) -> dict[str, Any]:

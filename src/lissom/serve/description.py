@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import orjson
+
 from lissom.artifact import TensorSpec
 from lissom.serve.protocol import tensor_metadata
 from lissom.serve.repository import VERSION, ServedModel
@@ -26,6 +28,8 @@ def metadata(model: ServedModel) -> dict[str, Any]:
             "precision": manifest.precision,
             "runtime": model.runtime.name,
             "stage": manifest.name,
+            "preprocessing": [step.model_dump(mode="json") for step in manifest.preprocessing],
+            "input_ranges": [one.model_dump(mode="json") for one in manifest.input_ranges],
         },
     }
 
@@ -47,6 +51,13 @@ def configuration(model: ServedModel) -> dict[str, Any]:
             "default_queue_policy": {"max_queue_size": scheduler.limits.max_waiting},
         },
         "version_policy": {"latest": {"num_versions": 1}},
+        "parameters": {
+            name: {"string_value": orjson.dumps([one.model_dump(mode="json") for one in found]).decode()}
+            for name, found in (
+                ("preprocessing", model.manifest.preprocessing),
+                ("input_ranges", model.manifest.input_ranges),
+            )
+        },
     }
 
 

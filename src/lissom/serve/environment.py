@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 import lissom.errors
 from lissom.errors import LissomError, RequestError
+from lissom.options import RangeCheck
 
 ARTIFACTS = "LISSOM_ARTIFACTS"
 FOLDER = "LISSOM_FOLDER"
@@ -34,6 +35,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "drain_seconds": float,
     "keep_alive": float,
     "allow_nonfinite": lambda text: text.lower() in ("1", "true"),
+    "range_check": lambda text: _one_of(text, get_args(RangeCheck)),
 }
 """Of the settings beside the artifacts; the variable of `threads` is LISSOM_THREADS."""
 
@@ -50,7 +52,7 @@ class Settings(NamedTuple):
         drain_seconds: How long a server that was told to end says so before it ends, for a balancer to
             notice, 0 to 30; None for no longer than requests take that were begun.
         keep_alive: Seconds that a connection is kept open without a request; None for 5.
-        allow_nonfinite: See `lissom.options.ServingOptions`.
+        allow_nonfinite: As `range_check`: see `lissom.options.ServingOptions`.
     """
 
     artifacts: tuple[Path, ...]
@@ -65,6 +67,7 @@ class Settings(NamedTuple):
     drain_seconds: float | None = None
     keep_alive: float | None = None
     allow_nonfinite: bool = False
+    range_check: RangeCheck = "warn"
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Settings:
@@ -100,6 +103,12 @@ class Settings(NamedTuple):
 
 def _variable(name: str) -> str:
     return f"LISSOM_{name.upper()}"
+
+
+def _one_of(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise ValueError(f"it is one of {', '.join(known)}")
+    return text
 
 
 def _paths(text: str) -> list[str]:

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from lissom.errors import RequestError
 from lissom.runtime.finiteness import check_finite
 from lissom.runtime.preprocess import prepare_inputs
-from lissom.serve.answers import LARGE, Answer, json_answer
+from lissom.serve.answers import LARGE, Answer, json_answer, warning_headers
 from lissom.serve.bodies import BINARY_HEADER, Receive, Scope, parse_object, read_body, split_binary
 from lissom.serve.calling import computed, deadline_of
 from lissom.serve.explanation import explain
@@ -59,12 +60,14 @@ async def predict(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
     model.scheduler.refuse_if_full()
     deadline = deadline_of(scope, asyncio.get_running_loop().time())
     with model.users:
-        inputs = await _raw_inputs(model, scope, receive)
+        inputs, warnings = await _raw_inputs(model, scope, receive)
         outputs = await computed(model, inputs, deadline, receive)
-    size = sum(array.nbytes for array in outputs.values())
-    return await _perhaps_in_thread(
-        size, lambda: json_answer(predict_response(outputs, model.manifest, model=model.name))
-    )
+
+    def answer() -> Answer:
+        document = predict_response(outputs, model.manifest, model=model.name, warnings=warnings)
+        return json_answer(document, headers=warning_headers(document["warnings"]))
+
+    return await _perhaps_in_thread(sum(array.nbytes for array in outputs.values()), answer)
 
 
 async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answer:
@@ -77,23 +80,34 @@ async def explained(model: ServedModel, scope: Scope, receive: Receive) -> Answe
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     with model.users:
-        inputs = await _raw_inputs(model, scope, receive)
+        inputs, warnings = await _raw_inputs(model, scope, receive)
         async with model.explaining:
-            return json_answer(await asyncio.to_thread(explain, model, inputs, call))
+            document = await asyncio.to_thread(explain, model, inputs, call)
+    return json_answer(document | {"warnings": warnings}, headers=warning_headers(warnings))
 
 
-async def _raw_inputs(model: ServedModel, scope: Scope, receive: Receive) -> dict[str, np.ndarray]:
-    """What the model takes, from JSON rows, an image or a text."""
+async def _raw_inputs(
+    model: ServedModel, scope: Scope, receive: Receive
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What the model takes, from JSON rows, an image or a text, and what is odd about it.
+
+    Pictures are brought into the range of the model here, so that theirs is never odd.
+
+    Raises:
+        RequestError: the body is not what the model takes, or is odd where that is refused.
+    """
     body, kind = await read_body(scope, receive), media_type(scope)
     checked = model.checked_inputs
 
-    def read() -> dict[str, np.ndarray]:
-        raw = (
-            raw_rows(parse_object(body), model.manifest, checked)
-            if kind is None
-            else uploaded(body, kind, model)
-        )
-        return prepare_inputs(raw, model.manifest, checked)
+    def read() -> tuple[dict[str, np.ndarray], list[str]]:
+        if kind is not None:
+            return prepare_inputs(uploaded(body, kind, model), model.manifest, checked), []
+        raw = raw_rows(parse_object(body), model.manifest, checked)
+        inputs = prepare_inputs(raw, model.manifest, checked)
+        warnings = model.input_check.warnings(raw) if model.range_check != "off" else []
+        if warnings and model.range_check == "refuse":
+            raise RequestError(warnings[0])
+        return inputs, warnings
 
     return await (_perhaps_in_thread(len(body), read) if kind is None else asyncio.to_thread(read))
 

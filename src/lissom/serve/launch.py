@@ -152,6 +152,7 @@ def _settings(sources: Sequence[Source], keys: Path | None, options: ServeOption
         drain_seconds=options.get("drain_seconds"),
         keep_alive=options.get("keep_alive"),
         allow_nonfinite=options.get("allow_nonfinite", False),
+        range_check=options.get("range_check", "warn"),
     )
 
 

@@ -272,7 +272,7 @@ def _answers() -> dict[str, Schema]:
             platform=_TEXT,
             inputs=tensors,
             outputs=tensors,
-            properties={"type": "object"},
+            properties=_properties(),
         ),
         "ModelReady": _object(name=_TEXT, ready={"const": True}),
         "Configuration": _configuration(),
@@ -293,8 +293,32 @@ def _answers() -> dict[str, Schema]:
             score=_NUMBER,
             map={"type": "array", "items": {"type": "array", "items": _NUMBER}},
             method=_TEXT,
+            warnings=_NAMES,
         ),
     }
+
+
+def _properties() -> Schema:
+    """What a model is besides its tensors, and what its raw inputs look like."""
+    values = {"type": "array", "items": {"type": "number"}}
+    steps = {"type": "array", "items": _object(op=_TEXT, input=_TEXT, mean=values, std=values)}
+    number: Schema = {"type": "number"}
+    ranges = _object(
+        input=_TEXT, low=number, high=number, mean=number, std=number, nonfinite={"type": "boolean"}
+    )
+    return _object(
+        artifact=_TEXT,
+        digest=_TEXT,
+        precision=_TEXT,
+        runtime=_TEXT,
+        stage=_TEXT,
+        preprocessing={**steps, "description": "Of raw inputs, in this order: (input - mean) / std."},
+        input_ranges={
+            "type": "array",
+            "items": ranges,
+            "description": "Of the raw calibration samples; empty in older artifacts.",
+        },
+    )
 
 
 def _configuration() -> Schema:
@@ -312,6 +336,7 @@ def _configuration() -> Schema:
         output=tensors,
         instance_group=many,
         dynamic_batching={"type": "object"},
+        parameters={"type": "object", "additionalProperties": _object(string_value=_TEXT)},
     )
 
 
@@ -347,6 +372,7 @@ def _prediction() -> Schema:
             "items": {"type": "array", "items": _NUMBER},
             "description": "Of every class, in the order of the model's labels.",
         },
+        warnings={**_NAMES, "description": "What is odd about the samples, as their range."},
         outputs={"type": "object", "additionalProperties": {"type": "array"}},
     )
 

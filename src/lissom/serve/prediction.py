@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from reprlib import repr as shortened
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lissom.artifact import Manifest, Signature, TensorSpec
 from lissom.errors import RequestError
-from lissom.runtime.finiteness import check_scores
+from lissom.runtime.finiteness import check_scores, is_finite
 from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.serve.tensors import array_from_json, check_names, check_shapes
 
@@ -43,10 +43,13 @@ def raw_rows(
     return raw
 
 
-def predict_response(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, model: str) -> dict[str, Any]:
+def predict_response(
+    outputs: Mapping[str, np.ndarray], manifest: Manifest, *, model: str, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Labels, scores of every class in the order of the manifest's labels, and the raw outputs.
 
-    `labels` and `scores` are null when the model does not classify each row.
+    `labels` and `scores` are null when the model does not classify each row. `warnings` are those that are
+    given, and one for each other output that is not finite.
 
     Raises:
         AnswerError: a class has no finite score, so that a label would be a guess.
@@ -61,8 +64,14 @@ def predict_response(outputs: Mapping[str, np.ndarray], manifest: Manifest, *, m
             answer["scores"] = class_scores(first, manifest.scores)
         check_scores(answer["scores"], output)
         answer["labels"] = [names[index] for index in columns.argmax(axis=1)]
+    others = (name for name in outputs if name != output or answer["labels"] is None)
+    answer["warnings"] = [*warnings, *(_not_finite(name) for name in others if not is_finite(outputs[name]))]
     answer["outputs"] = dict(outputs)
     return answer
+
+
+def _not_finite(output: str) -> str:
+    return f"output {output!r} holds NaN or infinity, which JSON writes as null"
 
 
 def raw_specs(signature: Signature) -> dict[str, TensorSpec]:

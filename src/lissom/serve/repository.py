@@ -27,6 +27,7 @@ from lissom.registry import COMPILING, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence, unfit_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.finiteness import checked_inputs
+from lissom.runtime.input_check import InputCheck
 from lissom.runtime.layout import Layout, shape_without
 from lissom.runtime.probe import load_probe, probe_error
 from lissom.runtime.reproof import prove_on
@@ -91,6 +92,8 @@ class ServedModel:
         scheduler: Through which every request goes.
         explaining: Held while an answer is explained.
         checked_inputs: Names of the inputs that must be finite.
+        input_check: Tells of raw samples in another range than those of the calibration.
+        range_check: What then becomes of them: warn, refuse or off.
         heads: Reads its binary requests.
         users: The requests that began while it answered, and so are answered by it.
         state: READY until it drains.
@@ -116,6 +119,8 @@ class ServedModel:
         self.checked_inputs = checked_inputs(
             artifact.manifest, allow_nonfinite=options.get("allow_nonfinite", False)
         )
+        self.input_check = InputCheck(artifact)
+        self.range_check = options.get("range_check") or "warn"
         self.heads = Heads(artifact.manifest.signature, self.checked_inputs)
         self.users = Users()
         runtime = options.get("runtime")

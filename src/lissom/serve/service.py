@@ -143,6 +143,7 @@ def _open_repository() -> Repository:
         max_waiting=settings.max_waiting,
         max_delay_ms=settings.max_delay_ms,
         allow_nonfinite=settings.allow_nonfinite,
+        range_check=settings.range_check,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from lissom.artifact import Artifact
 from lissom.errors import RequestError
-from lissom.logs import NoProgress, Progress
+from lissom.logs import NoProgress, Progress, log
 from lissom.options import ServeOptions
 from lissom.verbs.shared import open_artifact
 
@@ -51,6 +51,7 @@ def predict(
     from lissom.models.matching import match_inputs
     from lissom.runtime.base import open_runtime
     from lissom.runtime.finiteness import check_scores, checked_inputs
+    from lissom.runtime.input_check import InputCheck
     from lissom.runtime.layout import given_inputs
     from lissom.runtime.preprocess import prepare_inputs
     from lissom.runtime.scores import class_columns, class_scores, classifies
@@ -65,6 +66,8 @@ def predict(
     inputs = {wanted: inputs[found] for wanted, found in pairs.items()}
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
     tensors = prepare_inputs(inputs, manifest, checked)
+    for text in InputCheck(opened).warnings(inputs):
+        log.warning("%s", text)
     with open_runtime(opened, runtime) as session:
         outputs = predict_batches(session.infer_batch, tensors)
     if not classifies(manifest):

@@ -86,6 +86,13 @@ def test_what_is_known_of_models_is_given() -> None:
     assert orjson.loads(server.requests[0].body) == {"inputs": {"x": ROWS.tolist()}}
 
 
+def test_what_the_server_finds_odd_is_given_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    told = {"model": "tiny", "labels": ["a"], "warnings": ["input 'x' goes from 0 to 1"]}
+    with serving(lambda request: [in_json(told)]) as server, Client(server.url) as client:
+        assert client.predict({"x": ROWS}) == told
+    assert "tiny: input 'x' goes from 0 to 1" in caplog.text
+
+
 def test_a_connection_is_kept_and_each_thread_has_its_own() -> None:
     barrier = threading.Barrier(3)
 

@@ -82,7 +82,8 @@ const tryPanel = (model) => {
     return attempt("predict", given, (result) => {
       const whole = "The whole answer";
       const details = el("details", {}, said("summary", whole), code(whole, raw(result.found)));
-      answer.replaceChildren(bestOf(model, result.found), said("p", timing(result), "soft timing"), details);
+      const odd = result.found.warnings.map((text) => said("p", `${sentence(text)}.`, "odd"));
+      answer.replaceChildren(...odd, bestOf(model, result.found), said("p", timing(result), "soft timing"), details);
       explain.disabled = false;
     });
   };

@@ -5,6 +5,22 @@ const pairs = (entries, className) =>
     return className === "facts" ? [el("div", {}, ...cells)] : cells;
   }));
 
+// What raw samples look like, and what is done to them before the model sees them.
+const rawInputs = (model) => {
+  const several = model.inputs.length > 1;
+  const named = (title, input) => (several ? `${title} of ${input}` : title);
+  const values = (list) => (list.length === 1 ? digits(list[0]) : `(${list.map(digits).join(", ")})`);
+  const ranges = model.input_ranges.map((one) => [
+    named("Raw values", one.input),
+    `${digits(one.low)} to ${digits(one.high)}, mean ${digits(one.mean)} ± ${digits(one.std)}`
+      + `${one.nonfinite ? ", some not finite" : ""}, as calibrated`,
+  ]);
+  const steps = model.preprocessing.map((step) => [
+    named("Preprocessing", step.input), `(value − ${values(step.mean)}) / ${values(step.std)}, by /predict`,
+  ]);
+  return [...ranges, ...steps];
+};
+
 const signature = (model) => {
   const body = (tensors, role) => el("tbody", {}, ...tensors.map((tensor) => el("tr", {},
     el("th", { scope: "row", textContent: tensor.name }), el("td", { textContent: role }),
@@ -14,6 +30,7 @@ const signature = (model) => {
   const caption = el("caption", { className: "unseen", textContent: "Tensors after preprocessing" });
   const most = model.limits.max_batch;
   const limits = [
+    ...rawInputs(model),
     ["Batch", most > 1 ? `up to ${counted(most)} rows are computed together` : "one request at a time"],
     ["Queue", `up to ${counted(model.limits.max_waiting)} rows wait, then 429`],
     ["Labels", model.labels.length ? shortList(model.labels) : ""],
@@ -55,6 +72,7 @@ const modelView = (model) => {
   const facts = [
     ["Runtime", model.runtime], ["Precision", model.precision], ["Format", model.format], ["Size", size(model.size_bytes)],
     ["Parameters", model.num_parameters ? counted(model.num_parameters) : ""], ["Stage", model.stage],
+    ["Digest", model.digest.slice(0, 12)],
   ];
   const live = livePanel(model);
   const attempt = tryPanel(model);

@@ -28,6 +28,7 @@ const figure = (number) => {
   if (number !== 0 && number < 0.01) return "< 0.01";
   return number.toLocaleString("en", number < 100 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 0 });
 };
+const digits = (number) => String(Number(number.toPrecision(4)));
 const percent = (share) => {
   if (share === null || !Number.isFinite(share)) return "–";
   if (share > 0.9995 && share < 1) return "> 99.9 %";
