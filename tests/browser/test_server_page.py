@@ -29,7 +29,7 @@ from tests.unit.report import samples
 from tests.unit.serve.pictures import digits_artifact, linear_artifact
 from tests.unit.serve.test_page import LETTERS
 
-from lissom.artifact import Artifact
+from lissom.artifact import Artifact, InputRange
 from lissom.report.pages import html_from_report
 from lissom.serve.app import Application
 from lissom.serve.keys import Keys as ApiKeys
@@ -398,3 +398,30 @@ def test_the_page_never_scrolls_sideways(browser: Browser, url: str, name: str, 
         "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
     )
     assert browser.run(NO_SCROLL)
+
+
+def test_what_is_odd_about_a_sample_and_what_samples_are_like_is_shown(
+    browser: Browser, tmp_path: Path
+) -> None:
+    raw = np.random.default_rng(0).random((8, 6))
+    known = InputRange(input="row", low=0, high=1, mean=0.4987, std=0.2881, nonfinite=False)
+    artifact = linear_artifact(
+        tmp_path / "rows", raw, name="row", recipe="rows", mean=0.5, input_ranges=(known,)
+    )
+    with running([artifact]) as (url, _):
+        visit(browser, url, width=390)
+        told = browser.all("article")[0].text
+        assert "0 to 1, mean 0.4987 ± 0.2881, as calibrated" in told
+        assert "(value − 0.5) / 1, by /predict" in told
+        assert artifact.digest[:12] in told
+        browser.all("#predict")[0].click()
+        wait_until(lambda: browser.all(".best"))
+        assert browser.all(".odd") == []
+        box = browser.all("textarea")[0]
+        box.clear()
+        box.send_keys("[[0, 64, 128, 191, 255, 3]]")
+        browser.all("#predict")[0].click()
+        odd = wait_until(lambda: browser.all(".odd"))[0]
+        assert odd.text.startswith("Input 'row' goes from 0 to 255 in row 0")
+        assert browser.run(NO_SCROLL)
+        assert browser.complaints == []

@@ -133,7 +133,9 @@ def _outside(rows: np.ndarray, low: float, high: float) -> np.ndarray:
 def _small(rows: np.ndarray, known: _Known) -> np.ndarray:
     """Which rows are as small as if they had been divided, bool [samples]."""
     lowest, magnitude = rows.min(axis=1), np.abs(rows).max(axis=1)
-    small = (magnitude * _FACTOR <= known.peak) & ((magnitude <= _SMALL) | (lowest < known.range.low))
+    small: np.ndarray = (magnitude * _FACTOR <= known.peak) & (
+        (magnitude <= _SMALL) | (lowest < known.range.low)
+    )
     if small.any():  # whole numbers are a dark picture
         small &= (rows != np.rint(rows)).any(axis=1)
     return small
