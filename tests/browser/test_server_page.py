@@ -419,7 +419,7 @@ def test_what_is_odd_about_a_sample_and_what_samples_are_like_is_shown(
         assert browser.all(".odd") == []
         box = browser.all("textarea")[0]
         box.clear()
-        box.send_keys("[[0, 64, 128, 191, 255, 3]]")
+        box.send_keys('{"row": [[0, 64, 128, 191, 255, 3]]}')
         browser.all("#predict")[0].click()
         odd = wait_until(lambda: browser.all(".odd"))[0]
         assert odd.text.startswith("Input 'row' goes from 0 to 255 in row 0")
