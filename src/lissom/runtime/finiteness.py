@@ -50,19 +50,21 @@ def checked_inputs(manifest: Manifest, *, allow_nonfinite: bool = False) -> tupl
     )
 
 
-def check_finite(arrays: Mapping[str, np.ndarray], names: Iterable[str], signature: Signature) -> None:
+def check_finite(
+    arrays: Mapping[str, np.ndarray], names: Iterable[str], signature: Signature | None = None
+) -> None:
     """Prove that inputs are finite.
 
     Args:
         arrays: Inputs by name.
-        names: Of those that must be; see `checked_inputs`.
-        signature: Says along which axis the samples lie.
+        names: Of those that must be, if they are given; see `checked_inputs`.
+        signature: Says along which axis the samples lie; None for arrays of data, whose samples come first.
 
     Raises:
         RequestError: one is not; the input, the row and the value are named.
     """
     for name in names:
-        if not is_finite(arrays[name]):
+        if name in arrays and not is_finite(arrays[name]):
             raise _not_finite(name, arrays[name], signature)
 
 
@@ -93,9 +95,9 @@ def sample_axis(signature: Signature, name: str) -> int | None:
     return 0 if batching is None else batching.inputs.get(name, 0)
 
 
-def _not_finite(name: str, array: np.ndarray, signature: Signature) -> RequestError:
+def _not_finite(name: str, array: np.ndarray, signature: Signature | None) -> RequestError:
     place = np.argwhere(~np.isfinite(array))[0]
-    axis = sample_axis(signature, name)
+    axis = 0 if signature is None else sample_axis(signature, name)
     value = array[tuple(place)]
     found = "NaN" if np.isnan(value) else "infinity" if value > 0 else "-infinity"
     has_rows = axis is not None and axis < array.ndim

@@ -70,18 +70,24 @@ class InputCheck:
         if not fitting:
             return
         probe = unprocess(load_probe(artifact)[0], manifest.preprocessing)
+        fitting = [one for one in fitting if one.input in probe]
         for one in fitting:
             axis = sample_axis(manifest.signature, one.input)
-            peak = float(np.abs(_rows(probe[one.input], axis)).max(axis=1).min())
+            peak = float(np.abs(_rows(probe[one.input], 0)).max(axis=1).min())  # samples come first there
             self._known[one.input] = _Known(one, axis, peak)
 
-    def warnings(self, raw: Mapping[str, np.ndarray]) -> list[str]:
+    def warnings(self, raw: Mapping[str, np.ndarray], *, samples_first: bool = False) -> list[str]:
         """A sentence for each input that has a row in another range.
 
         Args:
             raw: Arrays by input name, before preprocessing.
+            samples_first: The samples are on the first axis, as in data; else where the signature has them.
         """
-        found = (self._warning(known, raw[name]) for name, known in self._known.items() if name in raw)
+        found = (
+            self._warning(known._replace(axis=0) if samples_first else known, np.asarray(raw[name]))
+            for name, known in self._known.items()
+            if name in raw
+        )
         return [text for text in found if text]
 
     def _warning(self, known: _Known, array: np.ndarray) -> str:

@@ -14,20 +14,25 @@ from lissom.runtime.finiteness import check_finite, is_finite
 
 
 def prepare_inputs(
-    raw: Mapping[str, np.ndarray], manifest: Manifest, checked: Collection[str]
+    raw: Mapping[str, np.ndarray],
+    manifest: Manifest,
+    checked: Collection[str],
+    *,
+    samples_first: bool = False,
 ) -> dict[str, np.ndarray]:
     """Tensors for a model from raw arrays, of which none became infinite on the way.
 
     Args:
-        raw: Arrays of shape [samples, ...] by input name.
+        raw: Arrays by input name.
         manifest: Of the model.
         checked: Inputs that must be finite; see `checked_inputs`.
+        samples_first: The samples are on the first axis, as in data; else where the signature has them.
 
     Raises:
         RequestError: an input is not finite, or holds a number that the dtype of the model cannot.
     """
     raw = {name: np.asarray(array) for name, array in raw.items()}
-    check_finite(raw, checked, manifest.signature)
+    check_finite(raw, checked, None if samples_first else manifest.signature)
     dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
     with np.errstate(over="ignore", invalid="ignore"):
         tensors = preprocess(raw, manifest.preprocessing, dtypes)

@@ -65,8 +65,8 @@ def predict(
     )
     inputs = {wanted: inputs[found] for wanted, found in pairs.items()}
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
-    tensors = prepare_inputs(inputs, manifest, checked)
-    for text in InputCheck(opened).warnings(inputs):
+    tensors = prepare_inputs(inputs, manifest, checked, samples_first=True)
+    for text in InputCheck(opened).warnings(inputs, samples_first=True):
         log.warning("%s", text)
     with open_runtime(opened, runtime) as session:
         outputs = predict_batches(session.infer_batch, tensors)

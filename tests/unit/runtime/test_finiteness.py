@@ -52,6 +52,12 @@ def test_the_row_is_counted_along_the_axis_of_the_samples(axis: int | str | None
     with pytest.raises(RequestError, match=told):
         check_finite({"x": array}, ["x"], signature)
     check_finite({"x": array}, [], signature)
+    with pytest.raises(RequestError, match="in row 2 "):  # in data the samples come first
+        check_finite({"x": array}, ["x"])
+
+
+def test_an_input_that_is_not_given_is_not_looked_at() -> None:
+    check_finite({"x": np.zeros(3, np.float32)}, ["x", "state"], SIGNATURE)
 
 
 def test_scores_of_every_class_are_finite_or_the_rows_are_told() -> None:
