@@ -19,6 +19,7 @@ from lissom.compress.quantizing.scheme import Scheme
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.weight_only import weight_only_model
 from lissom.errors import DataError, ModelError
+from lissom.export.loading import precision_of
 from lissom.recipe import QuantizeConfig
 
 SCHEME = Scheme("x86", symmetric=False, reduce_range=False, per_channel=True, here=True)
@@ -348,6 +349,7 @@ def test_weights_stored_as_integers_and_scaled_are_quantized_already(kind: str) 
         ModelError, match=r"quantized already: the weight of 'MatMul_y' is stored as integers"
     ):
         check_model(model)
+    assert precision_of(model) == "weight-int8"
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ from lissom.compress.quantizing.graph import (
 from lissom.compress.quantizing.ladder import Ladder
 from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
-from lissom.compress.quantizing.recognition import nested_layers, quantized_how
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.weight_only import weight_only_model
 from lissom.errors import DataError, ModelError, RecipeError, near
 from lissom.export.onnx_file import add_onnx
 from lissom.export.onnx_from_torch import onnx_from_torch
+from lissom.export.recognition import nested_layers, quantized_how
 from lissom.models import processes
 from lissom.models.stages import INT8_TOLERANCE, Context
 from lissom.optional import require

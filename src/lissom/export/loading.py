@@ -19,6 +19,7 @@ from lissom.export.graphs import all_graphs, all_nodes
 from lissom.export.normalisation import input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
+from lissom.export.recognition import computes_integers, scaled_weights
 from lissom.logs import log
 from lissom.models.data import Data, load_data
 from lissom.models.formats import RESERVED, has_reserved
@@ -33,12 +34,6 @@ from lissom.runtime.isolation import prove_file
 from lissom.runtime.layout import given_inputs, sample_specs
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.structure import build, factory_of, load_model
-
-_QUANTIZED = (
-    *("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
-    *("QAttention", "QGemm", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
-)
-"""Operators of files in which somebody has quantized a model."""
 
 
 def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) -> Artifact:
@@ -137,11 +132,13 @@ def _from_onnx_file(path: Path, context: Context) -> Artifact:
 
 def precision_of(model: Any) -> str:
     """What a file of somebody else computes in, by its operators and by the type of most of its weights."""
-    if any(node.op_type in _QUANTIZED for node in all_nodes(model)):
+    if computes_integers(model):
         return "int8"
     bits = [item.i for node in all_nodes(model) for item in node.attribute if item.name == "bits"]
     if any(node.op_type == "MatMulNBits" for node in all_nodes(model)):
         return f"weight-int{min(bits, default=4)}"
+    if scaled_weights(model):
+        return "weight-int8"
     onnx = require("onnx", extra="cpu")
     counts = Counter[int]()
     for graph in all_graphs(model.graph):

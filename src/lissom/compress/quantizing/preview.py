@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lissom.compress.quantizing.graph import LAYERS, RECURRENT, Graph
-from lissom.compress.quantizing.recognition import nested_layers
+from lissom.export.recognition import nested_layers
 
 
 class PlannedLayer(NamedTuple):

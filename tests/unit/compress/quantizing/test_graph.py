@@ -8,7 +8,7 @@ from onnx import helper
 from tests.unit.compress.quantizing.graphs import model_of, normal, normalized, separable
 
 from lissom.compress.quantizing.graph import Graph, float_tensors, name_nodes, operator_counts
-from lissom.compress.quantizing.recognition import is_quantized
+from lissom.export.recognition import is_quantized
 
 
 def test_layers_are_what_is_multiplied_by_constants() -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lissom.compress.quantizing.graph import LAYERS, RECURRENT
 from lissom.optional import require
 
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+"""Operators that multiply by weights."""
 _INTEGER_OPERATORS = (
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
     *("ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool"),
@@ -48,19 +49,31 @@ def quantized_how(model: Any) -> str:
 
     Branches and bodies of If, Loop and Scan count, and functions too.
     """
-    nodes = [node for graph in _graphs(model) for node in graph.node]
-    nodes += [node for function in model.functions for node in function.node]
-    kinds = sorted({node.op_type for node in nodes if node.op_type in _INTEGER_OPERATORS})
-    if kinds:
+    if kinds := _kinds(model, _INTEGER_OPERATORS):
         return f"it has {_listed(kinds)}"
-    groups = sorted({node.op_type for node in nodes if node.op_type in _IN_GROUPS})
-    if groups:
+    if groups := _kinds(model, _IN_GROUPS):
         return f"its weights are stored in groups, in {_listed(groups)}"
-    scaled = [name for graph in _graphs(model) for name in _scaled_weights(model, graph)]
+    scaled = scaled_weights(model)
     if not scaled:
         return ""
     more = f" and {len(scaled) - 1} more" if len(scaled) > 1 else ""
     return f"the weight of {scaled[0]!r}{more} is stored as integers, which Cast and Mul make floats"
+
+
+def computes_integers(model: Any) -> bool:
+    """True when operators of a model read or make integers that stand for floats."""
+    return bool(_kinds(model, _INTEGER_OPERATORS))
+
+
+def scaled_weights(model: Any) -> list[str]:
+    """Names of the layers whose weight is stored as integers, which plain arithmetic makes floats."""
+    return [name for graph in _graphs(model) for name in _scaled_weights(model, graph)]
+
+
+def _kinds(model: Any, wanted: tuple[str, ...]) -> list[str]:
+    nodes = [node for graph in _graphs(model) for node in graph.node]
+    nodes += [node for function in model.functions for node in function.node]
+    return sorted({node.op_type for node in nodes if node.op_type in wanted})
 
 
 def is_quantized(model: Any) -> bool:
@@ -77,7 +90,7 @@ def _nested(graph: Any, path: str, around: str, outer: Mapping[str, int]) -> Ite
     known = {**outer, **_sizes(graph)}
     for place, node in enumerate(graph.node):
         name = f"{path}{node.name or f'{node.op_type}_{place}'}"
-        if around and node.op_type in (*LAYERS, *RECURRENT, "Einsum"):
+        if around and node.op_type in (*_LAYERS, "Einsum"):
             weights = [known[part] for part in node.input[:3] if part in known]
             yield Nested(name, node.op_type, around, sum(weights))
         for attribute in node.attribute:
@@ -123,7 +136,7 @@ def _scaled_weights(model: Any, graph: Any) -> list[str]:
     makers = {name: node for node in graph.node for name in node.output}
     found = []
     for node in graph.node:
-        if node.op_type in (*LAYERS, *RECURRENT, "Gather"):
+        if node.op_type in (*_LAYERS, "Gather"):
             places = node.input[:1] if node.op_type == "Gather" else node.input[1:3]
             if any(_made_of_integers(name, makers, integers) for name in places):
                 found.append(node.name or node.output[0])
