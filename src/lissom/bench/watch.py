@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -15,6 +15,8 @@ from lissom.bench.gpu import gpu
 from lissom.recipe import default_threads
 
 _CPUS = Path("/sys/devices/system/cpu")
+_SHORTEST = 0.2
+"""Seconds below which processor time, counted in hundredths of a second, says nothing."""
 BUSY, STOLEN = 0.2, 0.1
 """Shares of the cores from which on other processes, or other machines of a host, are spoken of."""
 
@@ -78,6 +80,32 @@ class Watch:
         return [reading._asdict() for reading in self.readings]
 
 
+class Counter:
+    """Cores that others took in some spans of time, such as the rounds of one candidate."""
+
+    def __init__(self) -> None:
+        self._wall = self._others = self._stolen = 0.0
+        self._since: _Spent | None = None
+
+    def __enter__(self) -> Self:
+        self._since = _Spent.now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._since is not None
+        now, before = _Spent.now(), self._since
+        self._wall += now.wall - before.wall
+        self._others += now.busy - before.busy - (now.own - before.own)
+        self._stolen += now.stolen - before.stolen
+
+    def cores(self) -> dict[str, float] | None:
+        """Mean number of cores; None for less time than the system counts in."""
+        if self._wall < _SHORTEST:
+            return None
+        spent = {"others": self._others, "stolen": self._stolen}
+        return {name: max(seconds / self._wall, 0.0) for name, seconds in spent.items()}
+
+
 class _Spent(NamedTuple):
     """Seconds of processor time: all cores, without idling; stolen by the host; of this process."""
 
@@ -96,7 +124,7 @@ class _Spent(NamedTuple):
     def shares_until(self, now: _Spent) -> tuple[float | None, float | None]:
         """What others computed, and what was stolen; the system counts in hundredths of a second."""
         room = (now.wall - self.wall) * default_threads()
-        if room < 0.2:
+        if room < _SHORTEST:
             return None, None
         others = now.busy - self.busy - (now.own - self.own)
         return min(1.0, max(0.0, others / room)), min(1.0, max(0.0, (now.stolen - self.stolen) / room))
@@ -118,7 +146,7 @@ def unfit(readings: Sequence[dict[str, Any]]) -> list[str]:
     reasons = {word for reading in readings for word in (reading.get("gpu") or {}).get("slowdowns", ())}
     if reasons - {"power cap"}:
         found.append(f"the card was slowed down: {', '.join(sorted(reasons - {'power cap'}))}")
-    if (stolen := _mean(readings, "stolen")) >= STOLEN:
+    if (stolen := mean_share(readings, "stolen")) >= STOLEN:
         found.append(f"the host gave {stolen:.0%} of the cores to other machines")
     return found
 
@@ -130,14 +158,14 @@ def notices(readings: Sequence[dict[str, Any]]) -> list[str]:
     ['other processes took 50% of the cores']
     """
     found = []
-    if (others := _mean(readings, "others")) >= BUSY:
+    if (others := mean_share(readings, "others")) >= BUSY:
         found.append(f"other processes took {others:.0%} of the cores")
     if any("power cap" in (reading.get("gpu") or {}).get("slowdowns", ()) for reading in readings):
         found.append("the card was held at its power limit")
     return found
 
 
-def _mean(readings: Sequence[dict[str, Any]], name: str) -> float:
+def mean_share(readings: Sequence[Mapping[str, Any]], name: str) -> float:
     """Mean share, weighted by how long each reading stands for; 0 where it was never read."""
     spans = [
         (after["seconds"] - before["seconds"], after[name])

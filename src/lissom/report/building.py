@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lissom.artifact import Artifact
+from lissom.bench.disturbance import HonestRatio, honest_ratio
 from lissom.bench.energy import Energy
 from lissom.bench.percentiles import percentiles
 from lissom.bench.selection import ArmKey, fastest
@@ -18,14 +19,13 @@ from lissom.bench.statistics import (
     median_latency,
     paired_drop,
     percentile,
-    ratio,
 )
 from lissom.optional import version
 from lissom.report import gates
 from lissom.report.answers import predictions_of
 from lissom.report.efficiency import layer_table, roofline
 from lissom.report.measured_run import Run, beyond_noise, interval
-from lissom.report.remarks import control_remark, find_remarks, machine_remarks
+from lissom.report.remarks import control_remark, disturbed_remarks, find_remarks, machine_remarks
 from lissom.report.schema import (
     AccuracyFigures,
     Arm,
@@ -100,6 +100,7 @@ def build_report(
             ),
             *((control_remark(run.control),) if run.control else ()),
             *machine_remarks(run.unfit, run.readings),
+            *_disturbances(run, chosen),
         ),
         gates=tuple(judged),
         stages=tuple(_stage_row(run, artifact, folder) for artifact in run.artifacts),
@@ -137,7 +138,9 @@ def _gates(run: Run) -> list[Gate]:
                 run.recipe.gates,
                 score_name=run.score_name,
             ),
-            gates.not_slower_gate(faster, run.recipe.gates, names, unfit=run.unfit),
+            gates.not_slower_gate(
+                faster, run.recipe.gates, names, unfit=[*run.unfit, *_disturbed(run, best, chosen)]
+            ),
         ]
     return [
         gates.reload_gate(lineage, run.records),
@@ -153,7 +156,36 @@ def _gates(run: Run) -> list[Gate]:
 def _speedup(run: Run, before: ArmKey | None, after: ArmKey | None) -> Estimate | None:
     if before is None or after is None or before not in run.rounds or after not in run.rounds:
         return None
-    return ratio(run.rounds[before], run.rounds[after])
+    return honest(run, before, after).estimate
+
+
+def honest(run: Run, before: ArmKey, after: ArmKey) -> HonestRatio:
+    """How many times as fast an arm is as another, as far as what disturbed them lets it be known."""
+    return honest_ratio(run.figures[before], run.figures[after], run.readings, list(run.figures.values()))
+
+
+def _disturbed(run: Run, before: ArmKey | None, after: ArmKey | None) -> list[str]:
+    """Why the ratio of two arms is withheld; empty where it is told."""
+    if before is None or after is None or before not in run.rounds or after not in run.rounds:
+        return []
+    found = honest(run, before, after)
+    return [] if found.estimate is not None else [found.reason]
+
+
+def _disturbances(run: Run, chosen: ArmKey | None) -> Iterator[str]:
+    """Remarks on the arms that the headline compares."""
+    if chosen is None:
+        return
+    reasons, withheld = {}, []
+    for before in dict.fromkeys((run.reference_best, run.eager)):
+        if before is None or before == chosen or before not in run.rounds or chosen not in run.rounds:
+            continue
+        found = honest(run, before, chosen)
+        if found.reason:
+            name = f"{_named(chosen)} beside {_named(before)}"
+            reasons[name] = found.reason
+            withheld += [name] if found.estimate is None else []
+    yield from disturbed_remarks(reasons, withheld)
 
 
 def _arm(run: Run, arm: ArmKey) -> Arm:
@@ -313,6 +345,8 @@ def _compared(run: Run, judged: Sequence[Gate], chosen: ArmKey, size: float) -> 
         yield f"{_times(speedup)} as fast as the original at its best ({_named(run.reference_best)})"
     if eager := _speedup(run, run.eager, chosen):
         yield f"{_times(eager)} as fast as in torch eager"
+    if _disturbed(run, run.reference_best, chosen) or _disturbed(run, run.eager, chosen):
+        yield "how fast it is cannot all be told beside other work on this machine"
     reference, scores = run.scores(run.trusted, "report"), run.scores(chosen, "report")
     if reference is not None and scores is not None:
         drop = paired_drop(reference, scores)

@@ -114,6 +114,9 @@ def not_slower_gate(
     """
     margin = config.not_slower.margin
     limit = f"not slower by more than {margin:.0%}"
+    if speedup is None and unfit:
+        reason = f"withheld: {listed(unfit)}; measure again when the machine is quiet"
+        return _gate("not-slower", "inconclusive", "", limit, reason)
     if speedup is None:
         return _gate("not-slower", "skipped", "", limit, "the reference or the chosen model was not timed")
     found = verdict(speedup, margin)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lissom.bench.disturbance import honest_ratio
 from lissom.bench.percentiles import Percentile, percentiles
 from lissom.bench.selection import ArmKey, fastest
 from lissom.bench.statistics import (
@@ -16,14 +17,13 @@ from lissom.bench.statistics import (
     flips,
     median_latency,
     paired_drop,
-    ratio,
     verdict,
 )
 from lissom.bench.watch import unfit
 from lissom.recipe import GatesConfig
 from lissom.report.gates import accuracy_gate, not_slower_gate
 from lissom.report.measured_run import beyond_noise, control_of, scores_in
-from lissom.report.remarks import control_remark, machine_remarks
+from lissom.report.remarks import control_remark, disturbed_remarks, machine_remarks
 from lissom.report.schema import Control, Gate
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -43,6 +43,8 @@ class JudgedArm(NamedTuple):
         verdict: better, worse or inconclusive, beyond the margin; None where it is withheld.
         drop: Score that it loses; None without labels.
         flips: Answers that became wrong and right; None where answers are not right or wrong.
+        disturbed: What other work took from it or from the base, so that the speedup is less sure, or not
+            told; empty where nothing did.
     """
 
     arm: ArmKey
@@ -54,6 +56,7 @@ class JudgedArm(NamedTuple):
     verdict: Verdict | None = None
     drop: Estimate | None = None
     flips: Flips | None = None
+    disturbed: str = ""
 
 
 class Judgement(NamedTuple):
@@ -99,14 +102,24 @@ def judge(
     readings, control = first.get("readings", ()), control_of(figures)
     why_unfit = unfit(readings)
     margin = None if why_unfit else limits.not_slower.margin
-    arms = [_judged(arm, figures, base, margin, control) for arm in figures]
+    arms = [_judged(arm, figures, base, margin, control, readings) for arm in figures]
+    reasons = {
+        f"{judged.arm.artifact} on {judged.arm.runtime}": judged for judged in arms if judged.disturbed
+    }
     score_name = first.get("score_name", "accuracy")
     gates = () if against is None else _gates(arms, base, limits, why_unfit, score_name)
     return Judgement(
         base,
         tuple(arms),
         tuple(gate.model_copy(update={"allowed": gate.name in allow}) for gate in gates),
-        (*((control_remark(control),) if control else ()), *machine_remarks(why_unfit, readings)),
+        (
+            *((control_remark(control),) if control else ()),
+            *machine_remarks(why_unfit, readings),
+            *disturbed_remarks(
+                {name: judged.disturbed for name, judged in reasons.items()},
+                [name for name, judged in reasons.items() if judged.speedup is None],
+            ),
+        ),
         all(record["complete"] for record in records.values()),
     )
 
@@ -117,6 +130,7 @@ def _judged(
     base: ArmKey | None,
     margin: float | None,
     control: Control | None,
+    readings: Sequence[Mapping[str, Any]],
 ) -> JudgedArm:
     found = figures[arm]
     rounds = found.get("rounds_ms")
@@ -126,16 +140,26 @@ def _judged(
     timed = JudgedArm(arm, found, median_latency(rounds), p99)
     if arm == base:
         return timed
-    speedup = ratio(figures[base]["rounds_ms"], rounds)
-    surely = beyond_noise(speedup, control)
+    honest = honest_ratio(figures[base], found, readings, list(figures.values()))
+    speedup, surely = honest.estimate, None
+    if speedup is not None:
+        surely = beyond_noise(speedup, control)
     before, after = scores_in(figures[base], "report"), scores_in(found, "report")
     timed = timed._replace(
-        speedup=speedup, surely=surely, verdict=None if margin is None else verdict(surely, margin)
+        speedup=speedup,
+        surely=surely,
+        verdict=None if margin is None or surely is None else verdict(surely, margin),
+        disturbed=honest.reason,
     )
     if before is None or after is None:
         return timed
     changed = flips(before, after) if before.dtype == bool else None
     return timed._replace(drop=paired_drop(before, after), flips=changed)
+
+
+def _unfit(judged: JudgedArm, why_unfit: Sequence[str]) -> list[str]:
+    """Why no verdict is given on an arm; a wider interval alone is judged as it is."""
+    return [*why_unfit, *([judged.disturbed] if judged.disturbed and judged.surely is None else ())]
 
 
 def _gates(
@@ -167,5 +191,8 @@ def _gates(
         accuracy = accuracy_gate(before, after, limits, score_name=score_name)
         told = accuracy.model_copy(update={"reason": f"{name} on {best.runtime}: {accuracy.reason}"})
         names = (f"{base.artifact} on {base.runtime}", f"{name} on {best.runtime}")
-        gates += [told, not_slower_gate(by_arm[best].surely, limits, names, unfit=why_unfit)]
+        gates += [
+            told,
+            not_slower_gate(by_arm[best].surely, limits, names, unfit=_unfit(by_arm[best], why_unfit)),
+        ]
     return gates

@@ -151,6 +151,7 @@ def _take(session: Session[ArmKey], arms: Arms, last: ArmKey, control: ArmKey) -
             arms.figures[arm] |= {
                 "rounds_ms": own[:num_rounds],
                 "warmup": session.warmups[arm]._asdict(),
+                "load": session.counters[arm].cores(),
             }
 
 

@@ -13,7 +13,7 @@ A remark is found from the figures that a stage wrote into its manifest, and fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lissom.artifact import Artifact
@@ -74,7 +74,24 @@ def machine_remarks(unfit: Sequence[str], readings: Sequence[dict[str, Any]]) ->
     if unfit:
         yield f"Unfit to measure on: {listed(unfit)}. No verdict on speed is given."
     for notice in notices(readings):
-        yield f"While it was measured, {notice}; rounds are interleaved, so that met all models alike."
+        yield f"While it was measured, {notice}. Engines whose threads wait for each other lose most by that."
+
+
+def disturbed_remarks(reasons: Mapping[str, str], withheld: Collection[str]) -> Iterator[str]:
+    """Which candidates were disturbed while they were timed, and what was made of it.
+
+    Args:
+        reasons: Why, by the name of the candidate.
+        withheld: Names of those whose ratio is not told.
+
+    >>> list(disturbed_remarks({"a": "other work took 0.2 cores from it"}, []))
+    ['a: other work took 0.2 cores from it while it was timed; its interval is wider for it.']
+    """
+    for name, reason in reasons.items():
+        made = (
+            "how fast it is beside others is not told" if name in withheld else "its interval is wider for it"
+        )
+        yield f"{name}: {reason} while it was timed; {made}."
 
 
 def taught_remark(name: str, gain: Mapping[str, float], score_name: str) -> str:
