@@ -287,7 +287,8 @@ def _parity(run: Run, arm: ArmKey) -> ParityFigures | None:
     if parity is None:
         return None
     worst = max(parity["outputs"], key=lambda output: (not output["passed"], output["max_abs_error"] or 0.0))
-    figures = {key: value for key, value in worst.items() if key != "output"}
+    # The gate and the verb tell how many values are not finite; the schema of reports stays as it is.
+    figures = {key: value for key, value in worst.items() if key not in ("output", "nonfinite")}
     return ParityFigures(
         against=parity["against"], precision=run.by_name[arm.artifact].manifest.precision, **figures
     )
