@@ -37,22 +37,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+from foreign_engines import ENGINES, OrtFile, latencies, sqnrs
 from foreign_peers import feeds
 from foreign_samples import FILES, ForeignFile, samples, write_npz
 
 from lissom.bench.environment import environment
-from lissom.bench.statistics import ratio
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 VERBS = ("inspect", "bench", "predict", "quantize", "verify", "serve")
-ENGINES = ("onnxruntime", "openvino")
 PEERS = ("onnxruntime", "nncf")
 SECONDS_A_FILE = 300
 SECONDS_A_PEER = 90
-_ROUNDS, _ROUND_SECONDS = 12, 0.02
-_ENOUGH_SQNR = 200.0
-"""Given for outputs without an error."""
 
 
 def main() -> None:
@@ -211,14 +207,6 @@ def timed(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found | {"seconds": round(time.perf_counter() - started, 2)}
 
 
-def outcome(run: Callable[[], float]) -> float | str:
-    """A figure, or why there is none."""
-    try:
-        return round(run(), 2)
-    except Exception as exc:
-        return f"{type(exc).__name__}: {exc}".splitlines()[0][:160]
-
-
 def lissom_said(words: list[str]) -> dict[str, Any]:
     """The document of a verb, called in this process as the command line calls it."""
     from lissom.cli import main as lissom_main
@@ -244,7 +232,7 @@ def run_inspect(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[
 
 
 def run_bench(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
-    words = ["bench", str(model), "--data", str(data), "--rounds", "8", "--round-ms", "10"]
+    words = ["bench", str(model), "--data", str(data), "--rounds", "6"]
     return told(lissom_said([*words, "--runtime", "onnxruntime", "--runtime", "openvino"]))
 
 
@@ -404,105 +392,6 @@ def peers(
         except subprocess.CalledProcessError as exc:
             failed[peer] = (exc.stderr.strip().splitlines() or [f"ended with {exc.returncode}"])[-1][:200]
     return made, failed
-
-
-class OrtFile:
-    """A file opened by ONNX Runtime itself."""
-
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.outputs = [one.name for one in self._session.get_outputs()]
-        self.inputs = {one.name for one in self._session.get_inputs()}
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        given = {name: tensor for name, tensor in inputs.items() if name in self.inputs}
-        return dict(zip(self.outputs, self._session.run(None, given), strict=True))
-
-
-class OpenVinoFile:
-    """A file opened by OpenVINO itself, computing in float32 where it computes in floating point."""
-
-    def __init__(self, path: Path) -> None:
-        import openvino
-
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-        self.inputs = {name for one in self._compiled.inputs for name in one.names}
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        given = {name: tensor for name, tensor in inputs.items() if name in self.inputs}
-        found = self._compiled(given)
-        return {name: np.array(found[one]) for one in self._compiled.outputs for name in one.names}
-
-
-_OPEN: dict[str, Callable[[Path], Any]] = {"onnxruntime": OrtFile, "openvino": OpenVinoFile}
-
-
-def sqnr(before: Path, after: Path, arrays: Mapping[str, np.ndarray], engine: str) -> float:
-    """Decibel of the worst floating-point output over the held-out rows, float file and int8 file alike."""
-    float_call, int8_call = _OPEN[engine](before), _OPEN[engine](after)
-    signal_power: dict[str, float] = {}
-    noise_power: dict[str, float] = {}
-    for inputs in feeds(onnx.load(str(before)), dict(arrays)):
-        wanted, found = float_call(inputs), int8_call(inputs)
-        for name, tensor in wanted.items():
-            if tensor.dtype.kind != "f":
-                continue
-            one, other = tensor.astype(np.float64), found[name].astype(np.float64).reshape(tensor.shape)
-            signal_power[name] = signal_power.get(name, 0.0) + float(np.square(one).sum())
-            noise_power[name] = noise_power.get(name, 0.0) + float(np.square(one - other).sum())
-    figures = [
-        _ENOUGH_SQNR if not noise else 10 * float(np.log10(max(signal_power[name], 1e-300) / noise))
-        for name, noise in noise_power.items()
-    ]
-    return min(figures)
-
-
-def sqnrs(
-    model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray], engine: str
-) -> dict[str, float | str]:
-    """Of every int8 file on one engine."""
-    return {name: outcome(partial(sqnr, model, path, arrays, engine)) for name, path in paths.items()}
-
-
-def latencies(model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """How many times as slow lissom's int8 file is as the float file and each peer's, on each engine."""
-    if "lissom" not in paths:
-        return {}
-    inputs = next(feeds(onnx.load(str(model)), dict(arrays)))
-    found: dict[str, Any] = {}
-    for engine in ENGINES:
-        try:
-            calls = {name: _OPEN[engine](path) for name, path in {"float": model, **paths}.items()}
-            rounds = interleaved(calls, inputs)
-        except Exception as exc:
-            found[engine] = f"{type(exc).__name__}: {exc}".splitlines()[0][:160]
-            continue
-        ours = rounds.pop("lissom")
-        found[engine] = {name: list(ratio(ours, theirs)) for name, theirs in rounds.items()}
-    return found
-
-
-def interleaved(calls: Mapping[str, Any], inputs: Mapping[str, np.ndarray]) -> dict[str, list[list[float]]]:
-    """Milliseconds of every call by round, every file in every round."""
-    rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
-    for call in calls.values():
-        for _ in range(3):
-            call(inputs)
-    for index in range(_ROUNDS):
-        for name in list(calls)[:: 1 if index % 2 else -1]:
-            call, spent, limit = calls[name], [], time.perf_counter() + _ROUND_SECONDS
-            call(inputs)
-            while len(spent) < 3 or time.perf_counter() < limit:
-                started = time.perf_counter()
-                call(inputs)
-                spent.append((time.perf_counter() - started) * 1e3)
-            rounds[name].append(spent)
-    return rounds
 
 
 def shown(row: Mapping[str, Any]) -> str:
