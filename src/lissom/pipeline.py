@@ -236,7 +236,35 @@ def load_data(recipe: Recipe) -> Data:
     from lissom.export.loading import data_for_model
     from lissom.models.tasks import fitting
 
-    return fitting(data_for_model(recipe.data.source, recipe.model), recipe.model.task)
+    data = fitting(data_for_model(recipe.data.source, recipe.model), recipe.model.task)
+    return _prepared(recipe, data)
+
+
+def _prepared(recipe: Recipe, data: Data) -> Data:
+    """The data with the preprocessing of a model that comes as an artifact, or that of a new model.
+
+    Raises:
+        RequestError: two artifacts of the recipe were made with different preprocessing.
+    """
+    from lissom.models.preparation import with_standardization
+
+    models = [recipe.model_of(stage) for stage in recipe.stages] or [recipe.model]
+    sources = dict.fromkeys(model.source for model in models)
+    made = [Artifact.open(source) for source in sources if (Path(source) / MANIFEST_NAME).is_file()]
+    if made:
+        first = made[0].manifest
+        for other in made[1:]:
+            if other.manifest.preprocessing != first.preprocessing:
+                raise RequestError(
+                    f"{made[0].path} and {other.path} were made with different preprocessing, so that they "
+                    "would not see the same samples",
+                    hint="train both on the same data, or with the same --data option standardize",
+                )
+        known = {step.input for step in first.preprocessing} <= {*data.dataset.inputs}
+        return data.with_preprocessing(first.preprocessing) if known else data
+    new = all(model.weights is None and model.format == "torch" for model in models)
+    trained = any(stage.trains for stage in recipe.stages)
+    return with_standardization(data) if new and trained else data
 
 
 def plan(recipe: Recipe, data: Data) -> list[Planned]:

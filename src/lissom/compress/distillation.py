@@ -82,7 +82,8 @@ def _check_kind(config: DistillConfig, context: Context) -> None:
 
 
 def _loss(answer: Teaching, config: DistillConfig, context: Context) -> BatchLoss:
-    hard_loss, kind, scores = loss_for(context.task, config), context.data.kind, context.task.scores
+    kind, scores = context.data.kind, context.task.scores
+    hard_loss = loss_for(context.task, config)
 
     def loss(outputs: Any, batch: Batch) -> Tensor:
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
@@ -90,7 +91,10 @@ def _loss(answer: Teaching, config: DistillConfig, context: Context) -> BatchLos
             soft = _soft_binary(first, answer(batch), config)
         else:
             student = first.float() if kind == "values" else class_logits(first, scores)
-            soft = _soft(student, answer(batch).values, batch.targets, config, kind)
+            teacher = answer(batch).values
+            if batch.scale is not None:
+                teacher = batch.scale.standardize(teacher)
+            soft = _soft(student, teacher, batch.targets, config, kind)
         return (1 - config.alpha) * hard_loss(outputs, batch.targets) + config.alpha * soft
 
     return loss

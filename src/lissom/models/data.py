@@ -49,6 +49,8 @@ class Dataset:
         preprocessing: Steps from raw sample to tensor.
         split: `train`, `calibrate`, `select` or `report` for each sample, or None to cut by hash.
         group: Group of each sample, or None.
+        standardize: Whether a model that is trained from scratch gets tables, inputs of floats [samples,
+            columns] without a step in `preprocessing`, with mean 0 and deviation 1 a column.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -57,6 +59,7 @@ class Dataset:
     preprocessing: tuple[PreprocessingStep, ...] = ()
     split: np.ndarray | None = None
     group: np.ndarray | None = None
+    standardize: bool = True
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,15 @@ class Data:
             raise DataError(f"{self.source} has no labels; an .npz holds them under the name y")
         dtype = np.float32 if self.kind == "values" else np.int64
         return np.asarray(self.dataset.labels[self.indices[split]], dtype=dtype)
+
+    def with_preprocessing(self, steps: Sequence[PreprocessingStep]) -> Data:
+        """The same samples and splits with other steps from raw sample to tensor."""
+        dataset = replace(self.dataset, preprocessing=tuple(steps))
+        found = replace(self, dataset=dataset, _tensors={})
+        for kept in ("sample_hashes", "indices"):  # they are those of the raw samples
+            if kept in self.__dict__:
+                found.__dict__[kept] = self.__dict__[kept]
+        return found
 
     def with_values(self) -> Data:
         """The same samples and splits with classes that are named by numbers as values, float32.

@@ -118,6 +118,7 @@ def dataset_from_npz(
     split: str | None = None,
     group: str | None = None,
     inputs: str | Sequence[str] | None = None,
+    standardize: bool = True,
 ) -> Dataset:
     """One array per input name, labels `y`, optional `split` and `group`; nothing is unpickled.
 
@@ -129,6 +130,7 @@ def dataset_from_npz(
         split: Name of the array of splits; default: split.
         group: Name of the array of groups; default: group.
         inputs: Names of the arrays that are inputs, separated by commas; default: all the others.
+        standardize: Whether a model trained from scratch gets tables of mean 0 and deviation 1 a column.
 
     Raises:
         DataError: the file is missing, damaged, or holds objects, or has no array of a name.
@@ -147,7 +149,14 @@ def dataset_from_npz(
     if values is not None and values.dtype.kind != "f" and values.ndim == 1:
         values, names = with_names(values)
     kept = {name: arrays[name] for name in others}
-    return Dataset(kept, values, names, split=found.get("split"), group=found.get("group"))
+    return Dataset(
+        kept,
+        values,
+        names,
+        split=found.get("split"),
+        group=found.get("group"),
+        standardize=standardize,
+    )
 
 
 def reserved_names(path: Path, options: Mapping[str, object], declared: Sequence[str]) -> dict[str, object]:

@@ -27,6 +27,7 @@ from lissom.models.augmentation import Augmenter
 from lissom.models.diagnostics import STEPS_WATCHED, Watcher
 from lissom.models.losses import loss_for, penalty
 from lissom.models.optimization import normalize_gradients, optimizer_for, plateau_for, schedule_for
+from lissom.models.target_scale import TargetScale
 from lissom.models.tasks import Task
 from lissom.recipe import Optimization
 
@@ -39,11 +40,13 @@ class Batch:
         inputs: Tensors of shape [batch, ...] as the model got them, augmented.
         targets: Labels, or shares of the classes when samples were mixed.
         positions: Positions of the samples in the train split, shape [batch].
+        scale: By which targets and outputs are standardised; None where they are not.
     """
 
     inputs: Sequence[Tensor]
     targets: Tensor
     positions: Tensor
+    scale: TargetScale | None = None
 
 
 _SCORED_ELEMENTS = 2_000_000
@@ -92,6 +95,7 @@ class TrainingModule(lightning.LightningModule):
         steps_per_epoch: Steps of the optimiser.
         seed: Of everything random.
         samples: Where each sample of the train split stands in the source, to name it by.
+        targets: Scale of the targets; None where they stay as they are.
     """
 
     def __init__(
@@ -105,12 +109,14 @@ class TrainingModule(lightning.LightningModule):
         steps_per_epoch: int,
         seed: int,
         samples: np.ndarray,
+        targets: TargetScale | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._samples = samples
         self.config, self.task, self.augment, self.seed = config, task, augment, seed
-        self.task_loss = loss_for(task, config)
+        self.targets = targets
+        self.task_loss = loss_for(task, _in_deviations(config, targets))
         self.loss = loss or (lambda outputs, batch: self.task_loss(outputs, batch.targets))
         self.added: Callable[[], Tensor] | None = None
         self.after_step: Callable[[], None] | None = None
@@ -151,7 +157,7 @@ class TrainingModule(lightning.LightningModule):
             inputs = [varied]
         with self._watcher.activations() if self._watched else nullcontext():
             outputs = self._answer(inputs)
-        value = self.loss(outputs, Batch(inputs, targets, positions))
+        value = self.loss(outputs, Batch(inputs, self._wanted(targets), positions, self.targets))
         if not torch.isfinite(value):
             names = ", ".join(str(sample) for sample in self._samples[positions[:5].cpu().numpy()])
             where = f"step {step + 1}, on samples {names}, ... (train split)"
@@ -189,7 +195,7 @@ class TrainingModule(lightning.LightningModule):
         """Loss and scores of one batch of the select split."""
         *inputs, targets, _ = batch
         outputs = self._answer(inputs)
-        self._select.add(self.task_loss(outputs, targets), self._score(outputs, targets))
+        self._select.add(self.task_loss(outputs, self._wanted(targets)), self._score(outputs, targets))
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning the score that early stopping and the choice of weights go by."""
@@ -241,8 +247,15 @@ class TrainingModule(lightning.LightningModule):
     @torch.no_grad()
     def _score(self, outputs: Any, targets: Tensor) -> np.ndarray:
         first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        answers = self.task.predict(first.detach().float().cpu().numpy())
+        first = first.detach().float()
+        if self.targets is not None:
+            first = self.targets.restore(first)
+        answers = self.task.predict(first.cpu().numpy())
         return np.asarray(self.task.score(answers, targets.cpu().numpy()), dtype=np.float64)
+
+    def _wanted(self, targets: Tensor) -> Tensor:
+        """Labels as the loss compares them with the outputs."""
+        return targets if self.targets is None else self.targets.standardize(targets)
 
     def _scores(self, outputs: Any) -> bool:
         """Mixed samples have no one label; outputs of a large vocabulary are scored in a few steps only."""
@@ -328,6 +341,13 @@ class _Tally:
         if self._scores:
             found["score"] = float(np.concatenate(self._scores).mean())
         return found
+
+
+def _in_deviations(config: Optimization, targets: TargetScale | None) -> Optimization:
+    """The options with the bend of the Huber loss, which is in the unit of the labels, in deviations."""
+    if targets is None:
+        return config
+    return config.model_copy(update={"huber_delta": config.huber_delta / float(targets.std.mean())})
 
 
 def _mixed(*numbers: int) -> int:

@@ -18,6 +18,8 @@ _SPLIT_OF_PART = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "select"),
     **dict.fromkeys(("test", "testing", "t10k"), "report"),
 }
+_CONSTANT = 1e-6
+"""Deviation, as a share of the largest value, at which a column does not vary beyond its rounding."""
 PARTS = tuple(_SPLIT_OF_PART)
 """Names under which publishers give the parts of a data set, whatever their case."""
 
@@ -83,6 +85,41 @@ def with_normalization(dataset: Dataset, name: str) -> Dataset:
         std.append(float(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum())) or 1.0)
     step = PreprocessingStep(input=name, mean=tuple(mean), std=tuple(std))
     return replace(dataset, preprocessing=(*dataset.preprocessing, step))
+
+
+def with_standardization(data: Data) -> Data:
+    """The data with a step that gives each column of a table mean 0 and deviation 1 on the train split.
+
+    A table is an input of floats [samples, columns] without a step of its own. Columns that do not vary
+    become 0; inputs with infinity are masks, and stay as they are.
+    """
+    done = {step.input for step in data.dataset.preprocessing}
+    floats = {spec.name for spec in data.input_specs if np.dtype(spec.dtype).kind == "f"}
+    steps = []
+    for name, array in data.dataset.inputs.items():
+        rows = array[data.indices["train"]]
+        if name in done or name not in floats or array.ndim != 2 or not len(rows) or np.isinf(rows).any():
+            continue
+        mean, std = moments(rows)
+        steps.append(PreprocessingStep(input=name, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+    if not steps or not data.dataset.standardize:
+        return data
+    return data.with_preprocessing((*data.dataset.preprocessing, *steps))
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column of the finite values, float64; 1 for what does not vary.
+
+    >>> moments(np.array([[1.0, 5.0], [3.0, 5.0]]))[1].tolist()
+    [1.0, 1.0]
+    """
+    columns = values.reshape(len(values), -1).astype(np.float64)
+    finite = np.isfinite(columns)
+    count = np.maximum(finite.sum(axis=0), 1)
+    mean = np.where(finite, columns, 0.0).sum(axis=0) / count
+    std = np.sqrt(np.square(np.where(finite, columns - mean, 0.0)).sum(axis=0) / count)
+    largest = np.abs(np.where(finite, columns, 0.0)).max(axis=0, initial=0.0)
+    return mean, np.where(std > _CONSTANT * largest, std, 1.0)
 
 
 def values_from_classes(dataset: Dataset, source: str) -> Dataset:

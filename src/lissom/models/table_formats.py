@@ -18,7 +18,7 @@ from lissom.models.preparation import with_names
 from lissom.optional import require
 
 
-def dataset_from_table(path: Path, *, label: str = "y") -> Dataset:
+def dataset_from_table(path: Path, *, label: str = "y", standardize: bool = True) -> Dataset:
     """Every column but those of label, split and group is a feature: float32 [rows, columns].
 
     Labels that are integers or text are classes, floats are values to be predicted. Rows are counted from
@@ -27,6 +27,7 @@ def dataset_from_table(path: Path, *, label: str = "y") -> Dataset:
     Args:
         path: A `.csv` file (UTF-8, a header; commas, semicolons or tabs between cells) or a `.parquet` file.
         label: Name of the label column.
+        standardize: Whether a model trained from scratch gets columns of mean 0 and deviation 1.
 
     Raises:
         DataError: naming the row and column of a cell that is missing or no number, or the line that is no
@@ -50,7 +51,12 @@ def dataset_from_table(path: Path, *, label: str = "y") -> Dataset:
     labels, names = _labels(path, label, reserved[label])
     others = {name: np.array([str(cell) for cell in reserved[name]]) for name in reserved if name != label}
     return Dataset(
-        {"features": features}, labels, names, split=others.get("split"), group=others.get("group")
+        {"features": features},
+        labels,
+        names,
+        split=others.get("split"),
+        group=others.get("group"),
+        standardize=standardize,
     )
 
 

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.processes import place
 from lissom.models.score_kinds import kind_of_torch
 from lissom.models.stages import Context, save_torch, signature_of, tell_kind
+from lissom.models.target_scale import TargetScale, find_target_scale, standardized
 from lissom.models.tasks import Task
 from lissom.optional import is_installed
 from lissom.recipe import Optimization, TrainConfig
@@ -56,8 +57,10 @@ def train(parents: Mapping[str, Artifact], config: TrainConfig, context: Context
         context = context.with_data(taken_by_torch(model, context.data))
     before = parents["input"].manifest.notes if "input" in parents else {}
     context = with_known_scores(model, context)
+    scale = find_target_scale(model, context.data, context.task)
     history = fit(model, context, config, after_step=keep_zeros(model, before))
-    return save_torch(model, factory, context, notes={"history": history} | recount_zeros(model, before))
+    notes: dict[str, Any] = {"history": history} | ({"targets": scale.notes()} if scale else {})
+    return save_torch(model, factory, context, notes=notes | recount_zeros(model, before))
 
 
 def with_known_scores(model: nn.Module, context: Context) -> Context:
@@ -90,6 +93,7 @@ def fit(
     added: Callable[[], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
     part: str = "",
+    targets: TargetScale | None = None,
 ) -> list[dict[str, float]]:
     """Optimise `model` in place, by the loss of the task unless another is given; gives each epoch's figures.
 
@@ -101,6 +105,8 @@ def fit(
         added: Gives what is added to every batch's loss, such as a penalty of weights.
         after_step: Called after every step of the optimiser, such as to keep zeros zero.
         part: Names the training where a stage has several.
+        targets: Scale of the targets where the model gives standardised outputs; default: a scale is found,
+            taken out of the model, and put back when it is trained.
 
     Raises:
         ModelError: the outputs of the model do not fit the labels.
@@ -110,6 +116,28 @@ def fit(
     """
     data, task = context.data, context.task
     check_trainable(model, data, task, config)
+    own = find_target_scale(model, data, task) if targets is None else None
+    with standardized(model, own, data):
+        return _optimize(model, context, config, _Hooks(loss, added, after_step), part, own or targets)
+
+
+class _Hooks(NamedTuple):
+    """What is done beside the steps; see `fit`."""
+
+    loss: BatchLoss | None
+    added: Callable[[], Tensor] | None
+    after_step: Callable[[], None] | None
+
+
+def _optimize(
+    model: nn.Module,
+    context: Context,
+    config: Optimization,
+    hooks: _Hooks,
+    part: str,
+    targets: TargetScale | None,
+) -> list[dict[str, float]]:
+    data = context.data
     augment = Augmenter(config.augment, data) if config.augment.active else None
     work = context.work_folder / part
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -123,14 +151,15 @@ def fit(
         module = TrainingModule(
             model,
             config,
-            task,
-            loss,
+            context.task,
+            hooks.loss,
             augment=augment,
+            targets=targets,
             steps_per_epoch=steps_per_epoch,
             seed=context.seed,
             samples=data.indices["train"],
         )
-        module.added, module.after_step = added, after_step
+        module.added, module.after_step = hooks.added, hooks.after_step
         if checkpoint is None or not _finished(checkpoint, config):
             _run_loop(module, loader, context, config, part, resumes=checkpoint is not None)
             checkpoint = _checkpoint(work / _LAST)

@@ -24,6 +24,7 @@ from lissom.optional import version
 from lissom.report import gates
 from lissom.report.answers import predictions_of
 from lissom.report.efficiency import layer_table, roofline
+from lissom.report.guessing import find_guess, guess_gate, guess_sentence
 from lissom.report.measured_run import Run, beyond_noise, interval
 from lissom.report.remarks import control_remark, disturbed_remarks, find_remarks, machine_remarks
 from lissom.report.schema import (
@@ -128,6 +129,7 @@ def _gates(run: Run) -> list[Gate]:
     names = (_named(best) if best else "", _named(chosen))
     speedup = _speedup(run, best, chosen)
     faster = beyond_noise(speedup, run.control) if speedup else None
+    guess = find_guess(run)
     if chosen.artifact == run.reference.name:
         compared = [gates.uncompared_gate(name) for name in ("accuracy", "not-slower")]
     else:
@@ -142,6 +144,8 @@ def _gates(run: Run) -> list[Gate]:
                 faster, run.recipe.gates, names, unfit=[*run.unfit, *_disturbed(run, best, chosen)]
             ),
         ]
+    if guess is not None and guess.trained and compared[0].state != "fail":
+        compared[0] = guess_gate(guess, run.score_name)
     return [
         gates.reload_gate(lineage, run.records),
         gates.parity_gate(lineage, run.records, chosen.runtime),
@@ -336,7 +340,9 @@ def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: flo
     end = end if run.complete else f"INTERRUPTED, few rounds; {end}"
     end += f", {', '.join(open_)} inconclusive" if open_ else ""
     end += f", {', '.join(allowed)} failed but allowed" if allowed else ""
-    return f"{parts[0]}: {'; '.join([*parts[1:], end])}."
+    sentence = f"{parts[0]}: {'; '.join([*parts[1:], end])}."
+    guess = find_guess(run)
+    return f"{guess_sentence(guess, run.score_name)}. {sentence}" if guess else sentence
 
 
 def _compared(run: Run, judged: Sequence[Gate], chosen: ArmKey, size: float) -> Iterator[str]:

@@ -21,6 +21,7 @@ from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
 from lissom.logs import quiet_libraries
 from lissom.models.stages import Context
+from lissom.models.target_scale import TargetScale, find_target_scale, standardized
 from lissom.models.training import fit
 from lissom.recipe import Optimization
 from lissom.runtime.arrays import tensor_of
@@ -38,12 +39,20 @@ def train_rounded(
     Raises:
         ModelError: torch cannot capture the model.
     """
+    scale = find_target_scale(model, context.data, context.task)
+    with standardized(model, scale, context.data):
+        return _train(model, config, context, scheme, scale)
+
+
+def _train(
+    model: nn.Module, config: Optimization, context: Context, scheme: Scheme, scale: TargetScale | None
+) -> list[dict[str, float]]:
     with quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rounded = _with_rounding(model, context, scheme)
     number = -(-len(context.data.indices["train"]) // config.batch_size) // config.accumulate
     freeze = _freezing(rounded, round((1 - _FROZEN) * config.epochs * max(1, number)))
-    history = fit(rounded, context, config, after_step=freeze)
+    history = fit(rounded, context, config, after_step=freeze, targets=scale)
     weights = rounded.graph.state_dict()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     model.eval()
