@@ -109,3 +109,43 @@ def laid(*, layout: str) -> nn.Module:
     """A linear model whose output lies in memory as the layout says."""
     torch.manual_seed(0)
     return Laid(layout)
+
+
+class Positive(nn.Module):
+    """Ends in a softplus, whose outputs are above 0 in the unit of the targets."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(in_features, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softplus(self.layers(x))
+
+
+def positive(*, in_features: int) -> nn.Module:
+    """A model of values above 0."""
+    return Positive(in_features)
+
+
+class Tied(nn.Module):
+    """The last layer is used twice, so that nothing may be folded into it."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(in_features, 1)
+        self.last = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.last(self.first(x))))
+        return found
+
+
+def tied(*, in_features: int) -> nn.Module:
+    """A model of values whose last layer is called twice."""
+    return Tied(in_features)
+
+
+def flat(*, in_features: int) -> nn.Module:
+    """One number a sample, without an axis of length one."""
+    hidden = nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
+    return hidden

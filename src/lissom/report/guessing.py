@@ -54,7 +54,7 @@ def guess_sentence(guess: Guess, score_name: str) -> str:
     r"""What stands before everything else in the verdict.
 
     >>> guess_sentence(Guess(-0.017, 0.0, "the median of the train labels", True), "skill")
-    'WARNING: no better than guessing: skill -1.7\xa0%, that of the median of the train labels is 0.0\xa0%'
+    'WARNING: no better than guessing: skill −1.7\xa0%, that of the median of the train labels is 0.0\xa0%'
     """
     mine, other = percent(guess.score), percent(guess.constant)
     return f"WARNING: no better than guessing: {score_name} {mine}, that of {guess.answer} is {other}"
@@ -67,8 +67,8 @@ def guess_gate(guess: Guess, score_name: str) -> Gate:
         state="fail",
         measured=f"{score_name} {percent(guess.score)}",
         limit=f"better than {percent(guess.constant)}",
-        reason=f"no better than {guess.answer}, which needs no model: train longer, at another learning rate, "
-        "or look at the data",
+        reason=f"no better than {guess.answer}, which needs no model: train longer, at another learning "
+        "rate, or look at the data",
         allowed=False,
     )
 
