@@ -16,6 +16,7 @@ from lissom.errors import ModelError
 from lissom.export.onnx_file import caller, open_session
 from lissom.models.data import Data
 from lissom.models.score_kinds import CLASSIFYING, kind_of_calls, samples_of
+from lissom.runtime.layout import Layout
 from lissom.runtime.scores import ScoreKind
 
 _MOVING = frozenset(
@@ -35,11 +36,11 @@ def kind_of_onnx(model: Any, signature: Signature, data: Data, task: str) -> Sco
     names = [spec.name for spec in signature.outputs]
     try:
         call = caller(open_session(model.SerializeToString()), names)
-        tensors = samples_of(data)
+        tensors, layout = samples_of(data), Layout(signature)
         seen: list[np.ndarray] = []
 
         def watched(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            found = call(batch)
+            found = layout.infer_samples(call, batch)
             seen.append(found[names[0]])
             return found
 

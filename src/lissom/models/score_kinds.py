@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lissom.artifact import Signature
+from lissom.errors import RaggedAnswers
+from lissom.runtime.layout import Layout
 from lissom.runtime.scores import ScoreKind
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ def kind_of_call(call: Call, tensors: Mapping[str, np.ndarray], *, slack: float 
     try:
         with np.errstate(all="ignore"):
             rows = np.asarray(next(iter(call(tensors).values())))
+    except RaggedAnswers:
+        return None
     except Exception:  # a forward may refuse inputs that are not its own in any way it likes
         if slack == 1.0:
             raise
@@ -129,7 +133,8 @@ def _common(one: ScoreKind, other: ScoreKind | None) -> ScoreKind:
 def _caller(model: Any, signature: Signature) -> Call:
     from lissom.runtime.pytorch import call_model
 
-    return lambda batch: call_model(model, signature, batch)
+    layout = Layout(signature)
+    return lambda batch: layout.infer_samples(lambda given: call_model(model, signature, given), batch)
 
 
 def _with_other_weights(model: nn.Module, factor: float, seed: int) -> Callable[..., Any]:

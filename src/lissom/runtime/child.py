@@ -25,6 +25,7 @@ from lissom.artifact import Artifact
 from lissom.errors import LissomError
 from lissom.optional import require
 from lissom.registry import RUNTIMES, RuntimeEntry, resolve
+from lissom.runtime.arrays import safetensors_bytes
 from lissom.runtime.base import Runtime
 from lissom.runtime.doctor import find_fault
 from lissom.runtime.probe import load_probe
@@ -94,8 +95,7 @@ def _open_artifact(request: dict[str, Any], kind: Callable[..., Runtime], replie
         _reply(replies, {"at": "called"})
         inputs = _inputs(request, artifact)
         outputs = runtime.infer_batch(inputs) if inputs else {}
-        tensors = {name: np.array(array, order="C") for name, array in outputs.items()}
-        Path(request["outputs"]).write_bytes(safetensors.numpy.save(tensors))
+        Path(request["outputs"]).write_bytes(safetensors_bytes(outputs))
         _reply(replies, {"at": "closed"})
 
 

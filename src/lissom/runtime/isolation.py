@@ -32,6 +32,7 @@ from lissom.artifact import Artifact, content_id
 from lissom.errors import ArtifactError, LissomError, ModelError
 from lissom.optional import version
 from lissom.registry import runtime_entry
+from lissom.runtime.arrays import safetensors_bytes
 from lissom.runtime.machine import host
 
 TRIAL_SCHEMA = "lissom.trial/1"
@@ -252,8 +253,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray] | None) -> str 
     """Write tensors to a file, and give its path; None where there are none."""
     if tensors is None:
         return None
-    plain = {key: np.array(array, order="C") for key, array in tensors.items()}
-    path.write_bytes(safetensors.numpy.save(plain))
+    path.write_bytes(safetensors_bytes(tensors))
     return str(path)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lissom.optional import require
+from lissom.runtime.arrays import plain
 
 _SUFFIXES = (
     *("_scale", "_zero_point", "_quantized", "_QuantizeLinear", "_DequantizeLinear", "_QuantizeLinear_Input"),
@@ -119,7 +120,7 @@ def _nodes_of(model: Any, node: Any, product: _Product, constants: dict[str, Any
         source = flat
     axes = [product.weight.index(letter) for letter in product.summed + product.free]
     depth = int(np.prod([sizes[letter] for letter in product.summed]))
-    matrix = constant("matrix", np.ascontiguousarray(weight.transpose(axes).reshape(depth, -1)))
+    matrix = constant("matrix", plain(weight.transpose(axes).reshape(depth, -1)))
     turned = product.output != product.kept + product.free
     shaped = len(product.free) > 1
     result = tensor("product") if turned or shaped else target
