@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lissom.compress.quantization import check_layers, check_model
+from lissom.compress.quantization import _nothing_to_quantize, check_layers, check_model
 from lissom.compress.quantizing.graph import operator_counts
 from lissom.compress.quantizing.preview import planned_layers
 from lissom.compress.quantizing.scheme import Scheme
@@ -404,8 +404,27 @@ def test_layers_in_branches_and_bodies_are_listed_and_stay_in_float(
         ("MatMul", 64, False)
     ] * number
     assert all(layer.why in ("it stands inside If", "it stands inside Loop") for layer in planned)
-    with pytest.raises(ModelError, match=r"MatMul inside (If|Loop)"):
+    with pytest.raises(ModelError, match=r"[12] MatMul inside (If|Loop)"):
         check_layers(model, "static")
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Conv"])
+def test_weights_of_float16_are_named_as_the_reason(mode: str, kind: str) -> None:
+    sizes = (8, 8, 3) if kind == "Conv" else (8, 8)
+    values = numpy_helper.to_array(weight("w", *sizes)).astype(np.float16)
+    half = TensorProto.FLOAT16
+    shape = (16,) if kind == "Conv" else ()
+    ends = {"pads": [1, 1]} if kind == "Conv" else {}
+    model = model_of(
+        [node(kind, "x w", "y", **ends)],
+        [value("x", "n", 8, *shape, kind=half)],
+        [value("y", "n", 8, *shape, kind=half)],
+        [numpy_helper.from_array(values, "w")],
+    )
+    error = _nothing_to_quantize(model, mode)
+    assert "1 layers with weights of float16" in error.message
+    assert "float32" in error.hint
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weight-only"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -106,6 +107,46 @@ def test_the_file_is_compared_with_float32_on_every_engine(kind: str, tmp_path: 
     assert (proof["num_samples"], proof["offered"], proof["fault"]) == (32, True, "")
     assert proof_of(artifact, "onnxruntime")["offered"]
     assert unfit_runtimes(artifact.manifest) == {}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_samples_on_any_axis_are_calibrated_judged_proven_and_timed(axis: int, tmp_path: Path) -> None:
+    """A state is added to a product; its samples lie on `axis`."""
+    sizes: list[Any] = [2, 8]
+    sizes.insert(axis, "batch")
+    order = [axis, *(place for place in range(3) if place != axis)]
+    stored = numpy_helper.from_array((RANDOM.normal(size=(16, 8)) / 4).astype(np.float32), "w")
+    zero = numpy_helper.from_array(np.int64(0), "zero")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("Transpose", ["h"], ["first"], perm=order, name="turn"),
+        helper.make_node("Gather", ["first", "zero"], ["h0"], axis=1, name="gather"),
+        helper.make_node("Add", ["a", "h0"], ["y"], name="add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, sizes),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])],
+        [stored, zero],
+    )
+    path = tmp_path / "state.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    samples = {"x": (64, 16), "h": (64, 2, 8)}
+    data = Data("states", Dataset({k: RANDOM.normal(size=v).astype(np.float32) for k, v in samples.items()}))
+    parent = make(tmp_path / "load", data, "load", model=ModelConfig(source=str(path)))
+    artifact = make(tmp_path / "q", data, "quantize", parents={"input": parent}, skip_slow=True)
+    notes = artifact.manifest.notes
+    assert notes["timed"]
+    assert all(proof["sqnr_db"] > 25 for proof in notes["engines"])
+    given = data.tensors("calibrate")
+    wanted = given["x"] @ numpy_helper.to_array(stored) + given["h"][:, 0]
+    tensors = {"x": given["x"], "h": np.ascontiguousarray(np.moveaxis(given["h"], 0, axis))}
+    session = onnxruntime.InferenceSession(str(artifact.file(MODEL_FILE)))
+    assert sqnr_db(wanted, session.run(None, tensors)[0]) > 25
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]

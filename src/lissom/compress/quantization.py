@@ -25,6 +25,7 @@ from lissom.compress.quantizing.dynamic import dynamic_model
 from lissom.compress.quantizing.engines import Prover
 from lissom.compress.quantizing.evidence import Goal, Judge
 from lissom.compress.quantizing.graph import (
+    LAYERS,
     RECURRENT,
     Graph,
     name_nodes,
@@ -314,6 +315,18 @@ def check_layers(model: Any, mode: str) -> None:
         raise _nothing_to_quantize(model, mode)
 
 
+def _half_layers(model: Any) -> list[str]:
+    """Names of the layers whose weights are float16 or bfloat16."""
+    kinds = require("onnx", extra="cpu").TensorProto
+    halves = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type in (kinds.FLOAT16, kinds.BFLOAT16)
+    }
+    layers = (node for node in model.graph.node if node.op_type in LAYERS)
+    return [node.name or node.output[0] for node in layers if halves.intersection(node.input[:2])]
+
+
 def _check_plan(model: Any, plan: Plan) -> None:
     """Refuse a model in which a plan quantizes no layer, before it is calibrated."""
     names = [layer.name for layer in Graph(model).layers]
@@ -366,12 +379,16 @@ def _nothing_to_quantize(model: Any, mode: str, *, kept: Mapping[str, str] | Non
     counts += Counter(layer.op_type for layer in layers)
     others = {kind: number for kind, number in counts.items() if kind not in names}
     has = [f"{number} {kind}" for kind, number in others.items()]
-    has += [f"{layer.op_type} inside {layer.around}" for layer in nested_layers(model)[:3]]
+    nested = Counter(f"{layer.op_type} inside {layer.around}" for layer in nested_layers(model))
+    has += [f"{number} {name}" for name, number in nested.items()]
+    halves = _half_layers(model)
+    has += [f"{len(halves)} layers with weights of float16"] if halves else []
     reason = "the model has none of them with weights of its own"
     if own := [layer.name for layer in layers if layer.op_type in names]:
         why = next((kept[name] for name in own if name in (kept or {})), "") if kept else ""
         reason = f"all of them stay in float, {own[0]!r} because {why}" if why else "all of them are excluded"
     hints = list(dict.fromkeys(_ADVICE[kind] for kind in others if kind in _ADVICE))
+    hints += ["only float32 weights are quantized: export the model in float32"] if halves else []
     return ModelError(
         f"mode {mode} finds nothing to quantize: it quantizes {_listed(names)}, and {reason}"
         f"{f'; it has {_listed(has)}' if has else ''}",
