@@ -7,11 +7,14 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from lissom.errors import is_disk_full
 
 log = logging.getLogger("lissom")
 log.addHandler(logging.NullHandler())
 
+Found = TypeVar("Found")
 Advance = Callable[[int], None]
 """Called with the number of steps that were done since the last call."""
 
@@ -45,6 +48,27 @@ class NoProgress:
     def task(self, description: str, total: int) -> Iterator[Advance]:
         """Take the steps and show none."""
         yield lambda steps: None
+
+
+def tried(what: str, compute: Callable[[], Found], otherwise: Found) -> Found:
+    """Compute what comes after a measurement and must not cost it; gives `otherwise` where that fails.
+
+    Such an addition may fail in a library or in the user's own forward, with any error. A full disk is
+    raised all the same, since nothing could be written afterwards.
+
+    Args:
+        what: Subject of the warning, such as "the layers of prune on torch".
+        compute: Gives the addition.
+        otherwise: Stands in its place.
+    """
+    try:
+        return compute()
+    except Exception as exc:
+        if is_disk_full(exc):
+            raise
+        log.warning("%s cannot be told: %s", what, str(exc) or type(exc).__name__)
+        log.debug("%s", what, exc_info=True)
+        return otherwise
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ parameters costs as little as one of a thousand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -140,7 +141,8 @@ def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int
     """Floating-point operations of one call by path of the module, those inside of it included; "" is all.
 
     Matrix products and convolutions are counted, two a multiply-add. Attention is computed in the open
-    meanwhile, since torch sees no product in its fused kernels.
+    meanwhile, since torch sees no product in its fused kernels. Parameters are frozen meanwhile: the counter
+    hooks into gradients, which a view of a parameter has no function for where none are recorded.
     A recurrent layer uses each of its matrices once at every position. Counting its steps one by one takes
     seconds, and in a fused kernel torch sees none; so these layers are counted by that rule, and not run.
     """
@@ -154,7 +156,12 @@ def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int
         layer.forward = partial(_counted, layer, work[name])
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        with (
+            frozen(model),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+        ):
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -169,6 +176,19 @@ def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int
         for path in _above(name):
             found[path] = found.get(path, 0) + sum(own)
     return found | {"": int(counter.get_total_flops()) + sum(map(sum, work.values()))}
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter need a gradient while this is open."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def _above(name: str) -> list[str]:

@@ -20,6 +20,7 @@ from lissom.bench.statistics import (
     paired_drop,
     percentile,
 )
+from lissom.logs import tried
 from lissom.optional import version
 from lissom.report import gates
 from lissom.report.answers import predictions_of
@@ -67,6 +68,7 @@ def build_report(
     chosen = run.chosen
     record = run.records[run.artifacts[0].name]
     arms = tuple(_arm(run, arm) for arm in run.figures)
+    steps: tuple[Step, ...] = tried("the steps", lambda: tuple(_steps(run, chosen)), ())
     return Report(
         name=run.recipe.name,
         created=str(record["finished"]),
@@ -87,7 +89,7 @@ def build_report(
         unfit=tuple(run.unfit),
         readings=tuple(run.readings),
         ceilings=run.ceilings,
-        layers=layer_table(run),
+        layers=tried("the table of layers", lambda: layer_table(run), None),
         batches=tuple(_batch(found) for found in further.get("batches", ())),
         load=tuple(LoadFigures(**found) for found in further.get("load", ())),
         slo_ms=run.recipe.benchmark.slo_ms,
@@ -106,7 +108,7 @@ def build_report(
         gates=tuple(judged),
         stages=tuple(_stage_row(run, artifact, folder) for artifact in run.artifacts),
         arms=arms,
-        waterfall=tuple(_steps(run, chosen)),
+        waterfall=steps,
         predictions=predictions_of(run, further.get("flips", ())),
     )
 
@@ -207,7 +209,7 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         warmup=figures.get("warmup"),
         memory=figures.get("memory"),
         energy=tuple(_energy(figures.get("energy"))),
-        roofline=roofline(run, arm),
+        roofline=tried("the roof", lambda: roofline(run, arm), None),
         accuracy=_accuracy(run, arm),
         metrics=figures.get("metrics", {}),
         latency=_latency(run.rounds.get(arm)),

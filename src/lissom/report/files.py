@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lissom.artifact import canonical_json, write_atomic
 from lissom.errors import RequestError
-from lissom.logs import Progress
+from lissom.logs import Progress, tried
 from lissom.report.migrations import migrated
 from lissom.report.schema import Report
 
@@ -18,28 +19,47 @@ CSV_FILE, JUNIT_FILE = "report.csv", "report.junit.xml"
 
 
 def write_report(report: Report, folder: Path, *, progress: Progress) -> None:
-    """Write the JSON and draw the pages; nothing is touched when the same report is there already."""
+    """Write the JSON and draw the pages; nothing is touched when the same report is there already.
+
+    A page that cannot be drawn is warned of: the JSON holds what was measured.
+    """
     content = canonical_json(report.model_dump(mode="json", by_alias=True))
     path = folder / REPORT_FILE
     pages = [folder / name for name in (HTML_FILE, MARKDOWN_FILE, CSV_FILE, JUNIT_FILE)]
     if path.exists() and path.read_bytes() == content and all(page.exists() for page in pages):
         return
     write_atomic(path, content)
-    draw_pages(report, folder, progress=progress)
+    drawings = _drawings(report)
+    with progress.task("draw report", len(drawings)) as advance:
+        for name, draw in drawings.items():
+            page = tried(f"{folder / name}", draw, None)
+            if page is not None:
+                write_atomic(folder / name, page)
+            else:
+                (folder / name).unlink(missing_ok=True)  # an older one would be of another run
+            advance(1)
 
 
 def draw_pages(report: Report, folder: Path, *, progress: Progress) -> None:
     """Draw the HTML and the Markdown page from a report, its arms as CSV and its gates as JUnit."""
+    drawings = _drawings(report)
+    with progress.task("draw report", len(drawings)) as advance:
+        for name, draw in drawings.items():
+            write_atomic(folder / name, draw())
+            advance(1)
+
+
+def _drawings(report: Report) -> dict[str, Callable[[], bytes]]:
+    """What draws each file, by its name; the quick ones first."""
     from lissom.report.exports import csv_of, junit_of
     from lissom.report.pages import html_from_report, markdown_from_report
 
-    with progress.task("draw report", 2) as advance:
-        write_atomic(folder / CSV_FILE, csv_of([report]).encode())
-        write_atomic(folder / JUNIT_FILE, junit_of(report.gates, suite=report.name, name="lissom.run"))
-        write_atomic(folder / MARKDOWN_FILE, markdown_from_report(report).encode())
-        advance(1)
-        write_atomic(folder / HTML_FILE, html_from_report(report).encode())
-        advance(1)
+    return {
+        CSV_FILE: lambda: csv_of([report]).encode(),
+        JUNIT_FILE: lambda: junit_of(report.gates, suite=report.name, name="lissom.run"),
+        MARKDOWN_FILE: lambda: markdown_from_report(report).encode(),
+        HTML_FILE: lambda: html_from_report(report).encode(),
+    }
 
 
 def read_report(folder: Path) -> Report:

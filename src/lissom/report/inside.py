@@ -11,9 +11,11 @@ import numpy as np
 
 from lissom.artifact import Artifact
 from lissom.bench.layers import grouped
-from lissom.logs import Progress, log
+from lissom.bench.selection import ArmKey
+from lissom.logs import Progress, tried
 from lissom.optional import require
 from lissom.report.opening import Arms
+from lissom.runtime.base import Runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _SECONDS = 0.3
@@ -38,12 +40,12 @@ def look_inside(
             figures = arms.figures[arm]
             typical = median(sample for own in figures["rounds_ms"] for sample in own) / 1e3
             num_calls = int(np.clip(_SECONDS / max(typical, 1e-6), _FEWEST_CALLS, _MOST_CALLS))
-            try:
-                times = runtime.layer_times(next(runtime.layout.groups(inputs)).tensors, num_calls)
-            except Exception as exc:  # an engine that cannot watch itself was timed all the same
-                log.warning("layers of %s on %s are not known: %s", arm.artifact, arm.runtime, exc)
-                times = None
-            if times:
-                groups = grouped(times, graph(arm.artifact))
-                figures["layers"] = [group._asdict() for group in groups]
+
+            def groups(arm: ArmKey = arm, runtime: Runtime = runtime, calls: int = num_calls) -> list[Any]:
+                times = runtime.layer_times(next(runtime.layout.groups(inputs)).tensors, calls)
+                return [group._asdict() for group in grouped(times, graph(arm.artifact))] if times else []
+
+            found: list[Any] = tried(f"the layers of {arm.artifact} on {arm.runtime}", groups, [])
+            if found:
+                figures["layers"] = found
             advance(1)

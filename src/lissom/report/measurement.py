@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from lissom.bench.roofline import ceilings
 from lissom.bench.selection import ArmKey, is_decided
 from lissom.bench.timing import Session, time_rounds
 from lissom.bench.watch import Watch
-from lissom.bench.work import works_of
-from lissom.logs import Progress
+from lissom.bench.work import Work, works_of
+from lissom.logs import Progress, tried
 from lissom.models.data import Data
 from lissom.recipe import BenchmarkConfig, default_threads
 from lissom.report.evidence import Record, Writer, find_evidence, measurement_key
@@ -71,17 +72,23 @@ def _look_further(
     writer: Writer,
     progress: Progress,
 ) -> bool:
-    """Energy, layers, work and the roof; False when interrupted, with what was timed all the same."""
+    """Energy, layers, work and the roof; False when interrupted, with what was timed all the same.
+
+    Each is an addition: where one fails, the others and the times are kept.
+    """
+    threads, device = config.threads or default_threads(), config.device or "cpu"
     try:
         _count_energy(arms, inputs, config, progress)
         look_inside(artifacts, arms, inputs, progress)
-        works = {name: work._asdict() for name, work in works_of(artifacts).items()}
-        roof = ceilings(
-            threads=config.threads or default_threads(), device=config.device or "cpu", progress=progress
+        works: dict[str, Work] = tried("the work of the models", lambda: works_of(artifacts), {})
+        roof: dict[str, Any] = tried(
+            "the ceilings of this machine",
+            lambda: ceilings(threads=threads, device=device, progress=progress)._asdict(),
+            {},
         )
     except KeyboardInterrupt:
         return False
-    writer.know(works, roof._asdict())
+    writer.know({name: work._asdict() for name, work in works.items()}, roof)
     return True
 
 
@@ -166,14 +173,18 @@ def _count_energy(
         idle = energy.idle_watts(counters)
         advance(1)
         for arm, runtime in list(arms.runtimes.items()):
-            with arms.at(arm, "counted") as figures:
-                found = energy.spent(
-                    lambda runtime=runtime: take_samples(runtime).infer(inputs),  # type: ignore[misc]
+            found = tried(
+                f"the energy of {arm.artifact} on {arm.runtime}",
+                lambda runtime=runtime: energy.spent(  # type: ignore[misc]
+                    lambda: take_samples(runtime).infer(inputs),
                     counters,
                     seconds=config.energy_seconds,
                     idle=idle,
-                )
-                figures["energy"] = found._asdict()
+                ),
+                None,
+            )
+            if found is not None:
+                arms.figures[arm]["energy"] = found._asdict()
             advance(1)
 
 
