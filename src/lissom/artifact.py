@@ -134,6 +134,24 @@ class Factory(Frozen):
     source: str = Field(description="Built-in name, `package.module:function` or `path/file.py:function`.")
     kwargs: dict[str, Any] = Field(description="Keyword arguments of the call.")
     sha256: str = Field(description="Hash of the file that defines the function.")
+    folder: str = Field(
+        "",
+        description="Folder in which a relative source lies, relative to the artifact; empty where it is the "
+        "first above the artifact that has it.",
+    )
+    arguments: tuple[str, ...] = Field(
+        (), description="Keyword of the forward for each input; empty where they are handed over in order."
+    )
+    outputs: tuple[str, ...] = Field(
+        (), description="Outputs of the forward that are kept, by name; empty where it gives no names."
+    )
+    computes_in: str = Field(
+        "",
+        description="Type into which floats are cast; empty where the model takes them as they are.",
+    )
+    shaped_by: tuple[TensorSpec, ...] = Field(
+        (), description="Inputs from which lazy layers take their shapes; empty where there are none."
+    )
 
 
 class Tolerance(Frozen):

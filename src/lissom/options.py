@@ -34,6 +34,7 @@ class RecipeOptions(TypedDict, total=False):
             own.
         kwargs: Keyword arguments of the factory.
         weights: A file of weights to start from.
+        output: Output that matters where the model gives several by name, or all.
         task: classification, regression, language-modelling, or a factory of a `lissom.models.tasks.Task`.
         seed: Seed of everything random.
         max_drop: Accuracy that may be lost; 0.01 is one point.
@@ -46,6 +47,7 @@ class RecipeOptions(TypedDict, total=False):
     name: str | None
     kwargs: Mapping[str, Any]
     weights: str | None
+    output: str | None
     task: str | None
     seed: int
     max_drop: float
@@ -159,6 +161,7 @@ class LayerNoiseOptions(TypedDict, total=False):
     exclude: Sequence[str]
     kwargs: Mapping[str, Any]
     weights: str | None
+    output: str | None
     task: str | None
     seed: int
 

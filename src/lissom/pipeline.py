@@ -436,6 +436,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
         "kwargs": model.kwargs,
         "factory": source_sha256(model.source, known=MODELS),
         "weights": _file_hash(model.weights, "weights") if model.weights else None,
+        **({"output": model.output} if model.output is not None else {}),
     }
 
 

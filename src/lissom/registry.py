@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from lissom.artifact import MANIFEST_NAME, sha256_file
+from lissom.causes import told
 from lissom.errors import DataError, ModelError, RequestError, near, near_files
 from lissom.recipe import (
     DistillConfig,
@@ -95,6 +96,9 @@ MODELS: dict[str, str] = {
     "bert_mlm": "lissom.models.bert:bert_mlm",
     "gpt": "lissom.models.gpt:gpt",
 }
+
+ACCEPT_VARIABLE = "LISSOM_ACCEPT_SOURCE"
+"""Set in the environment, or by --accept-source: a changed factory is gone on with though answers differ."""
 
 DATASETS: dict[str, str] = {
     "digits": "lissom.models.embedded:digits",
@@ -187,14 +191,22 @@ def _check_factory(reference: str, known: dict[str, str]) -> None:
         raise ModelError(f"no file {place} (asked for by {reference!r})", hint=near_files(place))
 
 
-def resolve(reference: str, *, known: dict[str, str]) -> Callable[..., Any]:
+def resolve(reference: str, *, known: dict[str, str], folder: str | Path = "") -> Callable[..., Any]:
     """Import what `reference` names: a key of `known`, `package.module:function`, or `path/file.py:function`.
+
+    Args:
+        reference: The name.
+        known: References by short names.
+        folder: Where a relative file or a module lies; default: the working directory.
 
     Raises:
         ModelError: nothing is there; the message offers near names.
     """
     place, attribute = _place(reference, known)
-    module = _module_from_file(Path(place)) if place.endswith(".py") else _module(place, reference)
+    if place.endswith(".py"):
+        module = _module_from_file(Path(folder) / place)
+    else:
+        module = _module(place, reference, folder)
     try:
         found: Callable[..., Any] = getattr(module, attribute)
     except AttributeError as exc:
@@ -205,19 +217,28 @@ def resolve(reference: str, *, known: dict[str, str]) -> Callable[..., Any]:
     return found
 
 
-def source_sha256(reference: str, *, known: dict[str, str]) -> str:
+def lies_in(folder: Path, reference: str, *, known: dict[str, str]) -> bool:
+    """True when a relative file, or the package of a module, that `reference` names lies in a folder."""
+    place = _place(reference, known)[0]
+    if place.endswith(".py"):
+        return (folder / place).is_file()
+    package = folder / place.partition(".")[0]
+    return package.is_dir() or package.with_name(f"{package.name}.py").is_file()
+
+
+def source_sha256(reference: str, *, known: dict[str, str], folder: str | Path = "") -> str:
     """Hash of the files that define what `reference` names, without importing them; see `source_files`.
 
     Where there is one file alone, it is the sha256 of that file.
     """
-    first, *others = source_files(reference, known=known)
+    first, *others = source_files(reference, known=known, folder=folder)
     if not others:
         return sha256_file(first)
     lines = (f"{os.path.relpath(path, first.parent)} {sha256_file(path)}" for path in (first, *others))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def source_files(reference: str, *, known: dict[str, str]) -> list[Path]:
+def source_files(reference: str, *, known: dict[str, str], folder: str | Path = "") -> list[Path]:
     """The file that defines what `reference` names, and those that it imports, and those that they import.
 
     Of what is imported those modules count that lie beside the factory's file or its top-level package, or
@@ -225,9 +246,9 @@ def source_files(reference: str, *, known: dict[str, str]) -> list[Path]:
     version says what it is. Imports are read, not run: one by a computed name is not seen.
     """
     place = _place(reference, known)[0]
-    first = _source_file(place, reference).absolute()
+    first = _source_file(place, reference, folder).absolute()
     depth = 0 if place.endswith(".py") else place.count(".") + (first.name == "__init__.py")
-    roots = [first.parents[depth], Path.cwd()]
+    roots = [first.parents[depth], Path(folder).absolute()]
     found: dict[Path, None] = {}  # in the order in which they are met
     waiting = [first]
     while waiting:
@@ -285,7 +306,7 @@ def _counts(path: Path) -> bool:
 def _place(reference: str, known: dict[str, str]) -> tuple[str, str]:
     """Module or file, and the name in it."""
     place, colon, attribute = known.get(reference, reference).rpartition(":")
-    if colon and place and not place.startswith("."):
+    if colon and place and (place.endswith(".py") or not place.startswith(".")):
         return place, attribute
     if colon:
         raise ModelError(f"{reference!r} names no module", hint=_forms())
@@ -294,12 +315,13 @@ def _place(reference: str, known: dict[str, str]) -> tuple[str, str]:
     raise ModelError(f"unknown name {reference!r}; {near(reference, known)}", hint=_forms())
 
 
-def _source_file(place: str, reference: str) -> Path:
+def _source_file(place: str, reference: str, folder: str | Path = "") -> Path:
     if place.endswith(".py"):
-        if not Path(place).is_file():
-            raise ModelError(f"no file {place} (asked for by {reference!r})")
-        return Path(place)
-    _see_working_directory()
+        file = Path(folder) / place
+        if not file.is_file():
+            raise ModelError(f"no file {file} (asked for by {reference!r})", hint=near_files(file))
+        return file
+    _see(folder)
     try:
         spec = importlib.util.find_spec(place) if place else None
     except ModuleNotFoundError:
@@ -309,15 +331,15 @@ def _source_file(place: str, reference: str) -> Path:
     return Path(spec.origin)
 
 
-def _module(place: str, reference: str) -> Any:
-    _see_working_directory()
+def _module(place: str, reference: str, folder: str | Path = "") -> Any:
+    _see(folder)
     try:
         return importlib.import_module(place)
     except Exception as exc:  # the user's module may raise anything; what it says is what matters
         name = getattr(exc, "name", None)
         if isinstance(exc, ModuleNotFoundError) and name and f"{place}.".startswith(f"{name}."):
             raise ModelError(f"no module {place!r} (asked for by {reference!r})", hint=_forms()) from exc
-        raise ModelError(f"{place} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"{place} cannot be imported:{told(exc)}") from exc
 
 
 def _module_from_file(path: Path) -> Any:
@@ -334,15 +356,16 @@ def _module_from_file(path: Path) -> Any:
             exec(compile(source, str(path), "exec"), module.__dict__)
         except Exception as exc:  # the user's file may raise anything; what it says is what matters
             del sys.modules[name]
-            raise ModelError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
+            raise ModelError(f"{path} cannot be imported:{told(exc)}") from exc
     return sys.modules[name]
 
 
-def _see_working_directory() -> None:
-    """A user's project is found from the folder in which lissom is called, as `python -m` does."""
-    folder = str(Path.cwd())
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.insert(0, folder)
+def _see(folder: str | Path) -> None:
+    """Let a user's project be found from the working directory, as `python -m` does, or another folder."""
+    here = str(Path.cwd())
+    place = str(Path(folder).absolute())
+    if place not in sys.path and not (place == here and "" in sys.path):
+        sys.path.insert(0, place)
 
 
 def _forms() -> str:

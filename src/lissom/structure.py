@@ -18,6 +18,7 @@ Parameters that modules of the factory share are shared again; a model that no l
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,10 @@ from torch import nn
 
 from lissom.artifact import Artifact, Factory
 from lissom.errors import ArtifactError, ModelError
-from lissom.registry import MODELS, resolve, source_files, source_sha256
+from lissom.factories import build, files_of, find
+from lissom.logs import log
+from lissom.parametrizations import fold, parametrized
+from lissom.registry import ACCEPT_VARIABLE
 
 STRUCTURE_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -60,23 +64,6 @@ class Bypass(nn.Module):
         return (first, *[None] * (self.places - 1)) if self.places else first
 
 
-def build(factory: Factory) -> nn.Module:
-    """Call the factory.
-
-    Raises:
-        ModelError: it refuses the keyword arguments, or does not give a module.
-    """
-    function = resolve(factory.source, known=MODELS)
-    try:
-        model = function(**factory.kwargs)
-    except Exception as exc:  # the user's code may raise anything; what it says is what matters
-        problem = f"{type(exc).__name__}: {exc}"
-        raise ModelError(f"{factory.source} cannot be built with {factory.kwargs}: {problem}") from exc
-    if not isinstance(model, torch.nn.Module):
-        raise ModelError(f"{factory.source} gave a {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
 def _original(factory: Factory) -> nn.Module:
     """The factory's model for its structure alone; the caller's random numbers are left as they were."""
     with torch.random.fork_rng(devices=[]):
@@ -91,6 +78,8 @@ def record(model: nn.Module, factory: Factory) -> dict[str, Any]:
             the factory's modules share are no longer shared.
     """
     base = _original(factory)
+    folded = sorted({*parametrized(base)} - {*parametrized(model)} & {*dict(model.named_modules())})
+    fold(base, folded)
     replaced = {name: _described(module) for name, module in _replaced(model, base).items()}
     original, changed = (dict(one.named_modules(remove_duplicate=False)) for one in (base, model))
     difference = [name for name in original.keys() ^ changed.keys() if not _lies_in(name, replaced)]
@@ -107,7 +96,8 @@ def record(model: nn.Module, factory: Factory) -> dict[str, Any]:
         if (differing := _changed_attributes(changed[name], module))
     }
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {"attributes": attributes, "shapes": shapes} | ({"replaced": replaced} if replaced else {})
+    further = {"replaced": replaced, "folded": folded}
+    return {"attributes": attributes, "shapes": shapes} | {name: one for name, one in further.items() if one}
 
 
 def rebuild(factory: Factory, structure: Mapping[str, Any]) -> nn.Module:
@@ -117,6 +107,7 @@ def rebuild(factory: Factory, structure: Mapping[str, Any]) -> nn.Module:
         ArtifactError: the record does not fit the factory's model.
     """
     model = _original(factory)
+    fold(model, structure.get("folded", ()))
     _lay(model, structure.get("replaced", {}))
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, attributes in structure["attributes"].items():
@@ -131,36 +122,98 @@ def rebuild(factory: Factory, structure: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def load_model(artifact: Artifact) -> nn.Module:
+def load_model(artifact: Artifact, *, plain: bool = False) -> nn.Module:
     """The torch model of an artifact, in evaluation mode.
+
+    Where the source of its factory has changed since, what it builds now must have the same weights and
+    reproduce the stored probe.
+
+    Args:
+        artifact: Of the format torch.
+        plain: Write computed weights down; see `lissom.parametrizations`.
 
     Raises:
         ArtifactError: the artifact is not torch, or its factory or weights are not those it was made with.
     """
     factory = factory_of(artifact)
-    found = source_sha256(factory.source, known=MODELS)
-    if found != factory.sha256:
-        files = source_files(factory.source, known=MODELS)
-        raise ArtifactError(
-            f"the source of {factory.source} has changed since {artifact.path.name} was made",
-            hint=f"run the recipe again, or restore {', '.join(sorted(path.name for path in files))}",
-        )
+    assert artifact.manifest.factory is not None
     structure = json.loads(artifact.file(STRUCTURE_FILE).read_bytes())
-    return load_weights(rebuild(factory, structure), artifact.file(WEIGHTS_FILE).read_bytes())
+    weights = artifact.file(WEIGHTS_FILE).read_bytes()
+    if factory.sha256 == artifact.manifest.factory.sha256:
+        model = load_weights(rebuild(factory, structure), weights)
+    else:
+        model = _load_changed(artifact, factory, structure, weights)
+    if plain:
+        fold(model)
+    return model
 
 
 def factory_of(artifact: Artifact) -> Factory:
-    """The factory of a torch artifact.
+    """The factory of a torch artifact as it is now: with the folder in which it was found, and its hash.
 
     Raises:
-        ArtifactError: the artifact has another format.
+        ArtifactError: the artifact has another format, or the source is gone.
     """
-    if artifact.manifest.format != "torch" or artifact.manifest.factory is None:
+    factory = artifact.manifest.factory
+    if artifact.manifest.format != "torch" or factory is None:
         raise ArtifactError(
             f"{artifact.path.name} has the format {artifact.manifest.format}; a torch model was asked for",
             hint="name the folder of the stage before export",
         )
-    return artifact.manifest.factory
+    return find(factory, artifact.path)
+
+
+def _load_changed(
+    artifact: Artifact, factory: Factory, structure: Mapping[str, Any], weights: bytes
+) -> nn.Module:
+    """The model of an artifact whose factory has another source than when it was made.
+
+    Raises:
+        ArtifactError: the source builds another model now.
+    """
+    files = ", ".join(sorted({path.name for path in files_of(factory)}))
+    changed = f"the source of {factory.source} ({files}) has changed since {artifact.path.name} was made"
+    try:
+        model = load_weights(rebuild(factory, structure), weights)
+        error = _probe_error(artifact, model)
+    except Exception as exc:  # whatever the changed source raises, it does not build this model any more
+        reason = str(exc) or type(exc).__name__
+        raise ArtifactError(
+            f"{changed}, and what it builds now does not fit: {reason}",
+            hint=f"restore {files}, or run the recipe again",
+        ) from exc
+    if error is None:
+        log.warning("%s; it builds the same model: its weights fit and it reproduces the probe", changed)
+    elif os.environ.get(ACCEPT_VARIABLE):
+        log.warning("%s; it is accepted, though answers of the probe differ by up to %.3g", changed, error)
+    else:
+        raise ArtifactError(
+            f"{changed}, and the model answers otherwise: outputs of the probe differ by up to {error:.3g}",
+            hint=f"restore {files}, run the recipe again, or go on with what it builds now: --accept-source",
+        )
+    return model
+
+
+def _probe_error(artifact: Artifact, model: nn.Module) -> float | None:
+    """Largest difference from the outputs of the stored probe; None within the tolerance of the manifest."""
+    stored = safetensors.torch.load(artifact.file("probe.safetensors").read_bytes())
+    signature, tolerance = artifact.manifest.signature, artifact.manifest.tolerance
+    with torch.inference_mode():
+        given = model(*(stored[f"input.{spec.name}"] for spec in signature.inputs))
+    outputs = given if isinstance(given, tuple | list) else (given,)
+    differing = []
+    for spec, output in zip(signature.outputs, outputs, strict=True):
+        wanted = stored[f"output.{spec.name}"]
+        same = torch.isclose(
+            output.double(),
+            wanted.double(),
+            rtol=tolerance.relative,
+            atol=tolerance.absolute,
+            equal_nan=True,
+        )
+        if not same.all():
+            differing.append(float((output.double() - wanted.double()).abs().nan_to_num(torch.inf).max()))
+    return max(differing, default=None)
 
 
 def load_weights(model: nn.Module, content: bytes) -> nn.Module:

@@ -19,13 +19,13 @@ from lissom.artifact import Artifact, Factory, canonical_json
 from lissom.compress.samples import Samples
 from lissom.compress.width import remove_channels
 from lissom.errors import ArtifactError, ModelError
+from lissom.factories import build
 from lissom.models.loading import factory_for
 from lissom.recipe import ModelConfig, PruneConfig
 from lissom.registry import MODELS, source_sha256
 from lissom.structure import (
     STRUCTURE_FILE,
     Bypass,
-    build,
     check_state,
     factory_of,
     load_model,

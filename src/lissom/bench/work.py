@@ -81,7 +81,7 @@ def _of_torch(artifact: Artifact) -> int:
 
     inputs, _ = load_probe(artifact)
     names = [spec.name for spec in artifact.manifest.signature.inputs]
-    return flops_of(load_model(artifact), [tensor_of(inputs[name][:1].copy()) for name in names])
+    return flops_of(load_model(artifact, plain=True), [tensor_of(inputs[name][:1].copy()) for name in names])
 
 
 def _weight_bytes(artifact: Artifact) -> int:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
+from lissom.causes import place_of, told
 from lissom.errors import Interrupted, LissomError, is_disk_full
 
 INTERNAL = 70
@@ -56,6 +57,8 @@ def _explained(exc: BaseException) -> tuple[int, str]:
         return USAGE, f"{exc.filename}: {exc.strerror}"
     if usage := _usage_error(exc):
         return USAGE, usage
+    if place_of(exc):
+        return USAGE, f"code that is not lissom's ended with an error:{told(exc)}"
     return (
         INTERNAL,
         f"a bug in lissom: {type(exc).__name__}: {exc}; run again with --debug and report what it prints",

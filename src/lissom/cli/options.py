@@ -89,6 +89,22 @@ Runtimes = Annotated[
     list[str] | None,
     typer.Option("--runtime", metavar="NAME", help="Measure on this runtime; may be repeated."),
 ]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="NAME",
+        help="Output that matters where the model gives several by name, or all; default: logits, else the "
+        "first.",
+    ),
+]
+AcceptSource = Annotated[
+    bool,
+    typer.Option(
+        "--accept-source",
+        help="Go on where the code of a model has changed since, and its answers with it.",
+    ),
+]
 TaskName = Annotated[
     str | None,
     typer.Option(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -11,6 +13,7 @@ import typer
 
 from lissom.cli import views
 from lissom.cli.options import (
+    AcceptSource,
     Allow,
     AsJson,
     Debug,
@@ -18,6 +21,7 @@ from lissom.cli.options import (
     Kwargs,
     MaxDrop,
     Out,
+    Output,
     Overrides,
     ResultOut,
     RunName,
@@ -31,6 +35,7 @@ from lissom.cli.output import Outcome, show, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
 from lissom.options import RecipeOptions
+from lissom.registry import ACCEPT_VARIABLE
 
 if TYPE_CHECKING:
     from lissom.recipe import Recipe
@@ -68,7 +73,9 @@ def register(
     """
     parameters = {**parameters_of(_every_verb), **own}
 
-    def command(*, as_json: bool = False, debug: bool = False, **arguments: Any) -> int:
+    def command(
+        *, accept_source: bool = False, as_json: bool = False, debug: bool = False, **arguments: Any
+    ) -> int:
         from lissom.models.processes import place
         from lissom.recipe import check_allowed
 
@@ -77,7 +84,8 @@ def register(
             with writable(arguments["out"]):
                 pass  # what is measured now has a place
         try:
-            outcome = call(**{key: value for key, value in arguments.items() if key in own})
+            with _accepting(accept_source):
+                outcome = call(**{key: value for key, value in arguments.items() if key in own})
         except KeyboardInterrupt as exc:  # typer would end without a word
             raise Interrupted(
                 "interrupted; finished stages and epochs are kept", hint="the same command goes on from there"
@@ -92,6 +100,22 @@ def register(
         sorted(parameters.values(), key=lambda parameter: parameter.name in parameters_of(_every_verb))
     )
     app.command(name)(command)
+
+
+@contextmanager
+def _accepting(accept_source: bool) -> Iterator[None]:
+    """Let changed factories through, in this process and in those that it starts."""
+    if not accept_source:
+        yield
+        return
+    before = os.environ.get(ACCEPT_VARIABLE)
+    os.environ[ACCEPT_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(ACCEPT_VARIABLE)
+        if before is not None:
+            os.environ[ACCEPT_VARIABLE] = before
 
 
 def verb(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
@@ -115,7 +139,12 @@ def making_verb(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 
 
 def _every_verb(
-    *, out: ResultOut = None, allow: UnusedAllow = None, as_json: AsJson = False, debug: Debug = False
+    *,
+    out: ResultOut = None,
+    allow: UnusedAllow = None,
+    accept_source: AcceptSource = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """What every verb takes; only the signature is used."""
 
@@ -124,6 +153,7 @@ def _every_making_verb(
     *,
     kwargs: Kwargs = None,
     weights: Weights = None,
+    output: Output = None,
     task: TaskName = None,
     max_drop: MaxDrop = 0.01,
     seed: Seed = 0,

@@ -48,7 +48,7 @@ METHODS: dict[str, str] = {
 def prune(parents: Mapping[str, Artifact], config: PruneConfig, context: Context) -> Artifact:
     """Remove the least important parts of the parent."""
     parent = parents["input"]
-    model, before = load_model(parent), parent.manifest.notes
+    model, before = load_model(parent, plain=True), parent.manifest.notes
     samples = Samples.of(context, parent.manifest.signature)
     with ExitStack() as stack:
 
@@ -112,7 +112,7 @@ class Preview:
 def preview(parents: Mapping[str, Artifact], config: PruneConfig, context: Context) -> Preview:
     """What pruning would remove, on a copy and without training between the steps."""
     parent = parents["input"]
-    whole = load_model(parent)
+    whole = load_model(parent, plain=True)
     samples = Samples.of(context, parent.manifest.signature)
     at_once = config.model_copy(update={"steps": 1, "tune": None, "group_norm": 0.0})
     runtime = config.runtime or usable_runtimes(None)[0]

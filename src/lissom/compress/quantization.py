@@ -113,7 +113,7 @@ def _trained(
     """Train the model of the parent with rounding, and write it as ONNX; gives each epoch's figures."""
     from lissom.compress.quantizing.aware_training import train_rounded
 
-    model = load_model(parent)
+    model = load_model(parent, plain=True)
     history = train_rounded(model, config.tuning, context, scheme_of(config))
     if processes.place().leads:
         opset = ExportConfig(name="export").opset

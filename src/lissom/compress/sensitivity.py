@@ -206,7 +206,7 @@ def study_of(
     """
     check_labelled(data)
     name = usable_runtimes(None if runtime is None else [runtime])[0]
-    context, model = context_of(artifact, data), load_model(artifact)
+    context, model = context_of(artifact, data), load_model(artifact, plain=True)
     samples = Samples.of(context, artifact.manifest.signature)
     reduction = rank_channels(model, model, config, samples)
     assert isinstance(reduction, Channels)

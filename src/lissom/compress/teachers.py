@@ -173,7 +173,7 @@ def averaged(answers: Sequence[Tensor], weights: Sequence[float], temperature: f
 
 def live(teacher: Artifact, context: Context, model: nn.Module | None = None) -> Answer:
     """A teacher that answers every batch anew, as it was augmented."""
-    asked = load_model(teacher) if model is None else model
+    asked = load_model(teacher, plain=True) if model is None else model
 
     @torch.no_grad()
     def answer(batch: Batch) -> Tensor:
@@ -229,7 +229,7 @@ def _every_answer(teacher: Artifact, context: Context) -> Tensor:
     store = _Store.of(context, teacher)
     if (kept := store.read()) is not None:
         return kept["answers"]
-    inputs, model = context.data.tensors("train"), load_model(teacher)
+    inputs, model = context.data.tensors("train"), load_model(teacher, plain=True)
     num_samples = len(context.data.indices["train"])
     with context.progress.task(f"ask {teacher.name}", num_samples) as advance:
 

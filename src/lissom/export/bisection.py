@@ -32,9 +32,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from lissom.adaptation import frozen
 from lissom.artifact import Artifact, Draft, Signature, TensorSpec
+from lissom.causes import told
 from lissom.errors import ArtifactError, ModelError
-from lissom.export.onnx_from_torch import dynamic_axes
+from lissom.export.onnx_from_torch import by_parameter, dynamic_axes
 from lissom.export.recurrent_layers import not_unrolled
 from lissom.export.verification import Parity, ParityLimit, compare
 from lissom.logs import log, quiet_libraries
@@ -471,15 +473,16 @@ def _captured(artifact: Artifact) -> Any:
     """The ExportedProgram from which the exporter would write ONNX."""
     signature, (probe, _) = artifact.manifest.signature, load_probe(artifact)
     try:
-        with quiet_libraries(), not_unrolled():
+        model = load_model(artifact, plain=True)
+        with quiet_libraries(), not_unrolled(), frozen(model):
             program = torch.onnx.export(
-                load_model(artifact),
+                model,
                 tuple(tensor_of(probe[spec.name]) for spec in signature.inputs),
-                dynamic_shapes=dynamic_axes(signature),
+                dynamic_shapes=by_parameter(model, dynamic_axes(signature)),
                 dynamo=True,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as exc:
-        raise ModelError(f"{artifact.name!r} cannot be captured: {str(exc).strip().splitlines()[0]}") from exc
+        raise ModelError(f"{artifact.name!r} cannot be captured:{told(exc)}") from exc
     assert program is not None
     return program.exported_program

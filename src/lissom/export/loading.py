@@ -20,11 +20,12 @@ from lissom.export.normalisation import input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
 from lissom.export.recognition import computes_integers, scaled_weights
+from lissom.factories import build
 from lissom.logs import log
 from lissom.models.data import Data, load_data
 from lissom.models.formats import RESERVED, has_reserved
 from lissom.models.forward import is_plain, required_inputs, taken_by_torch
-from lissom.models.loading import factory_for
+from lissom.models.loading import factory_for, take_by_name
 from lissom.models.masks import recount_zeros
 from lissom.models.stages import FLOAT32_TOLERANCE, TOLERANCES, Context, save_torch, tell_kind
 from lissom.models.training import starting_model
@@ -33,7 +34,7 @@ from lissom.recipe import LoadConfig, ModelConfig
 from lissom.runtime.isolation import prove_file
 from lissom.runtime.layout import given_inputs, sample_specs
 from lissom.runtime.onnx_runtime import MODEL_FILE
-from lissom.structure import build, factory_of, load_model
+from lissom.structure import factory_of, load_model
 
 
 def load(parents: Mapping[str, Artifact], config: LoadConfig, context: Context) -> Artifact:
@@ -62,6 +63,7 @@ def data_for_model(source: str, config: ModelConfig) -> Data:
         return data
     with torch.random.fork_rng(devices=[]):
         model = build(factory_for(config, data))
+    take_by_name(model, data)
     needed = required_inputs(model)
     if data.dataset.labels is not None and {*needed} & {*RESERVED} and len(needed) > 1:
         data = load_data(source, [TensorSpec(name=name, dtype="float32", shape=()) for name in needed])

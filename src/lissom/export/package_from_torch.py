@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom.adaptation import frozen
 from lissom.artifact import Artifact
+from lissom.causes import told
 from lissom.errors import MachineError, ModelError
 from lissom.export.onnx_from_torch import dynamic_axes
 from lissom.export.refusals import check_axes
@@ -36,10 +38,10 @@ def package_from_torch(parent: Artifact, context: Context, precision: str) -> Ma
     if compiler() is None:
         raise MachineError("AOTInductor compiles C++, and there is no compiler", hint="apt-get install g++")
     signature = parent.manifest.signature
-    model = _Positional(load_model(parent), getattr(torch, precision)).eval()
+    model = _Positional(load_model(parent, plain=True), getattr(torch, precision)).eval()
     arguments = tuple(tensor_of(array) for array in context.probe_inputs().values())
     axes = dynamic_axes(signature)
-    with tempfile.TemporaryDirectory() as place, quiet_libraries(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as place, quiet_libraries(), frozen(model):
         path = Path(place) / PACKAGE_FILE
         try:
             # One entry, because the wrapper takes its inputs as *inputs.
@@ -51,8 +53,7 @@ def package_from_torch(parent: Artifact, context: Context, precision: str) -> Ma
         except ModelError:
             raise
         except Exception as exc:  # torch.compile raises whatever its passes stumble over
-            told = (str(exc) or type(exc).__name__).strip().splitlines()[0]
-            raise ModelError(f"{parent.name!r} cannot be compiled by inductor: {told[:400]}") from exc
+            raise ModelError(f"{parent.name!r} cannot be compiled by inductor:{told(exc)}") from exc
         return {PACKAGE_FILE: path.read_bytes()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom.causes import told
 from lissom.errors import ModelError
 
 _OPERATOR = re.compile(r"OpOverload\(op='(?P<name>[\w.]+)'")
@@ -27,9 +28,16 @@ def unsupported(
         exc: What the exporter raised; its causes name the operator.
     """
     operator = next((found["name"] for text in _causes(exc) if (found := _OPERATOR.search(text))), None)
+    if isinstance(model, torch.jit.ScriptModule):
+        return ModelError(
+            f"{name!r} cannot be exported: its factory gives a ScriptModule, and torch captures none",
+            hint="let the factory give the module that was handed to torch.jit",
+        )
     if operator is None:
-        told = " ".join(line.strip() for line in str(exc).splitlines() if line.strip())
-        return ModelError(f"{name!r} cannot be exported to ONNX: {told[:600]}")
+        return ModelError(
+            f"{name!r} cannot be exported to ONNX:{told(exc)}",
+            hint="write the forward without Python decisions on values, or keep the model in torch",
+        )
     place = _place(model, arguments, operator)
     return ModelError(
         f"{name!r} cannot be exported to ONNX: there is no form of {operator}{place}",

@@ -7,14 +7,14 @@ parameters costs as little as one of a thousand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lissom.adaptation import frozen
 from lissom.registry import MODELS, resolve
 
 _RESNET: dict[str, Any] = {"num_classes": 1000, "width": 64, "stem": "imagenet"}
@@ -160,7 +160,6 @@ def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int
             frozen(model),
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
-            torch.no_grad(),
         ):
             model(*inputs)
     finally:
@@ -176,19 +175,6 @@ def flops_by_module(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int
         for path in _above(name):
             found[path] = found.get(path, 0) + sum(own)
     return found | {"": int(counter.get_total_flops()) + sum(map(sum, work.values()))}
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter need a gradient while this is open."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 def _above(name: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from lissom.models.data import Data
-from lissom.models.loading import factory_for, model_for
+from lissom.models.loading import start
 from lissom.recipe import DistillConfig, ModelConfig, Optimization, StageConfig
 from lissom.runtime.arrays import tensor_of
 
@@ -32,7 +32,7 @@ class ModelCost(NamedTuple):
             "/" in config.source and not config.source.partition(":")[0].endswith(".py")
         ):
             return cls(0, num_train, 0.0)
-        model = model_for(config, factory_for(config, data))
+        model, _ = start(config, data)
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         if not num_train:
             return cls(size, 0, 0.0)

@@ -5,19 +5,27 @@ from __future__ import annotations
 import inspect
 import math
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import safetensors.torch
 import torch
+from torch.nn.parameter import is_lazy
 
-from lissom.artifact import Factory
+from lissom.adaptation import adapt, arguments_of, chosen_outputs, is_uninitialized
+from lissom.artifact import Factory, TensorSpec
 from lissom.errors import ModelError, near, near_files
+from lissom.factories import build
 from lissom.models.data import Data
+from lissom.models.forward import taken_by_torch
+from lissom.models.repeatability import repeated
+from lissom.models.stages import NUM_PROBE, call
+from lissom.models.tasks import task_name, task_of
 from lissom.recipe import ModelConfig
 from lissom.registry import MODELS, resolve, source_sha256
-from lissom.structure import build, check_state
+from lissom.structure import check_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +34,88 @@ _KEYS = ("state_dict", "model_state_dict", "model")
 """Under which checkpoints keep the weights of the model."""
 _PREFIXES = {"module.": "DataParallel", "model.": "Lightning", "_orig_mod.": "torch.compile"}
 """What is put before the names of weights, and by whom."""
+
+
+def start(config: ModelConfig, data: Data) -> tuple[nn.Module, Factory]:
+    """The model of a recipe with its weights, and the factory that builds it again.
+
+    Raises:
+        ModelError: it cannot be built, does not take the samples, or its weights do not fit.
+    """
+    factory = factory_for(config, data)
+    model = build(factory)
+    factory = _settle(model, factory, config, data)
+    if config.weights is not None:
+        _load(model, Path(config.weights))
+    return model, factory
+
+
+def _settle(model: nn.Module, factory: Factory, config: ModelConfig, data: Data) -> Factory:
+    """Find out how the model is called, by a call with a few samples, and adapt it to that."""
+    arguments = take_by_name(model, data)
+    data = taken_by_torch(model, data)
+    lazy, training = is_uninitialized(model), model.training
+    samples = few_samples(data)
+    computes_in = _computing_type(model.eval(), data, samples)
+    adapt(model, (), (), computes_in)
+    given = repeated(model, lambda: call(model, data, samples))
+    model.train(training)
+    outputs = chosen_outputs(given, config.output, _fitting(config, data))
+    adapt(model, (), outputs)
+    return factory.model_copy(
+        update={
+            "arguments": arguments,
+            "outputs": outputs,
+            "computes_in": computes_in,
+            "shaped_by": data.input_specs if lazy else (),
+        }
+    )
+
+
+def _computing_type(model: nn.Module, data: Data, samples: Mapping[str, np.ndarray]) -> str:
+    """The type into which floats must be cast for the model; empty where it takes them as they are."""
+    kinds = {one.dtype for one in model.parameters() if not is_lazy(one) and one.is_floating_point()}
+    if len(kinds) != 1 or kinds == {torch.float32}:
+        return ""
+    try:
+        call(model, data, samples)
+    except ModelError:
+        return str(kinds.pop()).removeprefix("torch.")
+    return ""
+
+
+def _fitting(config: ModelConfig, data: Data) -> Callable[[torch.Tensor], bool] | None:
+    """Whether an output can be what the labels are compared with; None where there are no labels."""
+    if data.dataset.labels is None:
+        return None
+    task = task_of(task_name(config.task, data), data)
+
+    def fits(output: torch.Tensor) -> bool:
+        spec = TensorSpec(
+            name="output",
+            dtype=str(output.dtype).removeprefix("torch."),
+            shape=("batch", *output.shape[1:]) if output.ndim else (),
+        )
+        try:
+            task.check([spec], data)
+        except ModelError:
+            return False
+        return True
+
+    return fits if len(data.indices["train"]) else lambda output: True
+
+
+def take_by_name(model: nn.Module, data: Data) -> tuple[str, ...]:
+    """Let the model take its inputs in the order of the data where it needs keywords; gives those."""
+    arguments = arguments_of(model, list(data.dataset.inputs), data.source)
+    adapt(model, arguments, ())
+    return arguments
+
+
+def few_samples(data: Data) -> dict[str, np.ndarray]:
+    """As many samples as a probe has, of the first split that has any."""
+    split = next(name for name in ("select", "calibrate", "train", "report") if len(data.indices[name]))
+    return {name: array[:NUM_PROBE] for name, array in data.tensors(split).items()}
 
 
 def factory_for(config: ModelConfig, data: Data) -> Factory:
@@ -79,16 +169,12 @@ def _num_outputs(data: Data) -> int:
     return data.num_classes
 
 
-def model_for(config: ModelConfig, factory: Factory) -> nn.Module:
-    """Build the model and load its weights, when the recipe names any.
+def _load(model: nn.Module, path: Path) -> None:
+    """Load a file of weights.
 
     Raises:
         ModelError: the weights are missing, pickled objects, or of another architecture.
     """
-    model = build(factory)
-    if config.weights is None:
-        return model
-    path = Path(config.weights)
     if not path.is_file():
         raise ModelError(f"no weights at {path}", hint=near_files(path))
     state = _read(path)
@@ -97,7 +183,6 @@ def model_for(config: ModelConfig, factory: Factory) -> nn.Module:
     except ModelError as exc:
         raise ModelError(f"{path}: {exc.message}", hint=_advice(model, path, state)) from exc
     model.load_state_dict(state)
-    return model
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,9 @@ from lissom.artifact import (
     Tolerance,
     canonical_json,
 )
+from lissom.causes import told
 from lissom.errors import ArtifactError, ModelError, RaggedAnswers
+from lissom.factories import locate
 from lissom.logs import Progress, log
 from lissom.models.data import Data
 from lissom.models.evaluation import answers, predict
@@ -156,7 +158,9 @@ def _write_torch(
     structure = record(model, factory)
     weights = weights_bytes(model)
     inputs = context.probe_inputs()
-    signature = signature_of(model, context.data, inputs, output_name=context.task.output_name)
+    signature = signature_of(
+        model, context.data, inputs, output_name=context.task.output_name, outputs=factory.outputs
+    )
     signature = prove_signature(
         lambda batch: call_model(model, signature, batch), signature, inputs, precision=_precision(model)
     )
@@ -177,9 +181,9 @@ def _write_torch(
             format="torch",
             precision=_precision(model),
             signature=signature,
-            factory=factory,
+            factory=locate(factory, context.folder),
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            notes=dict(notes),
+            notes={**notes, **_folded(structure)},
             tolerance=FLOAT32_TOLERANCE,
         )
 
@@ -201,6 +205,17 @@ def tell_kind(kind: ScoreKind, context: Context) -> None:
     """Log once what a model gives where it is no logits, which most models give."""
     if kind != "logits":
         log.info("%s: %s", context.fields["name"], SAID[kind])
+
+
+def _folded(structure: Mapping[str, Any]) -> dict[str, Any]:
+    """A note of layers whose computed weights were written down."""
+    names = list(structure.get("folded", ()))
+    if names:
+        log.warning(
+            "weights that %s computed at each call (a norm, a parametrization) are plain weights now",
+            ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
+        )
+    return {"folded": names} if names else {}
 
 
 def add_predictions(draft: Draft, call: Any, context: Context) -> None:
@@ -226,11 +241,21 @@ def add_predictions(draft: Draft, call: Any, context: Context) -> None:
 
 
 def signature_of(
-    model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray], *, output_name: str = "logits"
+    model: nn.Module,
+    data: Data,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    output_name: str = "logits",
+    outputs: Sequence[str] = (),
 ) -> Signature:
-    """Names, dtypes and shapes; the batch may vary, several outputs are called output_0, output_1..."""
+    """Names, dtypes and shapes; the batch may vary.
+
+    Outputs have the names that the forward gives them (`outputs`), else one is called `output_name`, and
+    several output_0, output_1...
+    """
     tensors = call_positionally(model, data, inputs)
-    names = [output_name] if len(tensors) == 1 else [f"output_{index}" for index in range(len(tensors))]
+    several = [f"output_{index}" for index in range(len(tensors))]
+    names = outputs or ([output_name] if len(tensors) == 1 else several)
     specs = tuple(
         TensorSpec(
             name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=("batch", *tensor.shape[1:])
@@ -246,22 +271,36 @@ def call_positionally(model: nn.Module, data: Data, inputs: Mapping[str, np.ndar
     Raises:
         ModelError: the model does not take them, or gives something else than tensors.
     """
-    arguments = [tensor_of(inputs[spec.name]) for spec in data.input_specs]
-    try:
-        with torch.inference_mode():
-            outputs = model(*arguments)
-    except Exception as exc:  # the user's forward may raise anything; what it says is what matters
-        shapes = ", ".join(f"{spec.name} {list(spec.shape[1:])}" for spec in data.input_specs)
-        problem = (str(exc) or type(exc).__name__).splitlines()[0]
-        raise ModelError(
-            f"the model does not take the samples of {data.source} ({shapes}): {problem}",
-            hint="set model.kwargs in the recipe so that the first layer fits the data",
-        ) from exc
+    with torch.inference_mode():
+        outputs = call(model, data, inputs)
     tensors = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor):
             raise ModelError(f"the model gives a {type(tensor).__name__}, not a tensor or a tuple of them")
     return tensors
+
+
+def call(model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray]) -> Any:
+    """What the forward gives for inputs in the order of the data.
+
+    Raises:
+        ModelError: the model does not take them.
+    """
+    arguments = [tensor_of(inputs[spec.name]) for spec in data.input_specs]
+    try:
+        with torch.no_grad():
+            return model(*arguments)
+    except Exception as exc:  # the user's forward may raise anything; what it says is what matters
+        if isinstance(exc, IndexError) and any(spec.dtype == "int64" for spec in data.input_specs):
+            raise ModelError(
+                f"the model cannot look up an index of the data:{told(exc)}",
+                hint="build it with a larger vocab_size, or check the data",
+            ) from exc
+        shapes = ", ".join(f"{spec.name} {list(spec.shape[1:])}" for spec in data.input_specs)
+        raise ModelError(
+            f"the model does not take the samples of {data.source} ({shapes}):{told(exc)}",
+            hint="set model.kwargs in the recipe so that the first layer fits the data",
+        ) from exc
 
 
 def _checked_call(
@@ -271,9 +310,8 @@ def _checked_call(
         return call_model(model, signature, batch)
     except RuntimeError as exc:
         size = len(next(iter(batch.values())))
-        problem = str(exc).splitlines()[0]
         raise ModelError(
-            f"the model ran on {NUM_PROBE} samples, but not on {size}: {problem}",
+            f"the model ran on {NUM_PROBE} samples, but not on {size}:{told(exc)}",
             hint="the forward must take any batch size",
         ) from exc
 

@@ -28,7 +28,7 @@ from lissom.logs import log, quiet_libraries
 from lissom.models.augmentation import Augmenter
 from lissom.models.data import Data
 from lissom.models.forward import taken_by_torch
-from lissom.models.loading import factory_for, model_for
+from lissom.models.loading import start
 from lissom.models.masks import keep_zeros, recount_zeros
 from lissom.models.processes import place
 from lissom.models.score_kinds import kind_of_torch
@@ -78,10 +78,9 @@ def starting_model(parents: Mapping[str, Artifact], context: Context) -> tuple[n
     """The model of the parent, or a new one from the recipe's factory."""
     if parent := parents.get("input"):
         return load_model(parent), factory_of(parent)
-    factory = factory_for(context.model, context.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        return model_for(context.model, factory), factory
+        return start(context.model, context.data)
 
 
 def fit(

@@ -29,6 +29,11 @@ class ModelConfig(Frozen):
     weights: str | None = Field(
         None, description="A .safetensors, .pt or .pth file of weights to start from."
     )
+    output: str | None = Field(
+        None,
+        description="Output that matters where the model gives several by name, or all; default: logits "
+        "where there is one, else the first, or all where the data have no labels.",
+    )
     task: str | None = Field(
         None,
         description="classification, regression, language-modelling, package.module:factory or "

@@ -243,7 +243,7 @@ def _insides(question: Question, inputs: Tensors, progress: Progress) -> list[tu
 def _inside(artifact: Artifact, inputs: Tensors, layer: str | None) -> tuple[Inside | None, str]:
     kind = artifact.manifest.format
     watch: Callable[[], Inside] | None = {
-        "torch": lambda: look_inside_torch(load_model(artifact), inputs, layer=layer),
+        "torch": lambda: look_inside_torch(load_model(artifact, plain=True), inputs, layer=layer),
         "onnx": lambda: _of_onnx(artifact, inputs, layer),
     }.get(kind)
     if watch is None:

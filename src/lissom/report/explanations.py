@@ -93,7 +93,7 @@ def explain(
         if have_gradients(artifacts):
             before = len(remarks)
             try:
-                models = [load_model(artifact) for artifact in artifacts]
+                models = [load_model(artifact, plain=True) for artifact in artifacts]
                 number = _affordable(
                     _seconds_of_gradients(models, inputs, targets), num_samples, targets, remarks
                 )

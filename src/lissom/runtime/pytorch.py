@@ -66,7 +66,7 @@ class TorchEager(Runtime):
 
     def _open_impl(self) -> None:
         torch.set_num_threads(self.threads)
-        self.model: Any = _on_device(load_model(self.artifact), self.device)
+        self.model: Any = _on_device(load_model(self.artifact, plain=True), self.device)
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return call_model(self.model, self.signature, inputs, device=self.device)
@@ -145,7 +145,7 @@ class Inductor(Runtime):
     def _open_impl(self) -> None:
         self._check_machine()
         torch.set_num_threads(self.threads)
-        model = _on_device(load_model(self.artifact), self.device)
+        model = _on_device(load_model(self.artifact, plain=True), self.device)
         example = {
             spec.name: np.zeros([dim if isinstance(dim, int) else 1 for dim in spec.shape], dtype=spec.dtype)
             for spec in self.signature.inputs

@@ -75,7 +75,8 @@ def tiny(model_format: str, folder: Path) -> Artifact:
 def _torch(draft: Draft) -> Factory:
     import torch
 
-    from lissom.structure import STRUCTURE_FILE, WEIGHTS_FILE, build, record, weights_bytes
+    from lissom.factories import build
+    from lissom.structure import STRUCTURE_FILE, WEIGHTS_FILE, record, weights_bytes
 
     kwargs = {"in_features": 2, "num_classes": 2, "hidden": []}
     factory = Factory(source="mlp", kwargs=kwargs, sha256=source_sha256("mlp", known=MODELS))

@@ -116,6 +116,7 @@ def recipe_of(
             "source": _source(model),
             "kwargs": dict(options.get("kwargs") or {}),
             "weights": options.get("weights"),
+            "output": options.get("output"),
             "task": options.get("task"),
         },
         "stages": [*_stages_before(verb, model, teachers, fields.get("mode")), {"stage": verb, **fields}],

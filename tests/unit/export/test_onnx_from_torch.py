@@ -217,13 +217,16 @@ def build():
 """
 
 
-def test_a_model_that_cannot_be_captured_is_a_model_error_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_captured_is_a_model_error_in_three_lines(tmp_path: Path) -> None:
     source = tmp_path / "untraceable.py"
     source.write_text(UNTRACEABLE)
     whole = load(tmp_path / "load", DATA, f"{source}:build")
     with pytest.raises(ModelError, match="'load' cannot be exported to ONNX") as caught:
         make(tmp_path / "export", DATA, "export", parents={"input": whole})
-    assert "\n" not in caught.value.message
+    what, reason, place = caught.value.message.splitlines()
+    assert what == "'load' cannot be exported to ONNX:"
+    assert "Could not guard on data-dependent expression" in reason
+    assert place.endswith("return y if float(y.sum()) > 0 else y * 1.0")
 
 
 def test_one_sample_is_enough_to_export(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from lissom.errors import ModelError
 from lissom.models.data import Data, Dataset
-from lissom.models.loading import factory_for, model_for
+from lissom.models.loading import factory_for, start
 from lissom.recipe import ModelConfig
 
 DATA = blobs(40)
@@ -26,7 +26,7 @@ KWARGS = {"hidden": [8]}
 
 def model_with(weights: Path | str | None, **kwargs: Any) -> nn.Module:
     config = ModelConfig(source="mlp", kwargs=KWARGS | kwargs, weights=str(weights) if weights else None)
-    return model_for(config, factory_for(config, DATA))
+    return start(config, DATA)[0]
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from tests.unit.small import KWARGS, LENGTH, VOCABULARY, Chain, data_for, load, make
 
+from lissom.factories import build
 from lissom.models.catalogue import catalogue
 from lissom.models.loading import factory_for
 from lissom.recipe import ModelConfig
 from lissom.registry import MODELS, resolve
 from lissom.runtime.base import open_runtime
-from lissom.structure import build, load_model
+from lissom.structure import load_model
 
 
 @pytest.mark.parametrize("name", MODELS)

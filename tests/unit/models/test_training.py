@@ -203,7 +203,6 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
         (ModelConfig(source="resnet", kwargs={"in_channels": 3}), "does not take the samples of blobs"),
         (ModelConfig(source="mlp", kwargs={"in_features": 3}), "does not take the samples of blobs"),
         (ModelConfig(source="mlp", kwargs={"num_classes": 3}), "gives 3 outputs, but blobs has 4 classes"),
-        (ModelConfig(source=f"{TOYS}:named"), "dict"),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused(

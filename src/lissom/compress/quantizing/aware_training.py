@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lissom.causes import told
 from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
 from lissom.logs import quiet_libraries
@@ -99,9 +100,8 @@ def _with_rounding(model: nn.Module, context: Context, scheme: Scheme) -> _Round
         program = torch.export.export(model, example, dynamic_shapes=tuple(batch for _ in example))
         return _Rounded(prepare_qat_pt2e(program.module(), _layer_quantizer(scheme)))
     except Exception as exc:  # the user's forward, or a pattern that torchao does not know
-        problem = (str(exc) or type(exc).__name__).splitlines()[0]
         raise ModelError(
-            f"the model cannot be captured for quantization-aware training: {problem}",
+            f"the model cannot be captured for quantization-aware training:{told(exc)}",
             hint="--mode static needs no training",
         ) from exc
 
