@@ -216,7 +216,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused(
 def test_a_model_of_one_input_is_refused_for_data_of_two(tmp_path: Path) -> None:
     images = DATA.dataset.inputs["image"]
     data = Data("pairs", Dataset({"a": images, "b": images}, DATA.dataset.labels, DATA.dataset.label_names))
-    with pytest.raises(ModelError, match="pairs"):
+    with pytest.raises(DataError, match="pairs"):
         train(tmp_path / "one", data)
 
 
