@@ -8,6 +8,9 @@ from typing import Any, Literal, TypedDict
 
 from lissom.logs import Progress
 
+ACCEPT_VARIABLE = "LISSOM_ACCEPT_SOURCE"
+"""Set in the environment, or by --accept-source: a changed factory is gone on with though answers differ."""
+
 RangeCheck = Literal["warn", "refuse", "off"]
 """What becomes of raw samples in another range than the model was made for."""
 

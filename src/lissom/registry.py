@@ -97,9 +97,6 @@ MODELS: dict[str, str] = {
     "gpt": "lissom.models.gpt:gpt",
 }
 
-ACCEPT_VARIABLE = "LISSOM_ACCEPT_SOURCE"
-"""Set in the environment, or by --accept-source: a changed factory is gone on with though answers differ."""
-
 DATASETS: dict[str, str] = {
     "digits": "lissom.models.embedded:digits",
     "glyphs": "lissom.models.embedded:glyphs",

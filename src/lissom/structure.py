@@ -31,8 +31,8 @@ from lissom.artifact import Artifact, Factory
 from lissom.errors import ArtifactError, ModelError
 from lissom.factories import build, files_of, find
 from lissom.logs import log
+from lissom.options import ACCEPT_VARIABLE
 from lissom.parametrizations import fold, parametrized
-from lissom.registry import ACCEPT_VARIABLE
 
 STRUCTURE_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"

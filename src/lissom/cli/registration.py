@@ -34,8 +34,7 @@ from lissom.cli.options import (
 from lissom.cli.output import Outcome, show, writable
 from lissom.cli.progress import TerminalProgress
 from lissom.errors import Interrupted
-from lissom.options import RecipeOptions
-from lissom.registry import ACCEPT_VARIABLE
+from lissom.options import ACCEPT_VARIABLE, RecipeOptions
 
 if TYPE_CHECKING:
     from lissom.recipe import Recipe
