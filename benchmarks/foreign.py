@@ -77,7 +77,7 @@ def main() -> None:
             break
         rows.append(row_of(file, given.runs, peer_python, seconds))
         print(shown(rows[-1]), flush=True)
-        write(rows, complete=len(rows) == len(files) and not given.only and not given.quick)
+        write(rows, len(files), whole=not given.only and not given.quick)
 
 
 def chosen(only: list[str] | None, *, quick: bool) -> list[ForeignFile]:
@@ -228,7 +228,7 @@ def told(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_inspect(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
-    return told(lissom_said(["inspect", str(model)]))
+    return told(lissom_said(["inspect", str(model), "--data", str(data)]))
 
 
 def run_bench(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
@@ -276,7 +276,8 @@ def run_verify(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[s
 def run_serve(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
     """A server of its own, one request for each of two held-out rows, compared with ONNX Runtime."""
     port = free_port()
-    command = [sys.executable, "-m", "lissom", "serve", str(model), "--port", str(port), "--name", "foreign"]
+    command = [sys.executable, "-m", "lissom", "serve", str(model), "--data", str(data)]
+    command += ["--port", str(port), "--name", "foreign"]
     log = work / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -400,20 +401,20 @@ def shown(row: Mapping[str, Any]) -> str:
     return f"{row['file']} {row['seconds']:.0f}s {verbs} sqnr {json.dumps(row.get('sqnr', {}))}"
 
 
-def write(rows: list[dict[str, Any]], *, complete: bool) -> None:
+def write(rows: list[dict[str, Any]], number: int, *, whole: bool) -> None:
     """The figures as JSON, and as tables."""
     here, day = environment(), datetime.now(UTC).date().isoformat()
     vnni = "vnni" if any("vnni" in flag for flag in here["isa"]) else ""
     hardware = re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']}c {vnni}".lower()).strip("-")
-    name = f"foreign_{hardware}_{day}" if complete else "foreign_partial"
-    folder = RESULTS if complete else ROOT / "runs"
+    name = f"foreign_{hardware}_{day}" if whole else "foreign_partial"
+    folder = RESULTS if whole else ROOT / "runs"
     folder.mkdir(exist_ok=True)
     document = {"schema": "lissom.benchmark/1", "suite": "foreign", "created": day, "environment": here}
     (folder / f"{name}.json").write_text(json.dumps(document | {"rows": rows}, indent=1) + "\n")
     lines = [
         "# Trained files of public packages",
         "",
-        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows)}",
+        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows, number)}",
         "",
         *verb_table(rows),
         "",
@@ -424,10 +425,11 @@ def write(rows: list[dict[str, Any]], *, complete: bool) -> None:
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def counted(rows: list[dict[str, Any]]) -> str:
+def counted(rows: list[dict[str, Any]], number: int) -> str:
     """How many files each verb took."""
     done = {verb: sum(row["verbs"].get(verb, {}).get("outcome") == "ok" for row in rows) for verb in VERBS}
-    return f"{len(rows)} files; done: {', '.join(f'{verb} {number}' for verb, number in done.items())}."
+    told = ", ".join(f"{verb} {count}" for verb, count in done.items())
+    return f"{len(rows)} of {number} files; done: {told}."
 
 
 def verb_table(rows: list[dict[str, Any]]) -> list[str]:
