@@ -46,11 +46,14 @@ class OpenVinoFile:
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         self.inputs = {name for one in self._compiled.inputs for name in one.names}
+        # A tensor may have names of inner nodes beside that of the output.
+        self.outputs = {value.name for value in onnx.load(str(path)).graph.output}
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {name: tensor for name, tensor in inputs.items() if name in self.inputs}
         found = self._compiled(given)
-        return {name: np.array(found[one]) for one in self._compiled.outputs for name in one.names}
+        named = ((name, one) for one in self._compiled.outputs for name in one.names)
+        return {name: np.array(found[one]) for name, one in named if name in self.outputs}
 
 
 OPEN: dict[str, Callable[[Path], Any]] = {"onnxruntime": OrtFile, "openvino": OpenVinoFile}
