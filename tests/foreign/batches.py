@@ -105,18 +105,19 @@ def sequences(nodes: list[Any], axis: int | None, *, joins: bool, shape: list[An
 
 
 def _recurrent(kind: str, gates: int, states: str) -> Graph:
+    nexts = [f"Y{name}" for name in states.split()]
     constants = {"W": floats(1, gates * 5, 6), "R": floats(1, gates * 5, 5), "B": floats(1, 2 * gates * 5)}
     model = graph(
         [
             node("Transpose", "x", "t", perm=[1, 0, 2]),
-            node(kind, f"t W R B - {states}", "Y Yh", hidden_size=5),
+            node(kind, f"t W R B - {states}", " ".join(["Y", *nexts]), hidden_size=5),
         ],
         {"x": ["n", 3, 6], **{name: [1, "n", 5] for name in states.split()}},
-        {"Y": ["s", 1, "n", 5], "Yh": [1, "n", 5]},
+        {"Y": ["s", 1, "n", 5], **{name: [1, "n", 5] for name in nexts}},
         constants,
     )
     samples = {"x": SEQUENCE, **{name: floats(12, 1, 5) for name in states.split()}}
-    return Graph(model, samples, {"Y": 2, "Yh": 1}, True)
+    return Graph(model, samples, {"Y": 2, **dict.fromkeys(nexts, 1)}, True)
 
 
 def _two_layer_state() -> Graph:

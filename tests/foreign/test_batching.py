@@ -11,15 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.foreign.batches import KINDS, Graph, engine
+from tests.foreign.batches import KINDS, Graph, engine, floats, graph, node, whole
+from tests.unit.serve.asgi import send_request
 
 from lissom.artifact import Batching, Signature, TensorSpec
 from lissom.export.batch_axes import inputs_of, settle_axes
+from lissom.logs import NoProgress
+from lissom.pipeline import load_data as load_recipe_data
+from lissom.pipeline import make_artifacts
+from lissom.recipe import Recipe
+from lissom.runtime.base import open_runtime
 from lissom.runtime.batching import prove_batching
 from lissom.runtime.layout import Layout
+from lissom.serve.app import Application
+from lissom.serve.repository import Repository
 from lissom.serve.scheduler import Limits, Scheduler
 
 Tensors = Mapping[str, np.ndarray]
@@ -195,3 +204,134 @@ def test_no_random_model_hands_out_the_rows_of_another(
     answers = serve(lambda tensors: layout.infer_request(model, tensors), requests, batching)
     for request, answer in zip(requests, answers, strict=True):
         assert_same(answer, model(request))
+
+
+def run_stage(folder: Any, found: Graph, leave_out: Sequence[str] = ()) -> Any:
+    """The artifact that `load` makes of a file and an NPZ."""
+    onnx.save(found.model, folder / "theirs.onnx")
+    np.savez(folder / "theirs.npz", **{n: a for n, a in found.samples.items() if n not in leave_out})
+    recipe = Recipe.from_document(
+        {
+            "name": "theirs",
+            "data": {"source": str(folder / "theirs.npz")},
+            "model": {"source": str(folder / "theirs.onnx")},
+            "stages": [{"stage": "load"}],
+        }
+    )
+    (folder / "run").mkdir()
+    (made,), _ = make_artifacts(recipe, load_recipe_data(recipe), folder / "run", progress=NoProgress())
+    return made
+
+
+def fixed(
+    nodes: list[Any], shape: list[Any], outputs: Mapping[str, Any], constants: Any, joins: bool
+) -> Graph:
+    samples = {"x": floats(12, *[size for size in shape if size != 1])}
+    return Graph(graph(nodes, {"x": shape}, outputs, constants), samples, {}, joins)
+
+
+FIXED = {
+    "convolution": lambda: fixed(
+        [node("Conv", "x w", "y", pads=[1, 1])], [1, 4, 8], {"y": [1, 5, 8]}, {"w": floats(5, 4, 3)}, True
+    ),
+    "a shape that is written out": lambda: fixed(
+        [node("Reshape", "x s", "r"), node("MatMul", "r w", "y")],
+        [1, 4, 6],
+        {"y": [1, 3]},
+        {"s": whole(1, 24), "w": floats(24, 3)},
+        True,
+    ),
+    "a first state that is written out": lambda: fixed(
+        [
+            node("Transpose", "x", "t", perm=[1, 0, 2]),
+            node("GRU", "t W R - - h", "Y Yh", hidden_size=5),
+            node("Relu", "Yh", "y"),
+        ],
+        [1, 4, 6],
+        {"y": [1, 1, 5]},
+        {"W": floats(1, 15, 6), "R": floats(1, 15, 5), "h": floats(1, 1, 5)},
+        False,
+    ),
+    "a mean over the batch": lambda: fixed(
+        [node("ReduceMean", "x", "m", axes=[0]), node("Tanh", "m", "y")],
+        [1, 4, 6],
+        {"y": [1, 4, 6]},
+        {},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fixed_batch_of_one_is_freed_where_that_is_right_and_else_runs_row_by_row(
+    tmp_path: Any, name: str
+) -> None:
+    found = FIXED[name]()
+    made = run_stage(tmp_path, found)
+    assert made.manifest.signature.batching.joins == found.joins
+    assert made.manifest.signature.batching.size == (None if found.joins else 1)
+    alone = engine(found.model)
+    for runtime in ("onnxruntime", "openvino"):
+        with open_runtime(made, runtime, threads=1) as opened:
+            answers = opened.infer_batch(found.samples)["y"]
+            request = opened.infer_request(
+                opened.layout.tensors({n: a[:3] for n, a in found.samples.items()})
+            )
+        for index, row in enumerate(found.samples["x"]):
+            wanted = alone({"x": row[None]})["y"].reshape(-1)
+            np.testing.assert_allclose(answers[index].reshape(-1), wanted, rtol=1e-3, atol=1e-4)
+        assert request["y"].size == 3 * answers[0].size
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "two layers"])
+def test_states_that_nobody_sends_are_zero_and_can_be_carried(tmp_path: Any, name: str) -> None:
+    found = KINDS["states"][name]()
+    states = [key for key in found.samples if key != "x"]
+    made = run_stage(tmp_path, found, states)
+    assert list(made.manifest.signature.batching.states) == states
+    zeros = {
+        key: np.moveaxis(np.zeros((2, *found.samples[key].shape[1:]), np.float32), 0, 1) for key in states
+    }
+    x = found.samples["x"][:2]
+    with Repository.open([made.path], runtime="onnxruntime", threads=1) as models:
+        answered = asyncio.run(models.models["theirs"].scheduler.submit({"x": x}))
+        assert_same(answered, engine(found.model)({"x": x, **zeros}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("another axis", "time-major"),
+        ("states", "two layers"),
+        ("no axis of the samples", "scalar"),
+        ("statistics over the batch", "mean"),
+        ("sorted or filtered", "highest first"),
+    ],
+)
+def test_served_callers_get_their_own_rows(tmp_path: Any, kind: str, name: str) -> None:
+    found = KINDS[kind][name]()
+    made = run_stage(tmp_path, found)
+    alone, layout = engine(found.model), Layout(made.manifest.signature)
+    requests = requests_of(found.samples, layout, [1, 2, 1, 3, 1, 1, 2, 1])
+
+    def body(tensors: Tensors) -> dict[str, Any]:
+        entries = [
+            {"name": key, "shape": list(array.shape), "datatype": "FP32", "data": array.reshape(-1).tolist()}
+            for key, array in tensors.items()
+        ]
+        return {"inputs": entries}
+
+    with Repository.open([made.path], runtime="onnxruntime", threads=1, max_delay_ms=20) as models:
+        app = Application(models)
+
+        async def ask() -> list[Any]:
+            calls = [send_request(app, "POST", "/v2/models/theirs/infer", body(one)) for one in requests]
+            described = send_request(app, "GET", "/v2/models/theirs")
+            return await asyncio.gather(*calls, described)
+
+        *responses, told = asyncio.run(ask())
+    assert ("share a call" in told.json["properties"]["batching"]) == found.joins
+    for sent, response in zip(requests, responses, strict=True):
+        assert response.status == 200
+        outputs = {one["name"]: np.reshape(one["data"], one["shape"]) for one in response.json["outputs"]}
+        assert_same(outputs, alone(sent))

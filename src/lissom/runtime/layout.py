@@ -61,10 +61,35 @@ def sample_specs(signature: Signature) -> tuple[TensorSpec, ...]:
     )
 
 
+def describe_batching(batching: Batching) -> str:
+    """Where the samples lie, and whether requests share a call, as a person reads it.
+
+    >>> describe_batching(Batching(inputs={"x": 0}, outputs={"y": 1}, joins=True))
+    'requests share a call; samples on axis 0 of x, 1 of y'
+    """
+    tensors = {**batching.inputs, **batching.outputs}
+    places = ", ".join(f"{axis} of {name}" for name, axis in tensors.items() if axis is not None)
+    without = ", ".join(name for name, axis in tensors.items() if axis is None)
+    apart = f"every request is computed alone: {batching.reason}"
+    told = "requests share a call" if batching.joins else apart
+    if places:
+        told += f"; samples on axis {places}"
+    if without:
+        told += f"; none in {without}"
+    if batching.states:
+        told += f"; state {', '.join(f'{one} to {other}' for one, other in batching.states.items())}"
+    return told
+
+
 def given_inputs(signature: Signature, names: Collection[str] = ()) -> tuple[TensorSpec, ...]:
     """The inputs as data have them, without the recurrent states that are not among `names`."""
     states = signature.batching.states if signature.batching else {}
     return tuple(spec for spec in sample_specs(signature) if spec.name not in states or spec.name in names)
+
+
+def states_of(signature: Signature) -> Collection[str]:
+    """Inputs that hold a recurrent state, which a caller may leave out."""
+    return signature.batching.states if signature.batching else ()
 
 
 def shape_without(shape: Sequence[Any], axis: int | None) -> tuple[Any, ...]:
@@ -197,6 +222,11 @@ class Layout:
             one = {name: array[:1] for name, array in samples.items()}
             return one, self.infer_samples(call, one)
 
+    def first_axis(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """An output with its samples on the first axis; None where it has no axis of them."""
+        axis = self._outputs.get(name, 0)
+        return None if axis is None or array.ndim <= axis else np.moveaxis(array, axis, 0)
+
     def infer_request(self, call: Call, tensors: Tensors, most: int | None = None) -> dict[str, np.ndarray]:
         """Answers to the tensors of one caller, of as many samples as that sent, laid out as the model does.
 
@@ -205,6 +235,8 @@ class Layout:
         Raises:
             RequestError: it takes a fixed number and reads other samples, and another number was sent.
         """
+        if self.batching.states:
+            tensors = self.with_states(tensors)
         rows = self.num_rows(tensors)
         step = self.size or (min(most or rows, rows) if self.batching.joins else rows)
         if rows == step or not rows:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from lissom.artifact import TensorSpec
+from lissom.runtime.layout import describe_batching
 from lissom.serve.protocol import tensor_metadata
 from lissom.serve.repository import VERSION, ServedModel
 from lissom.serve.tensors import DATATYPES
@@ -30,6 +31,7 @@ def metadata(model: ServedModel) -> dict[str, Any]:
             "stage": manifest.name,
             "preprocessing": [step.model_dump(mode="json") for step in manifest.preprocessing],
             "input_ranges": [one.model_dump(mode="json") for one in manifest.input_ranges],
+            "batching": describe_batching(model.batching),
         },
     }
 
@@ -37,12 +39,13 @@ def metadata(model: ServedModel) -> dict[str, Any]:
 def configuration(model: ServedModel) -> dict[str, Any]:
     """As clients of Triton read it: sizes without the axis of samples, where there is one."""
     scheduler, signature = model.scheduler, model.manifest.signature
-    skipped = 1 if scheduler.batches else 0
+    joined = scheduler.batches and model.runtime.layout.is_plain  # the form knows no other axis
+    skipped = 1 if joined else 0
     return {
         "name": model.name,
         "platform": f"{model.runtime.name}_{model.manifest.format}",
         "backend": model.runtime.name,
-        "max_batch_size": scheduler.limits.max_batch if scheduler.batches else 0,
+        "max_batch_size": scheduler.limits.max_batch if joined else 0,
         "input": [_tensor(spec, skipped) for spec in signature.inputs],
         "output": [_tensor(spec, skipped) for spec in signature.outputs],
         "instance_group": [{"name": model.name, "count": scheduler.num_instances, "kind": _kind(model)}],
@@ -52,11 +55,14 @@ def configuration(model: ServedModel) -> dict[str, Any]:
         },
         "version_policy": {"latest": {"num_versions": 1}},
         "parameters": {
-            name: {"string_value": orjson.dumps([one.model_dump(mode="json") for one in found]).decode()}
-            for name, found in (
-                ("preprocessing", model.manifest.preprocessing),
-                ("input_ranges", model.manifest.input_ranges),
-            )
+            "batching": {"string_value": describe_batching(model.batching)},
+            **{
+                name: {"string_value": orjson.dumps([one.model_dump(mode="json") for one in found]).decode()}
+                for name, found in (
+                    ("preprocessing", model.manifest.preprocessing),
+                    ("input_ranges", model.manifest.input_ranges),
+                )
+            },
         },
     }
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from lissom.artifact import Artifact, TensorSpec
 from lissom.optional import version
+from lissom.runtime.layout import describe_batching
 from lissom.runtime.preprocess import unprocess
 from lissom.runtime.probe import load_probe
 from lissom.serve.explanation import explains
@@ -101,6 +102,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "max_batch": limits.max_batch if model.scheduler.batches else 1,
             "max_waiting": limits.max_waiting,
         },
+        "batching": describe_batching(model.batching),
         "labels": list(manifest.labels),
         "digest": model.artifact.digest,
         "preprocessing": [step.model_dump(mode="json") for step in manifest.preprocessing],

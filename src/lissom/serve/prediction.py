@@ -11,6 +11,7 @@ import numpy as np
 from lissom.artifact import Manifest, Signature, TensorSpec
 from lissom.errors import RequestError
 from lissom.runtime.finiteness import check_scores, is_finite
+from lissom.runtime.layout import Layout, states_of
 from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.serve.tensors import array_from_json, check_names, check_shapes
 
@@ -37,8 +38,9 @@ def raw_rows(
     if unknown := sorted(document.keys() - {"inputs"}):
         raise RequestError(f"unknown key {shortened(unknown[0])}; the form is {_FORM}")
     specs = raw_specs(manifest.signature)
-    check_names(list(rows), specs)
-    raw = {name: _rows(data, specs[name], checked) for name, data in rows.items()}
+    check_names(list(rows), specs, states_of(manifest.signature))
+    axes = Layout(manifest.signature).batching.inputs
+    raw = {name: _rows(data, specs[name], checked, axes[name]) for name, data in rows.items()}
     check_shapes(raw, specs)
     return raw
 
@@ -56,8 +58,8 @@ def predict_response(
     """
     answer: dict[str, Any] = {"model": model, "labels": None, "scores": None}
     output = manifest.signature.outputs[0].name
-    first = outputs[output]
-    if classifies(manifest):
+    first = Layout(manifest.signature).first_axis(output, outputs[output])
+    if first is not None and classifies(manifest):
         columns = class_columns(first, manifest.scores)
         names = manifest.labels or [str(index) for index in range(columns.shape[1])]
         with np.errstate(invalid="ignore"):
@@ -82,8 +84,7 @@ def raw_specs(signature: Signature) -> dict[str, TensorSpec]:
     }
 
 
-def _rows(data: Any, spec: TensorSpec, checked: Collection[str] | None) -> np.ndarray:
+def _rows(data: Any, spec: TensorSpec, checked: Collection[str] | None, axis: int | None) -> np.ndarray:
     """The rows of one input; a sample that comes without the axis of the batch becomes a batch of one."""
     array = array_from_json(data, spec, checked)
-    single = spec.shape and isinstance(spec.shape[0], str) and array.ndim == len(spec.shape) - 1
-    return array[np.newaxis] if single else array
+    return np.expand_dims(array, axis) if axis is not None and array.ndim == len(spec.shape) - 1 else array

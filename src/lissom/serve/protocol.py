@@ -20,6 +20,7 @@ import orjson
 from lissom.artifact import Signature, TensorSpec
 from lissom.errors import RequestError, near
 from lissom.runtime.arrays import json_bytes, little_endian_bytes, plain
+from lissom.runtime.layout import SAMPLES, states_of
 from lissom.serve.bodies import parse_object
 from lissom.serve.tensors import BY_DTYPE, DATATYPES, MAX_NAME, array_from_json, check_names, check_shapes
 
@@ -67,7 +68,7 @@ def infer_request(
         raise RequestError(f"'id' is {shortened(request_id)}; the protocol wants a string")
     entries = _entries(document, "inputs")
     specs = {spec.name: spec for spec in signature.inputs}
-    check_names([entry["name"] for entry in entries], specs)
+    check_names([entry["name"] for entry in entries], specs, states_of(signature))
     reader = _Reader(binary)
     inputs = {entry["name"]: _tensor(entry, specs[entry["name"]], reader, checked) for entry in entries}
     reader.check_empty()
@@ -141,7 +142,9 @@ def raw_request(signature: Signature, binary: memoryview) -> InferRequest:
         RequestError: the model has several inputs or axes of free size, or the size is another.
     """
     spec = signature.inputs[0]
-    sizes = [1 if place == 0 and isinstance(size, str) else size for place, size in enumerate(spec.shape)]
+    sizes = [1 if size == SAMPLES else size for size in spec.shape]
+    if sizes and isinstance(sizes[0], str) and SAMPLES not in spec.shape:  # it may have another name
+        sizes[0] = 1
     if len(signature.inputs) > 1 or not all(isinstance(size, int) for size in sizes):
         raise RequestError("a body without JSON needs a model with one input, whose sizes are known")
     shape = [int(size) for size in sizes]

@@ -92,8 +92,10 @@ def array_from_json(data: Any, spec: TensorSpec, checked: Collection[str] | None
     return array.reshape(shape)
 
 
-def check_names(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> None:
-    """Every input is there once, and nothing else.
+def check_names(
+    names: Sequence[str], specs: Mapping[str, TensorSpec], optional: Collection[str] = ()
+) -> None:
+    """Every input is there once, and nothing else; one that is optional may be left out.
 
     Raises:
         RequestError: an input is unknown, missing or given twice.
@@ -104,7 +106,7 @@ def check_names(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> None:
         if names.count(name) > 1:
             raise RequestError(f"input {name!r} is given twice")
     for name in specs:
-        if name not in names:
+        if name not in names and name not in optional:
             raise RequestError(f"input {name!r} is missing; the model takes {', '.join(specs)}")
 
 

@@ -58,8 +58,10 @@ def listed() -> Outcome:
 def inspected(artifact: Artifact) -> Outcome:
     """What the manifest says."""
     from lissom.models.score_kinds import CLASSIFYING, SAID
+    from lissom.runtime.layout import describe_batching
 
     manifest = artifact.manifest
+    batching = manifest.signature.batching
     rows = [
         ["path", str(artifact.path)],
         ["id", manifest.id],
@@ -79,6 +81,7 @@ def inspected(artifact: Artifact) -> Outcome:
             "outputs",
             "; ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in manifest.signature.outputs),
         ],
+        ["batching", describe_batching(batching) if batching else "not proven"],
         ["labels", ", ".join(manifest.labels) or "none"],
         *([["scores", SAID[manifest.scores]]] if manifest.task in CLASSIFYING else []),
         ["parents", ", ".join(f"{parent.name} ({parent.role})" for parent in manifest.parents) or "none"],

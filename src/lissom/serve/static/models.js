@@ -32,6 +32,7 @@ const signature = (model) => {
   const limits = [
     ...rawInputs(model),
     ["Batch", most > 1 ? `up to ${counted(most)} rows are computed together` : "one request at a time"],
+    ["Samples", model.batching ?? ""],
     ["Queue", `up to ${counted(model.limits.max_waiting)} rows wait, then 429`],
     ["Labels", model.labels.length ? shortList(model.labels) : ""],
   ];
