@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lissom.compress.double import TOLERANCE, prove_equal
+from lissom.compress.groups import few
 from lissom.compress.naming import excluded
 from lissom.compress.outputs import check_outputs, output_shapes
 from lissom.compress.samples import Samples
@@ -89,13 +91,17 @@ class _Blocks(NamedTuple):
         before = len(self.blocks) - len(self.ranking.blocks)
         steps = self.ranking.steps(max(0, self._num_removed(share) - before))
         wanted = output_shapes(model, self.example)
-        for step in steps:
-            model.set_submodule(step.name, Bypass(self.blocks[step.name]))
         names = [step.name for step in steps]
+        passed_by = _passed_by(model, names)
+        for name in names:
+            model.set_submodule(name, Bypass(self.blocks[name]))
         check_outputs(model, self.example, wanted, names)
+        problem = "without its blocks the model is not what it is when they pass on what they get"
+        error = prove_equal(passed_by, model, few(self.example), names, problem) if names else 0.0
         scores = (steps[-1].rises if steps else {}) | {step.name: step.rises[step.name] for step in steps}
         kept = len(self.ranking.blocks) - len(names)
-        return {"blocks": {"removed": names, "kept": kept, "scores": scores}}
+        proof = {"error": error, "tolerance": TOLERANCE, "left": {}}
+        return {"blocks": {"removed": names, "kept": kept, "scores": scores}, "proof": proof}
 
     def _num_removed(self, share: float) -> int:
         """Blocks of the whole model that are gone when the share is: at least one, never all."""
@@ -108,6 +114,19 @@ class _Blocks(NamedTuple):
                 hint=f"lower the ratio to {(total - 1) / total:.2f}" if total > 1 else _OTHERWISE,
             )
         return number
+
+
+def _passed_by(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy in which these blocks compute what they did, and give what they got."""
+
+    def hook(block: nn.Module, given: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> Any:
+        first = given[0] if given else next(iter(named.values()))
+        return (first, *outputs[1:]) if isinstance(outputs, tuple) else first
+
+    whole = copy.deepcopy(model)
+    for name in names:
+        whole.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
+    return whole
 
 
 class _Ranking:

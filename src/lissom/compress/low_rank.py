@@ -36,6 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from lissom.compress.double import TOLERANCE, prove_equal
+from lissom.compress.groups import few
 from lissom.compress.naming import excluded
 from lissom.compress.outputs import check_outputs, output_shapes
 from lissom.compress.samples import Samples
@@ -103,11 +105,18 @@ class _Factors(NamedTuple):
                 hint="raise the ratio, or lower round_to",
             )
         wanted = output_shapes(model, self.example)
+        before = copy.deepcopy(model)
         for name, rank in lower.items():
             now, layer = model.get_submodule(name), self.whole.get_submodule(name)
             model.set_submodule(name, _factorised(now, layer, self.parts[name], rank))
+            before.set_submodule(name, _multiplied(model.get_submodule(name), layer))
         check_outputs(model, self.example, wanted, list(lower))
-        return {"ranks": {name: [len(self.parts[name].energies), rank] for name, rank in lower.items()}}
+        if not lower:
+            return {"ranks": {}}
+        problem = "with two layers for one the model is not what it is with their product"
+        error = prove_equal(before, model, few(self.example), list(lower), problem)
+        spans = {name: [len(self.parts[name].energies), rank] for name, rank in lower.items()}
+        return {"ranks": spans, "proof": {"error": error, "tolerance": TOLERANCE, "left": {}}}
 
     def _rank(self, part: _Parts, share: float) -> int:
         """The smallest rank that keeps all but the share of the squares, rounded up."""
@@ -205,6 +214,23 @@ def _matrix(module: Any) -> Tensor:
     if isinstance(module, nn.Conv2d):
         return weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
     return weight.flatten(1).T
+
+
+def _multiplied(pair: Any, layer: nn.Module) -> nn.Module:
+    """The layer as it was, with the product of two as its weight, in float64."""
+    single: Any = copy.deepcopy(layer).double()
+    first, second = (half.weight.detach().double() for half in pair)
+    product = first.flatten(1).T @ second.transpose(0, 1).flatten(1)
+    if isinstance(layer, nn.Conv2d):
+        sizes = single.weight.shape
+        product = product.reshape(sizes[1], sizes[2], sizes[0], sizes[3]).permute(2, 0, 1, 3)
+    elif not is_turned(layer):
+        product = product.T.reshape(single.weight.shape)
+    with torch.no_grad():
+        single.weight.copy_(product)
+        if single.bias is not None:
+            single.bias.copy_(pair[1].bias)
+    return single  # type: ignore[no-any-return]
 
 
 def _factorised(now: nn.Module, layer: nn.Module, parts: _Parts, rank: int) -> nn.Sequential:

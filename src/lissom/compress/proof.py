@@ -14,26 +14,22 @@ whole one was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from lissom.compress.double import TOLERANCE, difference, doubled, in_double, outputs_in_double
 from lissom.compress.groups import Group, Groups, by_rows, few
 from lissom.compress.heads import twin
-from lissom.compress.provenance import Key, Ledger, tensors_of, trace_channels, widen
+from lissom.compress.provenance import Key, Ledger, trace_channels
 from lissom.compress.recurrence import silence_units
 from lissom.compress.surgery import select
 from lissom.compress.tracing import fault, is_turned, without_cache
 from lissom.compress.units import Place
 from lissom.errors import ModelError
-
-TOLERANCE = 1e-6
-"""Largest difference in float64, as a share of the largest number in the outputs."""
 
 _ROUNDS = 16
 
@@ -92,8 +88,12 @@ def prove(model: nn.Module, groups: Groups, kept: Kept, example: Sequence[Tensor
     return Proof(first.error, first.kept, left | apart, first.order)
 
 
-def settle_rows(model: nn.Module, groups: Groups, example: Sequence[Tensor]) -> Groups:
-    """Let groups lose as many channels of each row of a reshape, where they cannot lose any others."""
+def settle(model: nn.Module, groups: Groups, example: Sequence[Tensor]) -> Groups:
+    """The groups that can lose units at all, each in the way in which it can.
+
+    Where a reshape cuts channels into rows, as many of each row go where no others can. Heads are kept where
+    removing the last of them is not what their zeros are.
+    """
     rows = by_rows(model, groups)
     found: list[Group] = []
     for group in groups.groups:
@@ -103,7 +103,10 @@ def settle_rows(model: nn.Module, groups: Groups, example: Sequence[Tensor]) -> 
         else:
             whole = replace(groups, groups=others)
             found += others if _can_lose_one(model, whole, others, example) else [group]
-    return replace(groups, groups=found)
+    last = {group.name: range(group.num_units - 1) for group in found if group.attention is not None}
+    heads = prove(model, replace(groups, groups=found), last, example)
+    left = {**groups.left, **{name: f"its heads cannot be told: {why}" for name, why in heads.left.items()}}
+    return replace(groups, groups=[group for group in found if group.name not in heads.left], left=left)
 
 
 def _can_lose_one(model: nn.Module, groups: Groups, lost: Sequence[Group], example: Sequence[Tensor]) -> bool:
@@ -126,11 +129,17 @@ def _attempt(model: nn.Module, groups: Groups, kept: Kept, example: Sequence[Ten
     """The proof for all of these groups together, or why there is none."""
     inputs = few(example)
     try:
-        with without_cache(model):
-            trial = copy.deepcopy(model)
-            order = _arrange(trial, groups, kept, inputs)
-            _keep_heads(trial, groups, kept)
-            error = _compare(_zeroed(model, groups, kept), trial, groups, kept, inputs)
+        with without_cache(model), in_double():
+            wanted = _zeroed_outputs(model, groups, kept, inputs)
+            order = _kept_channels(groups, kept)
+            try:
+                error = _error(model, groups, kept, order, inputs, wanted)
+            except Exception:
+                error = float("inf")  # another order may do; what goes wrong then is told
+            if not error <= TOLERANCE:  # channels may arrive in another order when they are fewer
+                moved = _arrange(model, groups, order, inputs)
+                error = _error(model, groups, kept, moved, inputs, wanted)
+                order = moved
     except Exception as exc:  # the user's forward may raise anything without some of its channels
         return exc.message if isinstance(exc, ModelError) else fault(exc)
     if not error <= TOLERANCE:
@@ -153,16 +162,24 @@ def _removed_units(groups: Groups, kept: Kept) -> Tensor:
     return gone
 
 
-def _arrange(trial: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor]) -> dict[Place, Tensor]:
-    """Cut a copy of the model; gives the channels that each place keeps, in the order that it needs."""
+def _kept_channels(groups: Groups, kept: Kept) -> dict[Place, Tensor]:
+    """The channels that each place keeps."""
     gone = _removed_units(groups, kept)
     order: dict[Place, Tensor] = {}
     for place, of_channel in groups.units.places.items():
         lost = gone[of_channel]
         if lost.any():
             order[place] = (~lost).nonzero().flatten()
+    return order
+
+
+def _arrange(
+    model: nn.Module, groups: Groups, order: Mapping[Place, Tensor], inputs: Sequence[Tensor]
+) -> dict[Place, Tensor]:
+    """The same channels in the order in which they arrive when there are fewer of them."""
+    order, trial = dict(order), copy.deepcopy(model)
     select(trial, order)
-    for _ in range(_ROUNDS if order else 0):
+    for _ in range(_ROUNDS):
         if not (moved := _moved(trial, groups, order, inputs)):
             break
         select(trial, moved)
@@ -276,58 +293,34 @@ def _zeroed(model: nn.Module, groups: Groups, kept: Kept) -> nn.Module:
     return whole
 
 
-def _compare(
-    whole: nn.Module, trial: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor]
-) -> float:
-    """Largest difference of the outputs, as a share of the largest number."""
-    given = [tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs]
-    ledger = Ledger(dict(groups.ledger.labels), groups.ledger.size)
-    gone, dead = _removed_units(groups, kept), _removed(groups, kept)
-    inputs_gone = {
+def _zeroed_outputs(model: nn.Module, groups: Groups, kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the whole model gives in float64 with the removed channels at zero."""
+    gone = _removed_units(groups, kept)
+    dead_inputs = {
         place.module: gone[found] for place, found in groups.units.places.items() if not place.gives
     }
-    with _in_double():
-        wanted = trace_channels(
-            whole.double(), given, ledger, dead=dead, dead_inputs=inputs_gone, double=True
-        )
-        with torch.inference_mode(), Widened():  # type: ignore[no-untyped-call]
-            found = tensors_of(trial.double()(*given))
-    return difference(wanted, list(found))
+    ledger = Ledger(dict(groups.ledger.labels), groups.ledger.size)
+    whole = _zeroed(model, groups, kept).double()
+    return trace_channels(
+        whole,
+        doubled(inputs),
+        ledger,
+        dead=gone[groups.units.of_label],
+        dead_inputs=dead_inputs,
+        double=True,
+    )
 
 
-def difference(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Largest difference of two lists of outputs, as a share of the largest number; else infinite."""
-    if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in found]:
-        return float("inf")
-    errors = [0.0]
-    for one, other in zip(wanted, found, strict=True):
-        one, other = one.double(), other.double()
-        finite = one.isfinite()
-        if not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
-            return float("inf")
-        size = one[finite].abs().max().clamp(min=1e-30) if finite.any() else torch.ones(())
-        errors.append(float((one[finite] - other[finite]).abs().max() / size) if finite.any() else 0.0)
-    return max(errors)
-
-
-class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Carries out in float64 what is cast to a narrower type."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Carry out one operation."""
-        return func(*widen(args), **{name: widen(value) for name, value in (kwargs or {}).items()})
-
-
-@contextmanager
-def _in_double() -> Iterator[None]:
-    """New tensors are float64, and random numbers are the same each time."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            yield
-    finally:
-        torch.set_default_dtype(before)
+def _error(
+    model: nn.Module,
+    groups: Groups,
+    kept: Kept,
+    order: Mapping[Place, Tensor],
+    inputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+) -> float:
+    """How far a copy that keeps these channels is from what is wanted."""
+    trial = copy.deepcopy(model)
+    select(trial, order)
+    _keep_heads(trial, groups, kept)
+    return difference(wanted, outputs_in_double(trial, inputs))

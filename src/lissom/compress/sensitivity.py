@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lissom.artifact import Artifact, sweep_temporary
-from lissom.compress.groups import Group, find_groups
+from lissom.compress.groups import Group
 from lissom.compress.latency import timed_against
 from lissom.compress.measurements import MEASURED_NAME, context_of, keep, kept
 from lissom.compress.samples import Samples
@@ -210,8 +210,7 @@ def study_of(
     samples = Samples.of(context, artifact.manifest.signature)
     reduction = rank_channels(model, model, config, samples)
     assert isinstance(reduction, Channels)
-    found = find_groups(model, samples.example, config.exclude).groups
-    groups = [group for group in found if group.name in reduction.ranked]
+    groups = [group for group in reduction.groups.groups if group.name in reduction.ranked]
     if not groups:
         raise ModelError("no layer can lose channels, heads or units", hint="exclude fewer layers")
     return Study(artifact, context, name, config, folder / MEASURED_NAME, model, samples, groups, reduction)

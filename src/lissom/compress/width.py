@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.compress.double import TOLERANCE
 from lissom.compress.groups import Group, Groups, find_groups, never
 from lissom.compress.importance import importances
 from lissom.compress.outputs import check_outputs
-from lissom.compress.proof import TOLERANCE, Proof, prove, remove_units, settle_rows
+from lissom.compress.proof import Proof, prove, remove_units, settle
 from lissom.compress.samples import Samples
 from lissom.compress.targets import Reduction
 from lissom.compress.tracing import widths
@@ -36,12 +37,12 @@ _STRONGEST_PUSH = 4.0
 
 def rank_channels(model: nn.Module, whole: nn.Module, config: PruneConfig, samples: Samples) -> Reduction:
     """The channels, heads and units of a model, ranked."""
-    found = settle_rows(model, find_groups(model, samples.example, config.exclude), samples.example)
+    found = settle(model, find_groups(model, samples.example, config.exclude), samples.example)
     scores = importances(found.groups, model, config.importance, samples)
     same = widths(model) == widths(whole)
     original = {group.name: group.num_units for group in found.groups}
     if not same:
-        before = settle_rows(whole, find_groups(whole, samples.example, config.exclude), samples.example)
+        before = settle(whole, find_groups(whole, samples.example, config.exclude), samples.example)
         original = {group.name: group.num_units for group in before.groups}
     ranked = {
         group.name: Ranked(

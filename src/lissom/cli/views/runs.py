@@ -86,6 +86,7 @@ def prune_planned(preview: Preview) -> Outcome:
         if layers
         else []
     )
+    lines += _proof_lines(preview.removed.get("proof", {}))
     lines += [
         "",
         f"multiply-adds  {_saved(*preview.macs)}",
@@ -95,6 +96,19 @@ def prune_planned(preview: Preview) -> Outcome:
         "before any training; nothing was written",
     ]
     return Outcome(lines, extra={"preview": asdict(preview)})
+
+
+def _proof_lines(proof: dict[str, Any]) -> list[str]:
+    """What stays whole and why, and how near the rest is to the model with those parts at zero."""
+    if not proof:
+        return []
+    rows = [[name, reason] for name, reason in proof["left"].items()]
+    lines = ["", *table(["stays whole", "why"], rows)] if rows else []
+    return [
+        *lines,
+        "",
+        f"proof          differs by {proof['error']:.1e} from the model without those parts, in float64",
+    ]
 
 
 def quantize_planned(preview: QuantizePreview) -> Outcome:
