@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # Tests that measure no time; the others run alone.
-SIDE_BY_SIDE := tests/unit tests/integration/test_every_model.py tests/integration/test_pruned_models.py
+SIDE_BY_SIDE := tests/unit tests/foreign tests/integration/test_every_model.py tests/integration/test_pruned_models.py
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile

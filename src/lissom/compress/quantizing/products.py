@@ -167,6 +167,61 @@ def separate_biases(model: Any) -> None:
         met.add(node.input[2])
 
 
+def flatten_biases(model: Any) -> None:
+    """Write every Gemm with constant weights as plain `x w + b`, with one bias a column.
+
+    Its bias may be a scalar, [1], [1, N] or [M, N]; `alpha` and `beta` may scale both terms. ONNX Runtime's
+    quantizer takes the first axis of the bias for the channels, which raises, and gives other numbers where
+    `beta` is not 1, which is silent. A bias that differs by row is added behind the product.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken = tensor_names(model)
+    for node in [node for node in model.graph.node if node.op_type == "Gemm"]:
+        options = {attribute.name: attribute for attribute in node.attribute}
+        if {*node.input[1:3]} <= constants.keys():
+            weight = _scaled(model, node, 1, options.pop("alpha", None), constants, taken)
+            columns = weight.shape[0 if "transB" in options and options["transB"].i else 1]
+            if len(node.input) > 2:
+                bias = _scaled(model, node, 2, options.pop("beta", None), constants, taken)
+                _settle_bias(model, node, bias, columns, taken)
+            kept = [attribute for attribute in node.attribute if attribute.name in options]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
+def _scaled(
+    model: Any, node: Any, place: int, factor: Any | None, constants: dict[str, Any], taken: set[str]
+) -> np.ndarray:
+    """A constant that a node reads, multiplied by one of its attributes, under a new name then."""
+    helper: Any = require("onnx", extra="cpu").numpy_helper
+    found: np.ndarray = helper.to_array(constants[node.input[place]])
+    if factor is None or factor.f == 1.0:
+        return found
+    found = found * np.asarray(factor.f, found.dtype)
+    node.input[place] = free_name(f"{node.input[place]}_scaled", taken)
+    model.graph.initializer.append(helper.from_array(plain(found), node.input[place]))
+    return found
+
+
+def _settle_bias(model: Any, node: Any, bias: np.ndarray, columns: int, taken: set[str]) -> None:
+    """Give a Gemm one value a column, or add behind it what differs by row."""
+    onnx: Any = require("onnx", extra="cpu")
+    if bias.shape == (columns,):
+        return
+    by_row = bias.size != 1 and not (bias.size == columns and bias.shape[-1] == columns)
+    values = bias if by_row else np.array(np.broadcast_to(bias.reshape(-1), columns))
+    name = free_name(f"{node.input[2]}_{'by_row' if by_row else 'flat'}", taken)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    if not by_row:
+        node.input[2] = name
+        return
+    product, result = free_name(f"{node.output[0]}_product", taken), node.output[0]
+    place = next(place for place, other in enumerate(model.graph.node) if other.output[0] == result)
+    del node.input[2:]
+    node.output[0] = product
+    model.graph.node.insert(place + 1, onnx.helper.make_node("Add", [product, name], [result]))
+
+
 def free_names(model: Any) -> None:
     """Rename inner tensors whose names the quantizer would give to tensors of its own."""
     taken = tensor_names(model)
