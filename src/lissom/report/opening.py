@@ -163,8 +163,13 @@ def _check_finite(answer: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndar
         RequestError: naming the output.
     """
     for name, array in answer.items():
-        lost = unlike(wanted[name][: len(array)], array) & ~np.isfinite(array)
-        if lost.any():
+        known = wanted[name]
+        known = known[: len(array)] if array.ndim and known.ndim else known
+        if known.shape == array.shape:
+            lost = unlike(known, array) & ~np.isfinite(array)
+        else:  # an output without an axis of samples, such as one number, asked for other samples
+            lost = ~np.isfinite(array) & np.isfinite(known).all()
+        if np.any(lost):
             raise RequestError(
                 f"output {name!r} is not finite: {int(lost.sum())} of {array.size} values are NaN or "
                 "infinite, where the model gave numbers when it was made"
