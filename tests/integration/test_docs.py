@@ -103,11 +103,12 @@ def test_the_readmes_quantizations_run(folder: Path) -> None:
     assert "node_linear" in process.stdout
 
 
-def test_the_readmes_looks_inside_and_exports_run(folder: Path) -> None:
-    for block in blocks("sh")[5:7]:
+def test_the_readmes_looks_inside_exports_and_files_from_elsewhere_run(folder: Path) -> None:
+    for block in blocks("sh")[5:8]:
         process = shell(block, folder)
         assert process.returncode == 0, process.stderr + process.stdout
     assert (folder / "runs/digits/inside/inspect.html").exists()
+    assert (folder / "runs/theirs/report.html").exists()
 
 
 def test_the_readmes_python_runs(folder: Path) -> None:
