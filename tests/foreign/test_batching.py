@@ -30,6 +30,7 @@ from lissom.runtime.layout import Layout
 from lissom.serve.app import Application
 from lissom.serve.repository import Repository
 from lissom.serve.scheduler import Limits, Scheduler
+from lissom.verbs.shared import data_for
 
 Tensors = Mapping[str, np.ndarray]
 Call = Callable[[Tensors], Mapping[str, np.ndarray]]
@@ -296,6 +297,25 @@ def test_states_that_nobody_sends_are_zero_and_can_be_carried(tmp_path: Any, nam
     with Repository.open([made.path], runtime="onnxruntime", threads=1) as models:
         answered = asyncio.run(models.models["theirs"].scheduler.submit({"x": x}))
         assert_same(answered, engine(found.model)({"x": x, **zeros}))
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "two layers"])
+def test_a_verb_takes_data_without_the_states(tmp_path: Any, name: str) -> None:
+    found = KINDS["states"][name]()
+    states = [key for key in found.samples if key != "x"]
+    made = run_stage(tmp_path, found, states)
+    data = data_for(made.manifest, tmp_path / "theirs.npz")
+    split = next(one for one, places in data.indices.items() if len(places))
+    x = data.tensors(split)["x"]
+    rows = len(x)
+    zeros = {
+        key: np.moveaxis(np.zeros((rows, *found.samples[key].shape[1:]), np.float32), 0, 1) for key in states
+    }
+    wanted = engine(found.model)({"x": x, **zeros})
+    with open_runtime(made, "onnxruntime", threads=1) as opened:
+        answers = opened.infer_batch(data.tensors(split))
+        assert_same(opened.infer_request({"x": x}), wanted)
+    assert_same(answers, {key: opened.layout.first_axis(key, array) for key, array in wanted.items()})
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from lissom.report.explanations import (
     seconds_a_sample,
 )
 from lissom.runtime.base import open_runtime
+from lissom.runtime.layout import Layout
 from lissom.runtime.machine import machine
 from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.structure import load_model
@@ -181,7 +182,11 @@ def _dissection(
         _machine_words(),
         samples.places,
         tuple(data.sample_hashes[here[place]][:16] for place in samples.places),
-        {spec.name: raw[spec.name][samples.places] for spec in last.manifest.signature.inputs},
+        {
+            spec.name: raw[spec.name][samples.places]
+            for spec in last.manifest.signature.inputs
+            if spec.name in raw
+        },
         samples.targets,
         data.dataset.label_names if data.kind == "classes" else last.manifest.labels,
         samples.labelled,
@@ -199,7 +204,9 @@ def _split(data: Data) -> str:
 def _tensors(question: Question, split: str) -> Tensors:
     """Inputs in the order of the signature, which a torch model is called in."""
     tensors = question.data.tensors(split)
-    return {spec.name: tensors[spec.name] for spec in question.artifacts[-1].manifest.signature.inputs}
+    signature = question.artifacts[-1].manifest.signature
+    whole = Layout(signature).with_state_samples(tensors)
+    return {spec.name: whole[spec.name] for spec in signature.inputs}
 
 
 def in_turn(labels: np.ndarray | None, number: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,22 @@ if TYPE_CHECKING:
 Model = str | Path | Artifact | Callable[..., Any]
 
 
-def load_data(source: str | Path, declared: Sequence[TensorSpec] = ()) -> Data:
+def load_data(
+    source: str | Path, declared: Sequence[TensorSpec] = (), optional: Collection[str] = ()
+) -> Data:
     """DATA with its four splits; of a model that declares its inputs, as it takes them.
+
+    Args:
+        source: DATA.
+        declared: Inputs of the model.
+        optional: Inputs that need no array: recurrent states, which start as zeros.
 
     Raises:
         DataError: nothing is there, or it does not hold together.
     """
     from lissom.models.data import load_data as load
 
-    return load(str(source), declared)
+    return load(str(source), declared, optional)
 
 
 def open_artifact(
@@ -45,8 +52,11 @@ def data_for(manifest: Manifest, source: str | Path | None) -> Data:
     """DATA, or what a model was made with, as the model takes them."""
     from lissom.models.evaluation import fitted
     from lissom.models.tasks import fitting
+    from lissom.runtime.layout import states_of
 
-    samples = fitting(load_data(source or manifest.data, manifest.signature.inputs), manifest.task)
+    signature = manifest.signature
+    loaded = load_data(source or manifest.data, signature.inputs, states_of(signature))
+    samples = fitting(loaded, manifest.task)
     return fitted(samples, manifest.signature, manifest.preprocessing)
 
 

@@ -130,7 +130,9 @@ def predicted(
     from lissom import verbs
 
     artifact = verbs.open_model(source, data=data)
-    samples = verbs.load_data(data or artifact.manifest.data, artifact.manifest.signature.inputs)
+    signature = artifact.manifest.signature
+    states = signature.batching.states if signature.batching else ()
+    samples = verbs.load_data(data or artifact.manifest.data, signature.inputs, states)
     split = next(name for name in ("report", "calibrate", "select", "train") if len(samples.indices[name]))
     labels, outputs = verbs.predict(
         artifact, samples.raw(split), runtime=runtime, allow_nonfinite=allow_nonfinite
