@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 import lissom
-from lissom.models.loading import factory_for, model_for
+from lissom.models.loading import start
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "benchmarks" / "weights").glob("*.safetensors"))
@@ -29,6 +29,6 @@ def test_weights_fit_the_model_of_their_recipe(
     # A few glyphs have the sizes and the classes of all.
     data = lissom.load_data("glyphs?samples=40" if source == "glyphs" else source)
     weights = recipe.model.model_copy(update={"weights": str(file)})
-    model = model_for(weights, factory_for(recipe.model, data))
+    model, _ = start(weights, data)
     kept = safetensors.torch.load_file(file)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())

@@ -18,7 +18,8 @@ import pytest
 
 import lissom
 from lissom.report.files import read_report
-from lissom.runtime.preprocess import preprocess, softmax
+from lissom.runtime.preprocess import preprocess
+from lissom.runtime.scores import softmax
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,15 @@ they are made, and statistics over channels (means, norms, softmax) run over the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lissom.compress.recurrence import WHOLE
@@ -286,13 +288,36 @@ def trace_channels(
         with torch.inference_mode():
             given = [tensor.clone() for tensor in inputs]
             tracer.watch(given)
-            with tracer:
+            with _reading_norms(tracer), tracer:
                 outputs = list(tensors_of(model(*given)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     for tensor in outputs:
         tracer.keep(tracer.labels(tensor), OUTPUT)
     return outputs
+
+
+@contextmanager
+def _reading_norms(tracer: ChannelTracer) -> Iterator[None]:
+    """Note what norms without a scale read: their sizes are written in the module, and no weight names it."""
+    hooks = [
+        module.register_forward_pre_hook(partial(_read_norm, tracer, name))
+        for name, module in tracer.modules.items()
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        and not module.elementwise_affine
+        and len(module.normalized_shape) == 1
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _read_norm(tracer: ChannelTracer, name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+    with _disable_current_modes():
+        if given:
+            tracer.read(name, tracer.labels(given[0]), -1)
 
 
 def matrix_axes(module: Any) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lissom.artifact import Signature
-from lissom.errors import RaggedAnswers
 from lissom.runtime.layout import Layout
 from lissom.runtime.scores import ScoreKind
 
@@ -110,11 +109,7 @@ def kind_of_call(call: Call, tensors: Mapping[str, np.ndarray], *, slack: float 
     try:
         with np.errstate(all="ignore"):
             rows = np.asarray(next(iter(call(tensors).values())))
-    except RaggedAnswers:
-        return None
-    except Exception:  # a forward may refuse inputs that are not its own in any way it likes
-        if slack == 1.0:
-            raise
+    except Exception:  # a forward may refuse inputs in any way; of its own that is told when they are stored
         return None
     if rows.dtype.kind != "f":
         return "logits"

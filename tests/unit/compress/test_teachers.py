@@ -53,8 +53,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches that any teacher was asked about."""
     sizes: list[int] = []
 
-    def counting(artifact: Artifact) -> nn.Module:
-        model = load_model(artifact)
+    def counting(artifact: Artifact, *, plain: bool = False) -> nn.Module:
+        model = load_model(artifact, plain=plain)
         model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(inputs[0])))
         return model
 

@@ -306,7 +306,6 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     [
         ("resnet", {"in_channels": 3, "widths": [8], "blocks": [1]}),
         ("mlp", {"in_features": 3}),
-        (f"{TOYS}:named", {}),
         (f"{TOYS}:twin", {}),
     ],
 )
