@@ -198,7 +198,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with zipfile.ZipFile(temporary, "w") as file:  # numpy.savez takes no array called file
         for name, array in arrays.items():
             with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
     temporary.replace(path)
 
 
