@@ -308,7 +308,7 @@ def _checked_call(
 ) -> dict[str, np.ndarray]:
     try:
         return call_model(model, signature, batch)
-    except RuntimeError as exc:
+    except Exception as exc:  # the user's forward may raise anything
         size = len(next(iter(batch.values())))
         raise ModelError(
             f"the model ran on {NUM_PROBE} samples, but not on {size}:{told(exc)}",

@@ -30,6 +30,7 @@ from lissom.compress.quantizing.rescaling import equalized, smoothed
 from lissom.compress.quantizing.rounding import Grid, adaptively_rounded
 from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
+from lissom.export.graphs import sort_nodes
 from lissom.logs import NoProgress, Progress, quiet_quantizer
 from lissom.optional import require
 from lissom.runtime.layout import Layout
@@ -197,7 +198,9 @@ class StaticQuantizer:
                 calibration_cache_path=cache,
                 extra_options=_options(scheme, plan),
             )
-            return onnx.load(target)
+            made = onnx.load(target)
+            sort_nodes(made.graph)
+            return made
 
 
 def prepared(path: Path) -> Any:
