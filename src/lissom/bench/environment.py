@@ -25,7 +25,6 @@ _LIBRARIES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
-    "torch-pruning",
     "torchao",
     "numpy",
     "bentoml",

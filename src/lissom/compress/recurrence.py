@@ -1,6 +1,6 @@
-"""Hidden units of recurrent layers, and layers of transformers, for the dependency graph.
+"""Hidden units of recurrent layers.
 
-torch-pruning breaks recurrent layers, so they are ours. A unit of a layer is a row of every gate in the
+A unit of a layer is a row of every gate in the
 input and the recurrent matrix, and a column of the recurrent matrix:
 
     weight_ih [gates * hidden, inputs]     weight_hh [gates * hidden, hidden]

@@ -302,7 +302,7 @@ class _Latency:
 def _inputs(study: Study, group: Group, share: float) -> dict[str, Any]:
     """All that decides a measurement."""
     entry, here = runtime_entry(study.runtime), machine()
-    tools = ("lissom", "torch", "torch-pruning", entry.distribution)
+    tools = ("lissom", "torch", entry.distribution)
     splits, settings = study.context.data.split_hashes, study.config.settings
     return {
         "model": study.artifact.digest,

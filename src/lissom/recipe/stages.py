@@ -229,7 +229,7 @@ class TrainConfig(OptimizationConfig):
 class PruneConfig(StageConfig):
     """Remove parts of a model: channels, heads and units, whole blocks, ranks, or single weights."""
 
-    libraries = ("torch", "torch-pruning", "lightning", "torchmetrics", "kornia")
+    libraries = ("torch", "lightning", "torchmetrics", "kornia")
     consumes = ("torch",)
     stage: Literal["prune"] = Field("prune", description="Kind of the stage.")
 
