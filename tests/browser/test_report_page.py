@@ -103,10 +103,11 @@ class Browser:
 
     @property
     def requests(self) -> list[str]:
-        """Addresses that were asked for, but for the page itself and what it holds."""
+        """Addresses that were asked for, but for the page, what it holds, and the start page."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [address for address in sent if not address.startswith(("file:", "data:", "blob:"))]
+        own = ("file:", "data:", "blob:", "chrome:")
+        return [address for address in sent if not address.startswith(own)]
 
     def faults(self) -> list[str]:
         """What axe-core finds that keeps people out, with the first element of each kind."""
