@@ -151,7 +151,7 @@ def test_a_model_without_class_names_is_compared_by_position(
     images = np.random.default_rng(0).normal(scale=20, size=(12, 1, 2, 2)).astype(np.float32)
     labels = tiny_logits(images).argmax(axis=1)
     dataset = Dataset({"image": images}, labels, ("x", "y", "z"), split=np.full(12, "report"))
-    monkeypatch.setattr(verbs, "load_data", lambda source, declared=(): Data("letters", dataset))
+    monkeypatch.setattr(verbs, "load_data", lambda source, *declared: Data("letters", dataset))
     outcome = predicted(tiny_onnx_artifact(tmp_path / "tiny", labels=()).path, "letters", "onnxruntime", None)
     assert outcome.extra["accuracy"] == 1.0
 

@@ -158,7 +158,7 @@ def test_values_that_are_not_finite_are_no_score() -> None:
 
 @pytest.fixture
 def small(chain: Callable[[str], Chain], monkeypatch: pytest.MonkeyPatch) -> Chain:
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): DATA)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: DATA)
     return chain("mlp")
 
 
@@ -188,7 +188,7 @@ def test_classes_are_matched_by_name_and_may_be_fewer(small: Chain, monkeypatch:
             [next(k for k, s in enumerate(DATA.indices) if i in DATA.indices[s]) for i in kept]
         ],
     )
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): Data("fewer", fewer))
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: Data("fewer", fewer))
     found = verbs.evaluate(small.exported, data="fewer")
     assert [found.confusion[row] for row in (1, 3)] == [whole.confusion[row] for row in (1, 3)]
     assert np.sum(found.confusion) == np.sum([whole.confusion[row] for row in (1, 3)])
@@ -205,14 +205,14 @@ def test_what_cannot_be_evaluated_is_refused(small: Chain, options: dict[str, An
 
 def test_data_without_labels_cannot_be_evaluated(small: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Data("bare", Dataset({"image": DATA.dataset.inputs["image"]}))
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): bare)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: bare)
     with pytest.raises(DataError, match="bare has no labels"):
         verbs.evaluate(small.exported)
 
 
 def test_data_of_other_classes_are_refused(small: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Data("other", Dataset(DATA.dataset.inputs, DATA.dataset.labels // 2, ("x", "y"), split=None))
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): other)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: other)
     with pytest.raises(DataError, match="other has the classes x, y; the model knows class 0, class 1, "):
         verbs.evaluate(small.exported)
 
@@ -231,7 +231,7 @@ def test_other_data_are_normalized_as_the_model_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bright_images()
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): data)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: data)
     artifact = tiny_onnx_artifact(tmp_path / "tiny")
     found = verbs.evaluate(artifact, data="bright")
     labels, _ = verbs.predict(artifact, data.raw("report"))
@@ -244,7 +244,7 @@ def test_other_data_reach_every_comparison_as_the_model_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     data, seen = bright_images(), []
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): data)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: data)
     monkeypatch.setattr("lissom.export.verification.verify", lambda one, other, given: seen.append(given))
     monkeypatch.setattr(
         "lissom.report.measurement.measure", lambda one, config, given, progress: ("", seen.append(given))
@@ -273,7 +273,7 @@ def test_samples_of_another_shape_are_refused_and_both_shapes_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, inputs: dict[str, np.ndarray], words: str
 ) -> None:
     data = Data("odd", Dataset(inputs, np.arange(8) % 3, LABELS, split=np.full(8, "report")))
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): data)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: data)
     one, other = (tiny_onnx_artifact(tmp_path / name, name=name) for name in ("one", "other"))
     calls: dict[str, Callable[[], object]] = {
         "evaluate": lambda: verbs.evaluate(one, data="odd"),
@@ -289,7 +289,7 @@ def test_samples_of_another_shape_are_refused_and_both_shapes_named(
 def test_classes_of_the_same_number_and_other_names_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): bright_images(("cat", "dog", "emu")))
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: bright_images(("cat", "dog", "emu")))
     with pytest.raises(
         DataError, match="bright has the classes cat, dog, emu; the model knows cat, dog, owl"
     ):
@@ -299,7 +299,7 @@ def test_classes_of_the_same_number_and_other_names_are_refused(
 def test_a_model_without_class_names_takes_the_classes_by_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): bright_images(("x", "y", "z")))
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: bright_images(("x", "y", "z")))
     assert verbs.evaluate(tiny_onnx_artifact(tmp_path / "tiny", labels=()), data="bright").score == 0.5
 
 
@@ -340,7 +340,7 @@ def test_a_token_outside_the_vocabulary_is_refused_and_the_range_named(
     artifact = load(tmp_path / "load", known, "gru", **KWARGS["gru"])
     tokens = known.dataset.inputs["tokens"] + VOCABULARY
     beyond = Data("beyond", Dataset({"tokens": tokens}, known.dataset.labels, known.dataset.label_names))
-    monkeypatch.setattr(shared, "load_data", lambda source, declared=(): beyond)
+    monkeypatch.setattr(shared, "load_data", lambda source, *declared: beyond)
     words = rf"a token id lies outside the model's vocabulary: tokens holds {VOCABULARY} to "
     with pytest.raises(ModelError, match=words) as caught:
         verbs.evaluate(artifact, data="beyond", runtime="torch")
