@@ -18,7 +18,8 @@ from tests.unit.artifacts import tiny_logits, tiny_onnx_artifact
 
 from lissom.artifact import Artifact
 from lissom.bench.selection import ArmKey
-from lissom.errors import ArtifactError, RequestError
+from lissom.errors import ArtifactError, LissomError, RequestError
+from lissom.export.external_data import load_onnx
 from lissom.logs import NoProgress
 from lissom.registry import RUNTIMES, RuntimeEntry
 from lissom.report.opening import open_arms
@@ -114,7 +115,9 @@ def test_what_an_engine_refuses_is_said_by_the_engine(foreign: Artifact) -> None
 
 def test_a_file_that_cannot_be_read_is_left_to_its_reader(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    isolation.prove_file(tmp_path / "broken.onnx")
+    isolation.prove_file(tmp_path / "broken.onnx")  # no death, so nothing is said here
+    with pytest.raises(LissomError, match=r"broken\.onnx"):
+        load_onnx(tmp_path / "broken.onnx")
 
 
 def test_a_model_of_our_own_is_opened_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
