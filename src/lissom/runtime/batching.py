@@ -10,7 +10,7 @@ batch, a dynamic quantizer one scale of all rows. So the model is asked, about t
     five rows, three times         the same three rows beside others: data, extremes, noise. Size and places
                                    are the same, so that an engine computes the same bits unless a row reads
                                    another
-    one row again                  a model with random operators cannot be proven
+    the three again                a model with random operators cannot be proven
 
 Answers for another number of rows may differ by rounding, as engines choose other kernels; answers beside
 other neighbours may hardly differ at all.
@@ -186,10 +186,11 @@ class _Proof:
             self._alone = None
         outputs: dict[str, int | None] = {}
         fault = "it runs on several samples and not on one" if self._alone is None else ""
-        if self._is_random():
+        random = self._is_random(triple)
+        if random:
             fault = fault or "it gives other answers to the same sample"
         for name in triple:
-            outputs[name], problem = self._axis(name, pair, triple, turned)
+            outputs[name], problem = self._axis(name, pair, triple, turned, random=random)
             fault = fault or problem
         if not fault:
             fault = self._reading(outputs)
@@ -200,15 +201,16 @@ class _Proof:
     def _ask(self, rows: Sequence[Row]) -> Answer | None:
         return _answer(self._call, self._axes, rows, self._rows[0])
 
-    def _is_random(self) -> bool:
-        if self._alone is None:
-            return False
-        again = _answer(self._single, self._axes, [self._rows[0]], self._rows[0])
+    def _is_random(self, triple: Answer) -> bool:
+        """True when the same rows have another answer the second time."""
+        again = self._ask(self._rows)
         return again is None or not all(
-            _close(array, again[name], self._closeness.neighbours) for name, array in self._alone[0].items()
+            _close(array, again[name], self._closeness.neighbours) for name, array in triple.items()
         )
 
-    def _axis(self, name: str, pair: Answer, triple: Answer, turned: Answer) -> tuple[int | None, str]:
+    def _axis(
+        self, name: str, pair: Answer, triple: Answer, turned: Answer, *, random: bool
+    ) -> tuple[int | None, str]:
         """Axis of an output, and why its samples may not share a call."""
         two, three, other = pair[name], triple[name], turned[name]
         seen = [(two, 2), (three, 3), (other, 3)]
@@ -228,7 +230,7 @@ class _Proof:
                     if (len(following) == 1)
                     else (None, f"output {name!r} compares the samples of the batch with each other")
                 )
-        if len(following) == 1 and self._is_random():
+        if len(following) == 1 and random:
             return following[0], ""
         return None, f"output {name!r} depends on the order of the samples"
 

@@ -169,9 +169,10 @@ def test_a_process_and_its_descendants_end_with_the_block(tmp_path: Path) -> Non
     nested = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
     code = f"import time; {nested}; print('ready', flush=True); time.sleep(99)"
     lines: list[str] = []
+    others = set(psutil.Process().children(recursive=True))  # left by other tests of this process
     with start(code, tmp_path, lines):
         until(lambda: "ready" in lines)
-        descendants = psutil.Process().children(recursive=True)
+        descendants = set(psutil.Process().children(recursive=True)) - others
         assert len(descendants) >= 2
     until(lambda: not any(process.is_running() for process in descendants))
     assert not any(process.is_running() for process in descendants)
