@@ -24,23 +24,18 @@ from pydantic import (
 
 from lissom.artifact import Frozen
 from lissom.errors import RecipeError, near
-from lissom.recipe.stages import (
+from lissom.recipe.distillation import DistillConfig
+from lissom.recipe.exporting import ExportConfig
+from lissom.recipe.pruning import PruneConfig
+from lissom.recipe.quantization import QuantizeConfig
+from lissom.recipe.stage import LoadConfig, ModelConfig, Name, StageConfig
+from lissom.recipe.stages import load_plugins, register_stage_type, stage_types
+from lissom.recipe.training import (
     AugmentConfig,
-    DistillConfig,
     EarlyStoppingConfig,
-    ExportConfig,
-    LoadConfig,
-    ModelConfig,
-    Name,
     Optimization,
     OptimizationConfig,
-    PruneConfig,
-    QuantizeConfig,
-    StageConfig,
     TrainConfig,
-    load_plugins,
-    register_stage_type,
-    stage_types,
 )
 
 __all__ = [
