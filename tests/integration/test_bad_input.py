@@ -139,7 +139,7 @@ def test_an_extra_that_is_not_installed_is_code_3_and_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lissom.pipeline.is_installed", lambda module: module != "onnxruntime")
+    monkeypatch.setattr("lissom.pipeline.preconditions.is_installed", lambda module: module != "onnxruntime")
     exit_code, errors = run_main(capsys, "run", recipe(), "--out", str(tmp_path / "out"))
     assert exit_code == 3
     assert "needs onnxruntime" in errors
@@ -189,7 +189,7 @@ def test_a_full_disk_is_code_3_and_leaves_nothing_half_written(
         monkeypatch.setattr(lissom.artifact.os, "fsync", full)
     else:
         monkeypatch.setattr(
-            "lissom.pipeline.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0)
+            "lissom.pipeline.workspace.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0)
         )
     exit_code, errors = run_main(capsys, "run", recipe(), "--out", str(tmp_path / "out"))
     assert exit_code == 3, errors
@@ -206,7 +206,7 @@ def test_our_own_bug_is_code_70_and_asks_for_debug(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Raised by lissom's own line: an error in a function of this file would be one in the code of a user.
-    monkeypatch.setattr("lissom.pipeline.plan", operator.truediv)
+    monkeypatch.setattr("lissom.pipeline.runner.plan_stages", operator.truediv)
     exit_code, errors = run_main(capsys, "run", recipe(), "--out", str(tmp_path / "out"))
     assert exit_code == 70
     assert "a bug in lissom: TypeError" in errors

@@ -19,7 +19,7 @@ from tests.conftest import SMALL
 
 import lissom
 from lissom.artifact import TEACHERS_NAME, Artifact
-from lissom.pipeline import clean, plan
+from lissom.pipeline import clean, plan_stages
 from lissom.report.files import read_report
 
 STAGES = [stage.get("name", stage["stage"]) for stage in SMALL["stages"]]
@@ -82,8 +82,8 @@ def times_of(folder: Path) -> dict[Path, int]:
 
 def test_a_changed_stage_is_made_again_with_all_that_follow(small_run: Any, small_recipe: Path) -> None:
     data = lissom.load_data("digits")
-    before = plan(lissom.Recipe.from_file(small_recipe), data)
-    after = plan(lissom.Recipe.from_file(small_recipe, ["stages.distill.epochs=9"]), data)
+    before = plan_stages(lissom.Recipe.from_file(small_recipe), data)
+    after = plan_stages(lissom.Recipe.from_file(small_recipe, ["stages.distill.epochs=9"]), data)
     same = {stage.config.name for stage, other in zip(before, after, strict=True) if stage.id == other.id}
     assert same == {"train", "original", "prune"}
 

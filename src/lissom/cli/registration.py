@@ -182,9 +182,9 @@ def _version(
 def run_recipe(recipe: Recipe, out: Path | None, allow: list[str] | None, dry_run: bool) -> Outcome:
     """Carry out a recipe, or say what that would take."""
     if dry_run:
-        from lissom.pipeline import estimate
+        from lissom.pipeline import estimate_run
 
-        return views.estimated(recipe, estimate(recipe, out=out))
+        return views.estimated(recipe, estimate_run(recipe, out=out))
     from lissom.pipeline import run
 
     return views.finished(run(recipe, out=out, allow=allow or (), progress=TerminalProgress()))
