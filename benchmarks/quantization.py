@@ -210,7 +210,7 @@ def cost_of(kind: str, exported: str, runs: str) -> None:
     """Quantize one file in this process, and say what it took."""
     from lissom.compress.quantizing.scheme import scheme_of
     from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
-    from lissom.models.data import load_data
+    from lissom.models.data_sources import load_data
     from lissom.recipe import QuantizeConfig
 
     artifact = Artifact.open(exported)

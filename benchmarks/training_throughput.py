@@ -30,7 +30,8 @@ from torch.nn import functional
 from lissom.bench.environment import environment
 from lissom.bench.statistics import ratio
 from lissom.logs import Advance
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.stages import Context
 from lissom.models.training import fit
 from lissom.recipe import ModelConfig, TrainConfig

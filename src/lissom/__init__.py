@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lissom.artifact import Artifact, PreprocessingStep
     from lissom.errors import LissomError, ServerError
-    from lissom.models.data import Dataset
+    from lissom.models.dataset import Dataset
     from lissom.models.tasks import Task
     from lissom.pipeline import Result, clean, run
     from lissom.recipe import Recipe
@@ -44,7 +44,7 @@ _HOMES = {
     "Artifact": "lissom.artifact",
     "AsyncClient": "lissom.serve.client",
     "Client": "lissom.serve.client",
-    "Dataset": "lissom.models.data",
+    "Dataset": "lissom.models.dataset",
     "LissomError": "lissom.errors",
     "PreprocessingStep": "lissom.artifact",
     "Recipe": "lissom.recipe",

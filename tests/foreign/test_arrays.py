@@ -18,7 +18,8 @@ from tests.foreign.nets import LAYOUTS, NAME
 from tests.unit.small import load, make
 
 import lissom
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.stages import PREDICTIONS_FILE
 from lissom.runtime.arrays import json_bytes, little_endian_bytes, plain, safetensors_bytes, tensor_of
 from lissom.runtime.base import open_runtime
@@ -156,7 +157,7 @@ def test_data_are_what_their_arrays_say(layout: str) -> None:
     lay = _GIVEN[layout]
     tokens, labels = np.arange(60).reshape(20, 3) % 7, np.arange(60).reshape(20, 3) % 5
     floats = np.arange(80, dtype=np.float32).reshape(20, 4)
-    from lissom.models.data import checked
+    from lissom.models.dataset import checked
 
     given = checked(Dataset({"tokens": lay(tokens), "x": lay(floats)}, lay(labels)), "given")
     wanted = checked(Dataset({"tokens": tokens, "x": floats}, labels), "wanted")

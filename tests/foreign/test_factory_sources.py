@@ -11,7 +11,8 @@ from tests.unit.small import make
 
 from lissom.artifact import Artifact
 from lissom.errors import ArtifactError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import ModelConfig
 from lissom.runtime.base import open_runtime
 from lissom.structure import load_model

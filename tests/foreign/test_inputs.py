@@ -18,7 +18,7 @@ import lissom
 from lissom.artifact import Artifact
 from lissom.errors import DataError, LissomError, RequestError
 from lissom.logs import NoProgress
-from lissom.models.data import load_data
+from lissom.models.data_sources import load_data
 from lissom.pipeline import load_data as load_recipe_data
 from lissom.pipeline import make_artifacts
 from lissom.recipe import Recipe

@@ -19,7 +19,8 @@ from lissom.artifact import Artifact
 from lissom.compress.quantizing.engines import Prover
 from lissom.compress.quantizing.evidence import Goal, Judge
 from lissom.compress.quantizing.scheme import Scheme
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.tasks import task_of
 from lissom.recipe import ModelConfig, QuantizeConfig
 from lissom.runtime.availability import unfit_runtimes

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from lissom import predict
 from lissom.artifact import Artifact
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.evaluation import evaluate, judge
 from lissom.models.losses import loss_for
 from lissom.models.score_kinds import kind_of_torch, samples_of

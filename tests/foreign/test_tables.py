@@ -20,7 +20,8 @@ from tests.unit.small import make
 import lissom
 from lissom import pipeline
 from lissom.artifact import Artifact
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.preparation import with_standardization
 from lissom.models.target_scale import find_target_scale
 from lissom.models.tasks import task_of

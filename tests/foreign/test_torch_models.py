@@ -17,7 +17,8 @@ from lissom.adaptation import named_tensors
 from lissom.artifact import Artifact
 from lissom.bench.work import works_of
 from lissom.errors import LissomError, ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.inspection import look_inside_torch
 from lissom.recipe import ModelConfig
 from lissom.structure import load_model

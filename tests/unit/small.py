@@ -12,7 +12,8 @@ import numpy as np
 
 from lissom.artifact import Artifact, ParentRef, content_id
 from lissom.logs import NoProgress
-from lissom.models.data import IGNORED, Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import IGNORED, Dataset
 from lissom.models.input_ranges import input_ranges
 from lissom.models.stages import Context
 from lissom.models.tasks import task_name

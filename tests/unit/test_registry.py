@@ -14,7 +14,7 @@ from tests.unit.small import TOYS
 
 from lissom.bench.selection import ORDER
 from lissom.errors import LissomError, ModelError, RequestError
-from lissom.models.data import Dataset
+from lissom.models.dataset import Dataset
 from lissom.optional import is_installed
 from lissom.recipe import Recipe, RuntimeName, StageConfig, stage_types
 from lissom.registry import (

@@ -26,7 +26,7 @@ from lissom.compress.distillation_losses import SOFT_LOSSES, soft_binary_loss, s
 from lissom.compress.hints import Led, Listener
 from lissom.compress.teachers import Answered, Teaching, alone, check_teacher, live, opened
 from lissom.errors import RecipeError
-from lissom.models.data import IGNORED
+from lissom.models.dataset import IGNORED
 from lissom.models.evaluation import judge
 from lissom.models.losses import loss_for
 from lissom.models.masks import keep_zeros, recount_zeros

@@ -22,7 +22,8 @@ from lissom.export.output_kinds import kind_of_onnx
 from lissom.export.recognition import computes_integers, scaled_weights
 from lissom.factories import build
 from lissom.logs import log
-from lissom.models.data import Data, load_data
+from lissom.models.data import Data
+from lissom.models.data_sources import load_data
 from lissom.models.formats import RESERVED, has_reserved
 from lissom.models.forward import is_plain, required_inputs, taken_by_torch
 from lissom.models.loading import factory_for, take_by_name

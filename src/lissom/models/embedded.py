@@ -20,7 +20,7 @@ from lissom.artifact import PreprocessingStep, sha256_file
 from lissom.errors import DataError
 from lissom.logs import log
 from lissom.models import lettering
-from lissom.models.data import IGNORED, Dataset
+from lissom.models.dataset import IGNORED, Dataset
 from lissom.models.formats import DAMAGE
 from lissom.models.preparation import require_whole, with_normalization
 from lissom.optional import version

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lissom.errors import DataError, near, near_files
-from lissom.models.data import Dataset
+from lissom.models.dataset import Dataset
 from lissom.models.hugging_face import dataset_from_hugging_face
 from lissom.models.image_formats import dataset_from_cifar, dataset_from_idx, dataset_from_image_folder
 from lissom.models.preparation import with_names

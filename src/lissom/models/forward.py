@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lissom.errors import DataError, near
-from lissom.models.data import Data, usual_dtype
+from lissom.models.data import Data
+from lissom.models.dataset import usual_dtype
 from lissom.runtime.arrays import tensor_of
 from lissom.runtime.conversion import convert
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lissom.errors import DataError, near
 from lissom.logs import log
-from lissom.models.data import Dataset
+from lissom.models.dataset import Dataset
 from lissom.models.image_formats import Picture, images_of
 from lissom.models.preparation import (
     PARTS,

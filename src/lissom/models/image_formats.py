@@ -15,7 +15,7 @@ import numpy as np
 
 from lissom.errors import DataError
 from lissom.logs import log
-from lissom.models.data import Dataset
+from lissom.models.dataset import Dataset
 from lissom.models.preparation import is_part, require_whole, with_names, with_normalization, with_parts
 from lissom.runtime.arrays import plain
 

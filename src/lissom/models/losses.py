@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lissom.errors import RecipeError, near
-from lissom.models.data import IGNORED
+from lissom.models.dataset import IGNORED
 from lissom.models.score_tensors import class_columns, class_logits, log_of
 from lissom.models.tasks import Task
 from lissom.recipe import Optimization

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lissom.errors import ModelError
-from lissom.models.data import IGNORED
+from lissom.models.dataset import IGNORED
 from lissom.runtime.arrays import tensor_of
 from lissom.runtime.scores import ScoreKind, class_columns, class_logits
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from lissom.artifact import PreprocessingStep
 from lissom.errors import DataError, near
-from lissom.models.data import Data, Dataset, split_of
+from lissom.models.data import Data, split_of
+from lissom.models.dataset import Dataset
 
 # Of the part for training where the publisher names the test part, which becomes `report`.
 _SHARES_BESIDE_TEST = {"train": 0.70, "calibrate": 0.10, "select": 0.20}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lissom.errors import DataError, near_files
-from lissom.models.data import Dataset
+from lissom.models.dataset import Dataset
 from lissom.models.preparation import with_names
 from lissom.optional import require
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from lissom.artifact import TensorSpec
 from lissom.errors import DataError, ModelError
-from lissom.models.data import IGNORED
+from lissom.models.dataset import IGNORED
 from lissom.models.metrics import Batches, classification_metrics, language_metrics, regression_metrics
 from lissom.models.score_kinds import CLASSIFYING
 from lissom.registry import TASKS, resolve

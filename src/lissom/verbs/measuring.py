@@ -346,7 +346,7 @@ def evaluate(
     Raises:
         LissomError: the artifact is damaged, or the data do not fit it or have no labels.
     """
-    from lissom.models.data import SPLITS
+    from lissom.models.dataset import SPLITS
     from lissom.models.evaluation import evaluate as evaluate_split
     from lissom.models.tasks import task_of
     from lissom.runtime.base import open_runtime

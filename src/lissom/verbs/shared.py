@@ -30,7 +30,7 @@ def load_data(
     Raises:
         DataError: nothing is there, or it does not hold together.
     """
-    from lissom.models.data import load_data as load
+    from lissom.models.data_sources import load_data as load
 
     return load(str(source), declared, optional)
 

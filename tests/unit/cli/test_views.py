@@ -15,7 +15,8 @@ from tests.unit.serve.test_prediction import WEIGHTS, tokens_artifact, values_ar
 from lissom import verbs
 from lissom.cli.views import evaluated, keyword_arguments, kwarg_options, listed, predicted
 from lissom.errors import RequestError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.evaluation import Evaluation
 from lissom.registry import DATASETS, MODELS
 

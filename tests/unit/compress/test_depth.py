@@ -17,7 +17,8 @@ from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.compress.depth import find_blocks, rank_blocks
 from lissom.compress.samples import Samples
 from lissom.errors import ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.tasks import Classification
 from lissom.recipe import PruneConfig
 from lissom.structure import Bypass, load_model

@@ -21,7 +21,8 @@ from lissom.compress.distillation import SCORES_FILE, distill
 from lissom.compress.distillation_losses import soft_loss
 from lissom.errors import ModelError, RecipeError
 from lissom.logs import Advance
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.estimation import ModelCost, stage_cost
 from lissom.recipe import DistillConfig, ModelConfig
 from lissom.runtime.base import open_runtime

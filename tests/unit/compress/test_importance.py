@@ -12,7 +12,8 @@ from lissom.compress.groups import Group, find_groups
 from lissom.compress.importance import importances
 from lissom.compress.samples import Samples
 from lissom.errors import DataError, ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import PruneConfig
 from lissom.registry import MODELS
 

@@ -20,7 +20,8 @@ from lissom.compress.quantizing.evidence import Figures, Judge
 from lissom.compress.quantizing.graph import operator_counts
 from lissom.errors import ModelError, RequestError
 from lissom.logs import NoProgress
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import QuantizeConfig
 from lissom.report.layer_noise_page import html_from_layer_noise
 

@@ -15,7 +15,8 @@ from tests.unit.small import DATA, Chain, make
 from lissom.artifact import Artifact
 from lissom.compress.quantization import calibration_samples
 from lissom.errors import DataError, ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.runtime.base import open_runtime
 from lissom.runtime.machine import has_vnni
 from lissom.runtime.onnx_runtime import MODEL_FILE

@@ -23,7 +23,8 @@ from lissom.compress import sensitivity
 from lissom.compress.sensitivity import MEASURED_NAME, Sensitivity, check_shares, measure, plan, study_of
 from lissom.errors import ArtifactError, DataError, MissingExtra, ModelError, RecipeError, RequestError
 from lissom.logs import NoProgress
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import PruneConfig
 from lissom.report.sensitivity_page import html_from_sensitivity
 from lissom.structure import load_model

@@ -19,7 +19,8 @@ from lissom.artifact import TEACHERS_NAME, Artifact, canonical_json
 from lissom.compress import teachers
 from lissom.compress.teachers import averaged, fingerprints
 from lissom.errors import ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.loop import Batch
 from lissom.models.training import fit
 from lissom.pipeline import clean

@@ -17,7 +17,8 @@ from lissom.errors import ArtifactError, MachineError, ModelError
 from lissom.export import casting
 from lissom.export.casting import cast
 from lissom.export.verification import verify
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.registry import runtimes_for
 from lissom.report.gates import precision_gate
 from lissom.runtime.base import open_runtime

@@ -16,7 +16,8 @@ from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import ArtifactError, DataError, LissomError, ModelError
 from lissom.export import external_data
 from lissom.export.external_data import DATA_FILE
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.pipeline import model_identity
 from lissom.recipe import ModelConfig
 from lissom.runtime.base import open_runtime

@@ -21,7 +21,8 @@ from tests.unit.small import DATA, LENGTH, VOCABULARY, Chain, data_for, load, ma
 from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.errors import ModelError
 from lissom.export.onnx_file import name_axes, strip
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.registry import MODELS
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.onnx_runtime import MODEL_FILE

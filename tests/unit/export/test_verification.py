@@ -30,7 +30,8 @@ from lissom.export.verification import (
     limit_of,
     verify,
 )
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.runtime.base import check_tensor
 from lissom.runtime.layout import Layout
 from lissom.runtime.onnx_runtime import OnnxRuntime

@@ -13,7 +13,8 @@ from tests.unit.small import blobs
 from lissom.artifact import PreprocessingStep
 from lissom.errors import DataError
 from lissom.models.augmentation import Augmenter, cutmix, mixup
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import AugmentConfig
 
 GENERATOR = np.random.default_rng(0)

@@ -14,7 +14,9 @@ from tests.unit.small import blobs
 
 from lissom.artifact import PreprocessingStep, TensorSpec
 from lissom.errors import DataError
-from lissom.models.data import SPLITS, Data, Dataset, checked, load_data, split_of
+from lissom.models.data import Data, split_of
+from lissom.models.data_sources import load_data
+from lissom.models.dataset import SPLITS, Dataset, checked
 
 IMAGES = np.random.default_rng(0).random((40, 1, 4, 4), dtype=np.float32)
 LABELS = np.arange(40) % 4

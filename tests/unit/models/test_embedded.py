@@ -10,7 +10,8 @@ import pytest
 
 from lissom.errors import DataError
 from lissom.models import embedded, lettering
-from lissom.models.data import IGNORED, SPLITS, load_data
+from lissom.models.data_sources import load_data
+from lissom.models.dataset import IGNORED, SPLITS
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from tests.unit.small import DATA, KWARGS, VOCABULARY, Chain, load, texts
 from lissom import verbs
 from lissom.artifact import PreprocessingStep
 from lissom.errors import DataError, ModelError, RequestError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.evaluation import TOKEN_BATCH_SIZE, answers, evaluate, judge, predict
 from lissom.models.metrics import Batches
 from lissom.models.tasks import Classification, Task, task_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lissom.errors import DataError
-from lissom.models.data import load_data
+from lissom.models.data_sources import load_data
 from lissom.models.formats import reader_of
 from lissom.registry import DATASETS
 

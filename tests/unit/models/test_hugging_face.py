@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lissom.errors import DataError
-from lissom.models.data import load_data
+from lissom.models.data_sources import load_data
 
 RNG = np.random.default_rng(0)
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

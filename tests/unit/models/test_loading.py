@@ -16,7 +16,8 @@ from tests.unit.small import TOYS, blobs
 from torch import nn
 
 from lissom.errors import ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.loading import factory_for, start
 from lissom.recipe import ModelConfig
 

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from lissom.errors import DataError, MissingExtra
-from lissom.models.data import load_data
+from lissom.models.data_sources import load_data
 
 HEADER = "width,height,species\n"
 

@@ -10,7 +10,8 @@ import torch
 from tests.unit.small import blobs, make
 
 from lissom.errors import DataError, LissomError, ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.tasks import (
     Classification,
     LanguageModelling,

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from lissom.artifact import Artifact
 from lissom.errors import DataError, LissomError, MachineError, ModelError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.loop import Batch, BatchLoss
 from lissom.models.training import fit
 from lissom.recipe import ModelConfig, TrainConfig

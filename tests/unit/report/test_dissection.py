@@ -15,7 +15,8 @@ from tests.unit.small import Chain, blobs, data_for
 from lissom.artifact import Artifact
 from lissom.errors import MissingExtra, ModelError
 from lissom.models.attribution import Attributed, num_calls
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.report import dissection, explanations
 from lissom.report.dissection import (
     Dissection,

@@ -14,7 +14,8 @@ from tests.unit.small import DATA, Chain, load, make
 
 from lissom.artifact import Artifact, canonical_json
 from lissom.logs import NoProgress
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.recipe import BenchmarkConfig, Recipe
 from lissom.registry import resolve, runtime_entry
 from lissom.report.building import build_report

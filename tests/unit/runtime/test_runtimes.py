@@ -16,7 +16,8 @@ from tests.unit.small import DATA, Chain, make, toy
 
 from lissom.artifact import Artifact, TensorSpec
 from lissom.errors import ArtifactError, MissingExtra, RequestError
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.registry import RUNTIMES, runtime_entry, runtimes_for
 from lissom.runtime.availability import absence, usable_runtimes
 from lissom.runtime.base import Runtime, check_tensor, executed_name, open_runtime

@@ -14,7 +14,8 @@ from lissom.compress.quantizing.graph import operator_counts
 from lissom.compress.quantizing.ladder import RUNGS, Ladder
 from lissom.compress.quantizing.static import Plan, StaticQuantizer
 from lissom.logs import NoProgress
-from lissom.models.data import Data, Dataset
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
 from lissom.models.tasks import task_of
 
 EASY, HARD, IMPOSSIBLE = Goal(0.01, 0.9, 15.0), Goal(0.01, 0.99, 38.0), Goal(0.0, 1.0, 190.0)
