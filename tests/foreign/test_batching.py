@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.foreign.batches import KINDS, Graph, engine, floats, graph, node, whole
+from tests.foreign.random_batches import ACROSS, ENDS, WITHIN, Behaviour, serve, served
 from tests.unit.serve.asgi import send_request
 
-from lissom.artifact import Batching, Signature, TensorSpec
+from lissom.artifact import Signature, TensorSpec
 from lissom.export.batch_axes import inputs_of, settle_axes
 from lissom.logs import NoProgress
 from lissom.pipeline import load_data as load_recipe_data
 from lissom.pipeline import make_artifacts
 from lissom.recipe import Recipe
 from lissom.runtime.base import open_runtime
-from lissom.runtime.batching import prove_batching
 from lissom.runtime.layout import Layout
 from lissom.serve.app import Application
 from lissom.serve.repository import Repository
-from lissom.serve.scheduler import Limits, Scheduler
 from lissom.verbs.shared import data_for
 
 Tensors = Mapping[str, np.ndarray]
@@ -48,19 +46,6 @@ def settled(found: Graph) -> tuple[Any, Signature]:
         for name in names
     ]
     return settle_axes(found.model, specs, {n: a[:8] for n, a in found.samples.items()}, source="npz")
-
-
-def serve(run: Call, requests: Sequence[Tensors], batching: Batching) -> list[Tensors | BaseException]:
-    """Answers to requests that all wait before the first is computed, as a busy server has them."""
-
-    async def ask() -> list[Any]:
-        with ThreadPoolExecutor(1) as executor:
-            scheduler = Scheduler(
-                run, Limits(max_batch=8), executor=executor, batches=batching.joins, batching=batching
-            )
-            return await asyncio.gather(*map(scheduler.submit, requests), return_exceptions=True)
-
-    return asyncio.run(ask())
 
 
 def assert_same(found: Any, wanted: Tensors) -> None:
@@ -145,66 +130,23 @@ def test_callers_with_other_values_of_an_input_for_all_are_not_joined() -> None:
         np.testing.assert_allclose(rows[index : index + 1], wanted, rtol=1e-5)
 
 
-# What models do with a batch, as numpy: each takes and gives [n, 5].
-WITHIN = {
-    "double": lambda x: 2 * x,
-    "tanh": np.tanh,
-    "sum of a row": lambda x: x + x.sum(axis=1, keepdims=True),
-    "turn a row": lambda x: np.roll(x, 1, axis=1),
-    "sort a row": lambda x: np.sort(x, axis=1),
-}
-ACROSS = {
-    "mean": lambda x: x - x.mean(axis=0),
-    "largest": lambda x: x / (1 + np.abs(x).max()),
-    "previous": lambda x: x + np.roll(x, 1, axis=0),
-    "sums": lambda x: x.cumsum(axis=0),
-    "sort": lambda x: np.sort(x, axis=0),
-    "reverse": lambda x: x[::-1],
-    "count": lambda x: x * len(x),
-    "attention": lambda x: x + np.tanh(x @ x.T) @ x,
-    "only when large": lambda x: x * (2 if np.abs(x).max() > 4 else 1),
-    "by place": lambda x: x + np.arange(len(x))[:, None],
-}
-ENDS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int | None]] = {
-    "plain": (lambda x: x, 0),
-    "last": (lambda x: x.T.copy(), 1),
-    "middle": (lambda x: np.stack([x, -x]), 1),
-    "pairs": (lambda x: x @ x.T, None),
-    "mean": (lambda x: np.asarray(x.mean()), None),
-    "flat": (lambda x: x.reshape(-1), None),
-    "positive": (lambda x: x[x[:, 0] > 0], None),
-}
-
-
 @settings(max_examples=60, deadline=None)
 @given(
-    steps=st.lists(st.sampled_from([*WITHIN, *ACROSS]), max_size=4),
+    steps=st.lists(st.sampled_from([*WITHIN, *WITHIN, *ACROSS]), max_size=3),
     ends=st.lists(st.sampled_from(list(ENDS)), min_size=1, max_size=2, unique=True),
+    axis=st.integers(0, 1),
     counts=st.lists(st.integers(1, 4), min_size=2, max_size=9),
     seed=st.integers(0, 1000),
 )
 def test_no_random_model_hands_out_the_rows_of_another(
-    steps: list[str], ends: list[str], counts: list[int], seed: int
+    steps: list[str], ends: list[str], axis: int, counts: list[int], seed: int
 ) -> None:
-    def model(tensors: Tensors) -> dict[str, np.ndarray]:
-        x = tensors["x"].astype(np.float64)
-        for step in steps:
-            x = (WITHIN | ACROSS)[step](x)
-        return {end: np.ascontiguousarray(ENDS[end][0](x)) for end in ends}
-
-    samples = {"x": np.random.default_rng(seed).normal(size=(8, 5)).astype(np.float32)}
-    batching = prove_batching(model, samples, [{"x": 0}])
-    assert batching is not None
-    if all(step in WITHIN for step in steps):
-        assert batching.joins == all(ENDS[end][1] is not None for end in ends)
-    layout = Layout(
-        Signature(inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 5)),), outputs=()), batching
-    )
-    generator = np.random.default_rng(seed + 1)
-    requests = [{"x": generator.normal(size=(count, 5)).astype(np.float32)} for count in counts]
-    answers = serve(lambda tensors: layout.infer_request(model, tensors), requests, batching)
-    for request, answer in zip(requests, answers, strict=True):
-        assert_same(answer, model(request))
+    """`benchmarks/serving_compositions.py` asks 2,000 of them."""
+    model = Behaviour(steps, ends, axis)
+    batching, faults = served(model, counts, seed)
+    assert faults == []
+    if model.is_by_row:
+        assert batching.joins, batching.reason
 
 
 def run_stage(folder: Any, found: Graph, leave_out: Sequence[str] = ()) -> Any:

@@ -7,10 +7,11 @@ batch, a dynamic quantizer one scale of all rows. So the model is asked, about t
     two, and three together        the axis of an output is the one whose size follows the number of rows,
                                    and whose slices are the answers alone
     the three in another order     sorted rows and sums over the rows before do not follow
-    five rows, three times         the same three rows beside others: data, extremes, noise. Size and places
-                                   are the same, so that an engine computes the same bits unless a row reads
-                                   another
+    five rows, three times         the same three rows beside others: copies, zeros, extremes, noise. Size and
+                                   places are the same, so that an engine computes the same bits unless a row
+                                   reads another
     the three again                a model with random operators cannot be proven
+    as many as share a call        where that takes little time: limits of so many rows show in large batches
 
 Answers for another number of rows may differ by rounding, as engines choose other kernels; answers beside
 other neighbours may hardly differ at all.
@@ -19,16 +20,16 @@ other neighbours may hardly differ at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from lissom.artifact import Batching
+from lissom.runtime.made_rows import Row, Tensors, companies, compared_rows, crowd, distinct_rows
 
-Tensors = Mapping[str, np.ndarray]
 Call = Callable[[Tensors], Mapping[str, np.ndarray]]
 Axes = Mapping[str, int | None]
-Row = dict[str, np.ndarray]
 Answer = Mapping[str, np.ndarray]
 
 _NUM_ROWS = 3
@@ -36,6 +37,10 @@ _NUM_TOGETHER = 5
 _PLACES = (0, 2, 4)
 """Where the three rows stand in a call of five."""
 _TURNED = (2, 0, 1)
+MOST = 32
+"""Samples of the largest call that is tried, where nobody says how many may share one."""
+_SECONDS = 0.1
+"""That this call may take; it has fewer samples where it would take longer."""
 
 
 class Closeness(NamedTuple):
@@ -65,6 +70,7 @@ def prove_batching(
     alone: Call | None = None,
     precision: str = "float32",
     states: Mapping[str, str] | None = None,
+    most: int = MOST,
 ) -> Batching | None:
     """Find the axes of the samples, and whether samples may share a call.
 
@@ -75,18 +81,19 @@ def prove_batching(
         alone: Computes single samples where `call` is a changed model, which must then answer as this one.
         precision: Of the model, which decides what is rounding.
         states: Recurrent states; see `Batching`.
+        most: Samples that will share a call at most.
 
     Returns:
         The first candidate for which samples may share a call, else the first that runs; None where the
         model runs on two rows with none of them.
     """
     found: Batching | None = None
-    rows = distinct_rows(samples, _NUM_ROWS)
+    rows = compared_rows(samples, _NUM_ROWS)
     for axes in candidates:
         if all(axis is None for axis in axes.values()):
             continue
         proof = _Proof(call, alone or call, axes, rows, samples, _CLOSENESS.get(precision, _FLOAT32))
-        tried = proof.result(dict(states or {}))
+        tried = proof.result(dict(states or {}), most)
         if tried is not None and tried.joins:
             return tried
         found = found or tried
@@ -175,9 +182,11 @@ class _Proof:
         self._single = alone
         self._alone: list[Answer] | None = None
 
-    def result(self, states: dict[str, str]) -> Batching | None:
+    def result(self, states: dict[str, str], most: int) -> Batching | None:
         pair, triple = self._ask(self._rows[:2]), self._ask(self._rows)
+        start = perf_counter()
         turned = self._ask([self._rows[index] for index in _TURNED])
+        seconds = (perf_counter() - start) / _NUM_ROWS
         if pair is None or triple is None or turned is None:
             return None
         alone = [_answer(self._single, self._axes, [row], self._rows[0]) for row in self._rows]
@@ -193,7 +202,9 @@ class _Proof:
             outputs[name], problem = self._axis(name, pair, triple, turned, random=random)
             fault = fault or problem
         if not fault:
-            fault = self._reading(outputs)
+            fault = self._reading(outputs) or self._crowded(
+                outputs, min(most, int(_SECONDS / max(seconds, 1e-9)))
+            )
         return Batching(
             inputs=dict(self._axes), outputs=outputs, joins=not fault, reason=fault, states=states
         )
@@ -263,6 +274,51 @@ class _Proof:
                 return f"output {name!r} reads the other samples of the batch"
         return ""
 
+    def _crowded(self, outputs: dict[str, int | None], size: int) -> str:
+        """Why samples may not share a call of this size; nothing where smaller ones were tried already."""
+        if size <= _NUM_TOGETHER:
+            return ""
+        rows, places = crowd(self._samples, self._rows, size)
+        found = self._ask(rows)
+        if found is None:
+            return f"it does not run on {size} samples together"
+        if fault := self._fault_of_crowd(found, outputs, places):
+            return fault
+        if any(array.dtype.kind in "fc" for array in found.values()):
+            return ""
+        return self._fault_of_whole_numbers(found, outputs, rows)
+
+    def _fault_of_whole_numbers(self, found: Answer, outputs: dict[str, int | None], rows: list[Row]) -> str:
+        """What is wrong with answers of whole numbers only, which say little of what they were made from.
+
+        So each of the rows is asked alone, and numbers that are the same for all of them say nothing.
+        """
+        is_constant = True
+        for place, row in enumerate(rows):
+            alone = _answer(self._single, self._axes, [row], self._rows[0])
+            for name, axis in outputs.items():
+                assert axis is not None
+                one = np.take(found[name], [place], axis)
+                if alone is None or not _close(one, alone[name], self._closeness.sizes):
+                    return f"output {name!r} reads the other samples of a batch of {len(rows)}"
+                is_constant &= np.array_equal(one, np.take(found[name], [0], axis))
+        return "its answers to all samples are the same, which proves nothing" if is_constant else ""
+
+    def _fault_of_crowd(self, found: Answer, outputs: dict[str, int | None], places: list[int]) -> str:
+        """What is wrong with the answer to many rows, of which those asked for stand at some places."""
+        assert self._alone is not None
+        size = places[-1] + 1
+        for name, axis in outputs.items():
+            assert axis is not None
+            array = found[name]
+            if array.ndim <= axis or array.shape[axis] != size:
+                outputs[name] = None
+                return f"output {name!r} has not one answer for each of {size} samples"
+            for place, alone in zip(places, self._alone, strict=True):
+                if not _close(np.take(array, [place], axis), alone[name], self._closeness.sizes):
+                    return f"output {name!r} reads the other samples of a batch of {size}"
+        return ""
+
     def _beside(self, company: Sequence[Row]) -> Answer | None:
         rows, company = list(self._rows), list(company)
         return self._ask([rows[0], company[0], rows[1], company[1], rows[2]])
@@ -281,83 +337,3 @@ def _close(one: np.ndarray, other: np.ndarray, share: float) -> bool:
         scale = max(np.abs(array[finite]).max(initial=0.0) for array in (one, other))
         near = finite & (np.abs(one - other) <= share * scale)
     return bool(np.all(same | near))
-
-
-def distinct_rows(samples: Tensors, count: int) -> list[Row]:
-    """So many samples that all differ: those that there are, then made-up ones in their range."""
-    generator = np.random.default_rng(0)
-    rows: list[Row] = []
-    for index in range(len(next(iter(samples.values())))):
-        row = {name: array[index] for name, array in samples.items()}
-        if len(rows) < count and not any(_equal(row, other) for other in rows):
-            rows.append(row)
-    while len(rows) < count:
-        rows.append({name: _draw(array, generator, 1.0) for name, array in samples.items()})
-    return rows
-
-
-def companies(samples: Tensors, twin: Row) -> list[list[Row]]:
-    """Two neighbours for the rows in each of three calls.
-
-    A copy of a row and one like the data; then large values and noise; then noise and small values.
-    """
-    generator = np.random.default_rng(1)
-
-    def draw(spread: float) -> Row:
-        return {name: _draw(array, generator, spread) for name, array in samples.items()}
-
-    high, low = ({name: _extreme(array, end) for name, array in samples.items()} for end in (np.max, np.min))
-    return [[twin, draw(1.0)], [high, draw(10.0)], [draw(10.0), low]]
-
-
-def _equal(one: Row, other: Row) -> bool:
-    return all(
-        np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f") for name, array in one.items()
-    )
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    """Tokens, masks and lengths, which must stay between those of the data, also as floating point."""
-    return values.dtype.kind in "iub" or bool(values.size and np.all(values == np.round(values)))
-
-
-def _draw(array: np.ndarray, generator: np.random.Generator, spread: float) -> np.ndarray:
-    """One made-up sample: whole numbers between those of the data, else noise of so many deviations.
-
-    What is not finite, such as a mask, stays so at as many places, which are others.
-    """
-    shape, finite = array.shape[1:], _finite(array)
-    if array.dtype.kind == "b":
-        return np.asarray(generator.random(shape) < 0.5)
-    low, high = (float(end(finite)) if finite.size else 0.0 for end in (np.min, np.max))
-    if _is_whole(finite) and (low != high or array.dtype.kind in "iu"):
-        low, high = (low, high) if low != high else (min(low, 0.0), max(high, 1.0 if low == 0 else high))
-        values: np.ndarray = generator.integers(int(low), int(high), shape, endpoint=True)
-    else:
-        deviation = float(finite.std(dtype=np.float64)) if finite.size else 0.0
-        center = float(finite.mean(dtype=np.float64)) if finite.size else 0.0
-        values = generator.normal(center, spread * (deviation or 1.0), shape)
-    found = _cast(values, array.dtype)
-    if finite.size < array.size:
-        masks = array[int(generator.integers(len(array)))].reshape(-1)
-        masks = generator.permutation(masks).reshape(shape)
-        found = np.where(np.isfinite(masks), found, masks)
-    return found
-
-
-def _extreme(array: np.ndarray, end: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """One sample of nothing but the smallest or the largest value, four times as large where that may be."""
-    finite = _finite(array)
-    if not finite.size:
-        return np.asarray(array[0])
-    return _cast(np.full(array.shape[1:], float(end(finite)) * (1 if _is_whole(finite) else 4)), array.dtype)
-
-
-def _finite(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array[np.isfinite(array)]) if array.dtype.kind == "f" else array
-
-
-def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype == np.float16:
-        values = np.clip(values, -6e4, 6e4)
-    return values.astype(dtype)

@@ -12,21 +12,25 @@ import numpy as np
 from lissom.artifact import Batching
 from lissom.logs import log
 from lissom.runtime.base import Runtime
-from lissom.runtime.batching import prove_batching, prove_fixed
+from lissom.runtime.batching import MOST, prove_batching, prove_fixed
 from lissom.runtime.layout import assume_batching
 from lissom.runtime.probe import load_probe
 
 
-def prove_on(runtime: Runtime) -> Batching:
+def prove_on(runtime: Runtime, most: int = MOST) -> Batching:
     """Where the samples lie as an engine computes them, and whether they may share a call.
 
-    What was found to be computed apart stays so. About ten calls of at most five samples; none where the
-    engine takes one sample a call anyway. A difference is logged.
+    What was found to be computed apart stays so. About ten calls of at most five samples, and one of `most`
+    where that is quick; none where the engine takes one sample a call anyway. A difference is logged.
+
+    Args:
+        runtime: The engine, opened.
+        most: Samples that will share a call at most.
     """
     told = runtime.signature.batching
     if runtime.max_batch == 1 or (told is not None and not told.joins):
         return told or assume_batching(runtime.signature)
-    found = reprove(runtime, load_probe(runtime.artifact)[0])
+    found = reprove(runtime, load_probe(runtime.artifact)[0], most)
     if told is not None and not found.joins:
         log.warning(
             "%s on %s: requests are not computed together, though they were where it was made: %s",
@@ -37,12 +41,13 @@ def prove_on(runtime: Runtime) -> Batching:
     return found
 
 
-def reprove(runtime: Runtime, samples: Mapping[str, np.ndarray]) -> Batching:
+def reprove(runtime: Runtime, samples: Mapping[str, np.ndarray], most: int = MOST) -> Batching:
     """Run the experiment on an opened runtime.
 
     Args:
         runtime: It.
         samples: A few arrays of shape [samples, ...] by input name; recurrent states may be left out.
+        most: Samples that will share a call at most.
     """
     told, precision = runtime.layout.batching, runtime.artifact.manifest.precision
     whole = runtime.layout.with_state_samples(samples)
@@ -50,7 +55,7 @@ def reprove(runtime: Runtime, samples: Mapping[str, np.ndarray]) -> Batching:
         found = prove_fixed(runtime.infer, whole, told.inputs, told.size, states=told.states)
     else:
         found = prove_batching(
-            runtime.infer, whole, [told.inputs], precision=precision, states=told.states
+            runtime.infer, whole, [told.inputs], precision=precision, states=told.states, most=most
         ) or prove_fixed(runtime.infer, whole, told.inputs, 1, states=told.states)
     return found or told.model_copy(
         update={"joins": False, "reason": "it does not run on the samples of its probe"}

@@ -8,8 +8,9 @@ import numpy as np
 
 from lissom.artifact import Batching, Signature, TensorSpec
 from lissom.runtime.arrays import plain
-from lissom.runtime.batching import Axes, Call, Tensors, prove_batching, prove_fixed
+from lissom.runtime.batching import Axes, Call, prove_batching, prove_fixed
 from lissom.runtime.layout import SAMPLES, Layout
+from lissom.runtime.made_rows import Tensors
 
 Shape = tuple[int | str, ...]
 

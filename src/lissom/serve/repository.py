@@ -130,7 +130,8 @@ class ServedModel:
             opening = self._thread.submit(_open_first, artifact, names, options.get("threads"))
             self.runtime: Runtime = opened.enter_context(opening.result())
             seconds = self._thread.submit(_seconds_of_call, self.runtime).result()
-            self.batching = self._thread.submit(prove_on, self.runtime).result()
+            limits = _limits(self.runtime, options)
+            self.batching = self._thread.submit(prove_on, self.runtime, limits.max_batch).result()
             self.runtime.layout = Layout(artifact.manifest.signature, self.batching)
             self.is_inline = seconds < INLINE_SECONDS and self.runtime.thread_safe
             num_instances = 1 if self.is_inline else instances_of(self.runtime, usable_cores())
@@ -141,7 +142,7 @@ class ServedModel:
                 )
             self.scheduler = Scheduler(
                 self.runtime.infer_request,
-                _limits(self.runtime, options),
+                limits,
                 executor=None if self.is_inline else self._workers,
                 aside=self._thread,
                 num_instances=num_instances,
