@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.artifacts import tiny_onnx_artifact
+from tests.unit.report.samples import typical
 
 from lissom.bench import disturbance
-from lissom.bench.disturbance import honest_ratio
+from lissom.bench.disturbance import Measured, honest_change, honest_ratio
 from lissom.bench.timing import Session
 from lissom.recipe import GatesConfig
+from lissom.report.comparison import compare, markdown_of
 from lissom.report.judging import judge
+from lissom.report.schema import Report
 from lissom.runtime.base import open_runtime
 
 ROUNDS, CALLS = 20, 15
@@ -167,3 +170,81 @@ def test_a_busy_neighbour_is_counted_in_the_rounds_of_each_candidate(tmp_path: P
             assert cores["others"] > disturbance.WITHHELD_CORES
             measured = {"rounds_ms": own, "threads": 2, "load": cores}
             assert honest_ratio(measured, measured).estimate is None
+
+
+CHANGE = 1.25
+"""How much faster the candidate of the later session truly is."""
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("case", LOADS)
+def test_a_change_between_two_sessions_holds_the_quiet_one_or_is_not_told(
+    case: str, swapped: bool, beside: bool
+) -> None:
+    """One session met other work, as the rows say, and the other did not."""
+    slow_base, base_load, slow_candidate, candidate_load = LOADS[case]
+    speed = (CHANGE, 1.0) if swapped else (1.0, CHANGE)
+    busy = Measured(
+        figures(rounds(CANDIDATE_MS / speed[0], slow_candidate, 1), others=candidate_load),
+        figures(rounds(BASE_MS, slow_base, 2), others=base_load) if beside else None,
+    )
+    calm = Measured(
+        figures(rounds(CANDIDATE_MS / speed[1], quiet, 3)),
+        figures(rounds(BASE_MS, quiet, 4)) if beside else None,
+    )
+    found = honest_change(*((calm, busy) if swapped else (busy, calm)))
+    if found.estimate is not None:
+        assert found.estimate.low <= 1.02 * CHANGE
+        assert found.estimate.high >= CHANGE / 1.02
+    if case == "quiet":
+        assert found.estimate is not None
+        assert found.estimate.high / found.estimate.low < 1.1
+    if "neighbour" in case:
+        assert found.estimate is None
+
+
+def session(slowing: Slowing, *, others: float | None, seed: int, speed: float = 1.0) -> Report:
+    """A report whose arms met other work; without a count of their own the readings tell of it."""
+    found = typical()
+    arms = []
+    for place, arm in enumerate(found.arms):
+        assert arm.latency is not None
+        # What other work does to an engine depends on the engine: here the chosen arm alone suffers.
+        own = rounds(arm.latency.median_ms.value, slowing if arm.chosen else quiet, seed + place)
+        faster = [[call / (speed if arm.chosen else 1.0) for call in calls] for calls in own]
+        told = {"rounds_ms": faster, "threads": 2, "load": None}
+        if others is not None:
+            told["load"] = {"others": others, "stolen": 0.0}
+        arms.append(arm.model_copy(update={"latency": arm.latency.model_copy(update=told)}))
+    return found.model_copy(update={"arms": tuple(arms), "control": None})
+
+
+@pytest.mark.parametrize("others", [0.5, 0.9])
+@pytest.mark.parametrize("busy_first", [True, False])
+def test_a_busy_session_beside_a_quiet_one_carries_no_verdict(busy_first: bool, others: float) -> None:
+    busy = session(always(3), others=others, seed=1)
+    calm = session(quiet, others=0.0, seed=50)
+    found = compare(*((busy, calm) if busy_first else (calm, busy)), GatesConfig())
+    assert found.verdict == "inconclusive"
+    assert found.speedup is None
+    gate = next(gate for gate in found.gates if gate.name == "not-slower")
+    assert gate.state == "inconclusive"
+    assert "cores from it" in gate.reason
+    page = markdown_of(found, ("before", "after"))
+    assert "speed not told" in page
+    assert "3.0" not in gate.measured
+
+
+def test_two_quiet_sessions_are_told_apart_and_two_of_an_older_lissom_by_their_readings() -> None:
+    calm, faster = session(quiet, others=0.0, seed=1), session(quiet, others=0.0, seed=50, speed=CHANGE)
+    assert compare(calm, faster, GatesConfig()).verdict == "better"
+    assert compare(faster, calm, GatesConfig()).verdict == "worse"
+    readings = tuple({"seconds": float(second), "others": 0.4, "stolen": 0.0} for second in range(5))
+    older = session(quiet, others=None, seed=50, speed=CHANGE)
+    assert compare(calm, older, GatesConfig()).verdict == "better"
+    assert compare(calm, older.model_copy(update={"readings": readings}), GatesConfig()).speedup is None
+    hot = faster.model_copy(update={"unfit": ("cores were slowed down for heat 5 times",)})
+    told = compare(calm, hot, GatesConfig())
+    assert told.verdict == "inconclusive"
+    assert "in the later session" in told.gates[1].reason

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lissom.bench.statistics import Estimate, ratio, round_medians
+from lissom.bench.statistics import Estimate, change, change_of_ratio, ratio, round_medians
 from lissom.bench.watch import mean_share
 from lissom.recipe import default_threads
 
@@ -73,6 +73,38 @@ class Disturbance(NamedTuple):
         return f"its rounds differ by a factor of {self.spread:.1f}"
 
 
+class Measured(NamedTuple):
+    """One candidate in one measurement, and the model beside it that another measurement timed as well.
+
+    Attributes:
+        candidate: Its figures; see `disturbance`.
+        beside: Those of the model that both measurements timed, on the same runtime; None where none is.
+        readings: Of the measurement.
+        control: As `disturbance` takes it.
+        cores: Of the machine; default: those of this one.
+    """
+
+    candidate: Mapping[str, Any]
+    beside: Mapping[str, Any] | None = None
+    readings: Sequence[Mapping[str, Any]] = ()
+    control: Sequence[Mapping[str, Any]] = ()
+    cores: int | None = None
+
+    @property
+    def disturbances(self) -> list[Disturbance]:
+        """What happened to the candidate, and to the model beside it."""
+        timed = [self.candidate] if self.beside is None else [self.candidate, self.beside]
+        return [disturbance(one, self.readings, self.control, cores=self.cores) for one in timed]
+
+    def bounds(self) -> tuple[float, float]:
+        """Between which the speed of the undisturbed candidate lies, beside the model, else alone."""
+        fast, slow = _ends(self.candidate, self.disturbances[0])
+        if self.beside is None:
+            return 1 / slow, 1 / fast
+        other_fast, other_slow = _ends(self.beside, self.disturbances[1])
+        return other_fast / slow, other_slow / fast
+
+
 class HonestRatio(NamedTuple):
     """Latency of one candidate over that of another, as far as it is known.
 
@@ -89,6 +121,8 @@ def disturbance(
     figures: Mapping[str, Any],
     readings: Sequence[Mapping[str, Any]] = (),
     control: Sequence[Mapping[str, Any]] = (),
+    *,
+    cores: int | None = None,
 ) -> Disturbance:
     """What happened to a candidate.
 
@@ -96,8 +130,9 @@ def disturbance(
         figures: Its `rounds_ms`, `threads` and, where they were counted, `load` in cores.
         readings: Of the whole measurement, which stand in for what was not counted for each candidate.
         control: Figures of the candidate that was timed twice, with its `control_ms`.
+        cores: Of the machine that it was timed on; default: those of this one.
     """
-    cores = default_threads()
+    cores = cores or default_threads()
     counted = figures.get("load")
     if counted is None:
         counted = {name: cores * mean_share(readings, name) for name in ("others", "stolen")}
@@ -123,26 +158,47 @@ def honest_ratio(
     """
     found = ratio(before["rounds_ms"], after["rounds_ms"])
     both = [disturbance(one, readings, control) for one in (before, after)]
-    worst = max(both, key=lambda one: (one.withholds, one.load, one.spread))
+    # Where one was disturbed the other was timed beside the same work, whatever was counted for it.
+    (fast, slow), (other_fast, other_slow) = (_ends(one, None) for one in (before, after))
+    return _judged(found, both, (fast / other_slow, slow / other_fast))
+
+
+def honest_change(before: Measured, after: Measured) -> HonestRatio:
+    """How much faster a candidate became from one measurement to another, widened or withheld likewise.
+
+    Args:
+        before: In the earlier measurement; beside the same model as in the later one, or both alone.
+        after: In the later one.
+    """
+    rounds = [one.candidate["rounds_ms"] for one in (before, after)]
+    beside = [one.beside["rounds_ms"] for one in (before, after) if one.beside is not None]
+    if len(beside) == 2:
+        found = change_of_ratio((beside[0], rounds[0]), (beside[1], rounds[1]))
+    else:
+        before, after = (one._replace(beside=None) for one in (before, after))
+        found = change(*rounds)
+    (low, high), (later_low, later_high) = before.bounds(), after.bounds()
+    return _judged(found, [*before.disturbances, *after.disturbances], (later_low / high, later_high / low))
+
+
+def _judged(found: Estimate, of: Sequence[Disturbance], bounds: tuple[float, float]) -> HonestRatio:
+    """A ratio as far as it is known, by what disturbed those that it is computed of."""
+    worst = max(of, key=lambda one: (one.withholds, one.load, one.spread))
     if worst.withholds:
         return HonestRatio(None, str(worst))
-    disturbed = [one for one in both if one.widens]
+    disturbed = [one for one in of if one.widens]
     if not disturbed:
         return HonestRatio(found)
-    low, high = _bounds(before["rounds_ms"], after["rounds_ms"])
-    wide = Estimate(found.value, min(found.low, low), max(found.high, high))
+    wide = Estimate(found.value, min(found.low, bounds[0]), max(found.high, bounds[1]))
     told = str(max(disturbed, key=lambda one: (one.load, one.spread)))
     return HonestRatio(wide if wide.high <= _MOST_WIDTH * wide.low else None, told)
 
 
-def _bounds(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Between which the undisturbed ratio lies: each median is between the fastest call and what was seen."""
-    ends = [
-        (min(chain.from_iterable(rounds)), float(np.median(round_medians(rounds))))
-        for rounds in (before, after)
-    ]
-    (fast, slow), (other_fast, other_slow) = ends
-    return fast / other_slow, slow / other_fast
+def _ends(figures: Mapping[str, Any], met: Disturbance | None) -> tuple[float, float]:
+    """The undisturbed median lies between the fastest call and what was seen, which it is without load."""
+    seen = float(np.median(round_medians(figures["rounds_ms"])))
+    quiet = met is not None and not met.widens
+    return seen if quiet else min(chain.from_iterable(figures["rounds_ms"])), seen
 
 
 def _spread(rounds: Sequence[Sequence[float]]) -> float:

@@ -212,7 +212,7 @@ def _arm(run: Run, arm: ArmKey) -> Arm:
         roofline=tried("the roof", lambda: roofline(run, arm), None),
         accuracy=_accuracy(run, arm),
         metrics=figures.get("metrics", {}),
-        latency=_latency(run.rounds.get(arm)),
+        latency=_latency(run.rounds.get(arm), figures),
         speedup_eager=interval(eager) if (eager := _speedup(run, run.eager, arm)) else None,
         parity=_parity(run, arm),
         eligible=eligible,
@@ -261,7 +261,7 @@ def _num_flipped(run: Run, arm: ArmKey) -> int:
     return sum(one != other for one, other in zip(before, after, strict=True))
 
 
-def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
+def _latency(rounds: list[list[float]] | None, figures: Mapping[str, Any]) -> LatencyFigures | None:
     if not rounds:
         return None
     samples = np.concatenate([np.asarray(samples) for samples in rounds])
@@ -271,6 +271,8 @@ def _latency(rounds: list[list[float]] | None) -> LatencyFigures | None:
         num_samples=len(samples),
         rounds_ms=tuple(tuple(samples) for samples in rounds),
         percentiles=percentile_figures(samples),
+        threads=figures.get("threads"),
+        load=figures.get("load"),
     )
 
 

@@ -2,19 +2,21 @@
 
 Latency is compared between two sessions, and a machine differs from itself by more than most changes. Where
 both reports timed the same model, such as the original, each is held against it in its own session, and
-the ratios are compared; otherwise times are compared as they are, and a pass is not claimed. Accuracy is
-paired by sample, by the hashes that both reports hold.
+the ratios are compared; otherwise times are compared as they are, and neither a pass nor an improvement is
+claimed. Other work does not meet all models alike: where it disturbed one of them in either session, the
+change is widened or withheld. Accuracy is paired by sample, by the hashes that both reports hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lissom.bench.statistics import Estimate, Flips, change, change_of_ratio, flips
+from lissom.bench.disturbance import HonestRatio, Measured, honest_change
+from lissom.bench.statistics import Estimate, Flips, flips
 from lissom.errors import RequestError
 from lissom.recipe import GatesConfig
 from lissom.report.gates import accuracy_gate, not_slower_gate
@@ -49,7 +51,7 @@ class Comparison(NamedTuple):
         gates: accuracy and not-slower, and those of the newer report that failed.
         lines: Figures side by side.
         notes: What a reader should know beside them.
-        speedup: How much faster it became; None where it was not timed in both.
+        speedup: How much faster it became; None where it was not timed in both, or other work hides it.
         flips: Samples that became wrong and right; None without labels that both have.
         baseline: The file that the newer report was kept as; None where it was not.
     """
@@ -72,7 +74,9 @@ class Comparison(NamedTuple):
         """Worse when a gate failed, better when it is surely faster, inconclusive otherwise."""
         if any(gate.state == "fail" for gate in self.gates):
             return "worse"
-        return "better" if self.speedup is not None and self.speedup.low > 1 else "inconclusive"
+        held = any(gate.name == "not-slower" and gate.state == "pass" for gate in self.gates)
+        faster = self.speedup is not None and self.speedup.low > 1
+        return "better" if held and faster else "inconclusive"
 
 
 def compare(before: Report, after: Report, limits: GatesConfig, *, allow: Sequence[str] = ()) -> Comparison:
@@ -84,13 +88,14 @@ def compare(before: Report, after: Report, limits: GatesConfig, *, allow: Sequen
     """
     one, other = _chosen(before), _chosen(after)
     _check_comparable(before, after)
-    speedup, notes = _speedup(before, after, one, other)
+    controlled, honest, notes = _speedup(before, after, one, other)
+    speedup = honest.estimate
     scores = _paired(before, after, one, other, strict="accuracy" not in allow)
     reference, candidate = scores or (None, None)
     names = (arm_name(one), arm_name(other))
     judged = (
         accuracy_gate(reference, candidate, limits, score_name=after.score_name),
-        _speed_gate(speedup, limits, names, controlled=not notes),
+        _speed_gate(honest, limits, names, controlled=controlled, unfit=_unfit(before, after)),
         *(
             gate
             for gate in after.gates
@@ -141,21 +146,50 @@ def _shown(value: str | Sequence[str]) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _speedup(before: Report, after: Report, one: Arm, other: Arm) -> tuple[Estimate | None, list[str]]:
-    """How much faster it became, and what is to be said against that."""
+def _speedup(before: Report, after: Report, one: Arm, other: Arm) -> tuple[bool, HonestRatio, list[str]]:
+    """Whether the same model stands beside both; how much faster it became; what speaks against that."""
     if one.latency is None or other.latency is None:
-        return None, ["one of the models was not timed"]
-    controls = _controls(before, after)
-    if controls is None:
-        note = "the reports timed no model in common: what the machine did between them is in the latency"
-        return change(one.latency.rounds_ms, other.latency.rounds_ms), [note]
-    pairs = zip(controls, (one.latency.rounds_ms, other.latency.rounds_ms), strict=True)
-    first, second = pairs
-    return change_of_ratio(first, second), []
+        return False, HonestRatio(None), ["one of the models was not timed"]
+    controls = _controls(before, after) or (None, None)
+    first, second = (
+        _measured(report, arm, beside)
+        for report, arm, beside in zip((before, after), (one, other), controls, strict=True)
+    )
+    found, controlled = honest_change(first, second), controls[0] is not None
+    notes = []
+    if not controlled:
+        notes = ["the reports timed no model in common: what the machine did between them is in the latency"]
+    if found.reason:
+        told = "is less sure" if found.estimate else "is not told"
+        notes.append(f"how much faster it became {told}: in one of the sessions {found.reason}")
+    return controlled, found, notes
 
 
-def _controls(before: Report, after: Report) -> tuple[Sequence[Sequence[float]], ...] | None:
-    """Rounds of the same model on the same runtime in both sessions, on the same kind of machine."""
+def _measured(report: Report, arm: Arm, beside: Arm | None) -> Measured:
+    """An arm in its session, as far as the report tells what happened to it."""
+    twin = report.control and find_arm(report, report.control.artifact, report.control.runtime)
+    control = [{"control_ms": twin.latency.rounds_ms}] if twin and twin.latency else []
+    cores = report.environment.get("cores")
+    return Measured(
+        _figures(arm),
+        _figures(beside) if beside is not None else None,
+        report.readings,
+        control,
+        cores if isinstance(cores, int) else None,
+    )
+
+
+def _figures(arm: Arm) -> dict[str, Any]:
+    assert arm.latency is not None
+    return {
+        "rounds_ms": arm.latency.rounds_ms,
+        "threads": arm.latency.threads,
+        "load": arm.latency.load,
+    }
+
+
+def _controls(before: Report, after: Report) -> tuple[Arm, Arm] | None:
+    """The same model on the same runtime in both sessions, on the same kind of machine."""
     if any(before.environment.get(key) != after.environment.get(key) for key in _MACHINE):
         return None
     ours = {row.digest: row.name for row in before.stages}
@@ -165,15 +199,30 @@ def _controls(before: Report, after: Report) -> tuple[Sequence[Sequence[float]],
                 continue
             earlier = find_arm(before, ours[row.digest], arm.runtime)
             if earlier and earlier.latency and not earlier.chosen and earlier.version == arm.version:
-                return earlier.latency.rounds_ms, arm.latency.rounds_ms
+                return earlier, arm
     return None
 
 
+def _unfit(before: Report, after: Report) -> list[str]:
+    """Why the times of either session are no evidence."""
+    return [
+        f"{reason} in the {which} session"
+        for which, report in (("earlier", before), ("later", after))
+        for reason in report.unfit
+    ]
+
+
 def _speed_gate(
-    speedup: Estimate | None, limits: GatesConfig, names: tuple[str, str], *, controlled: bool
+    found: HonestRatio,
+    limits: GatesConfig,
+    names: tuple[str, str],
+    *,
+    controlled: bool,
+    unfit: Sequence[str],
 ) -> Gate:
-    gate = not_slower_gate(speedup, limits, names)
-    if speedup is None:
+    reasons = [*unfit, *([found.reason] if found.reason and found.estimate is None else [])]
+    gate = not_slower_gate(found.estimate, limits, names, unfit=reasons)
+    if found.estimate is None or reasons:
         return gate
     held = "each against the model that both sessions timed" if controlled else "times of two sessions"
     reason = f"{names[1]} against {names[0]}, {held}"
@@ -221,10 +270,12 @@ def _lines(
 ) -> list[Line]:
     one, other = arms
     lines = [Line("model", arm_name(one), arm_name(other), "")]
-    if one.latency and other.latency and speedup:
+    if one.latency and other.latency:
         medians = [f"{arm.latency.median_ms.value:.3f} ms" for arm in arms if arm.latency]
-        faster = f"{speedup.value:.3f}x ({speedup.low:.3f} to {speedup.high:.3f})"
-        lines.append(Line("median latency", medians[0], medians[1], f"speed {faster}"))
+        faster = "speed not told"
+        if speedup:
+            faster = f"speed {speedup.value:.3f}x ({speedup.low:.3f} to {speedup.high:.3f})"
+        lines.append(Line("median latency", medians[0], medians[1], faster))
     if one.accuracy and other.accuracy:
         drop = 100 * (other.accuracy.report - one.accuracy.report)
         shares = [f"{arm.accuracy.report:.2%}" for arm in arms if arm.accuracy]

@@ -84,6 +84,12 @@ class LatencyFigures(Frozen):
     num_samples: int
     rounds_ms: tuple[tuple[float, ...], ...] = Field(description="Every timed call, by round.")
     percentiles: tuple[PercentileFigures, ...] = Field(description="50, 90, 95, 99 and 99.9 %.")
+    threads: int | None = Field(None, description="Threads of the engine; null in older reports.")
+    load: dict[str, float] | None = Field(
+        None,
+        description="Cores that other processes (`others`) and other machines (`stolen`) computed on in its "
+        "rounds; null in older reports, and where the rounds were too short to count.",
+    )
 
     def percentile(self, share: float) -> PercentileFigures | None:
         """The figures of one percentile, where the report has it."""
