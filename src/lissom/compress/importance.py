@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.groups import Group, Part
+from lissom.compress.groups import Group
+from lissom.compress.parts import Part
 from lissom.compress.samples import Samples
 from lissom.errors import ModelError
 

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from lissom.compress import statistics
-from lissom.compress.provenance import (
-    CROSSED,
-    FIXED,
-    PRODUCT,
-    Weight,
-    broadcast,
-    tensors_of,
-    thin,
-    varying,
-)
+from lissom.compress.provenance import CROSSED, FIXED, Weight, tensors_of, varying
+from lissom.compress.provenance_layers import attend, convolve, embed, linear, normalize, recur
+from lissom.compress.provenance_moves import keep_all, move, pad, repeat_same
 
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
@@ -48,9 +41,6 @@ _MOVES = _names(
 _KEEPS_PLACE = _names(
     "to _to_copy type_as dropout feature_dropout alpha_dropout native_dropout hardswish bernoulli"
 )
-_RESHAPES = _names("view reshape unflatten _unsafe_view")
-_TURNS = _names("t transpose permute mT numpy_T T swapaxes swapdims")
-_SAME_WEIGHT = _names("clone contiguous alias detach to _to_copy lift_fresh")
 _REDUCES = _names(
     "mean sum amax amin var std var_mean std_mean prod logsumexp norm linalg_vector_norm max min nansum "
     "all any"
@@ -81,110 +71,6 @@ def apply_rule(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: 
                 return found
         rule = keep_all
     return rule(tracer, func, args, kwargs)
-
-
-def keep_all(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Keep what goes into an operation that is not known."""
-    result = func(*args, **kwargs)
-    name = func.overloadpacket.__name__
-    for tensor in tensors_of((args, kwargs)):
-        if not tracer.is_loose(tensor):
-            tracer.keep(tracer.labels(tensor), f"they go into {name}, which may mix them")
-        if (weight := tracer.weight(tensor)) is not None:
-            tracer.keep_module(weight.module, f"its weight goes into {name}")
-    return result
-
-
-def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Carry out on the labels what moves the numbers."""
-    name = func.overloadpacket.__name__
-    result = func(*args, **kwargs)
-    if args and (weight := tracer.weight(args[0])) is not None:
-        _move_weight(tracer, name, weight, args, kwargs, result)
-        return result
-    tensors = tensors_of(args[:1])
-    if all(tracer.labels(tensor) is None for tensor in tensors):
-        return result
-    first, others = args[0], args[1:]
-    moved = func(
-        [_or_none(tracer, item) for item in first]
-        if isinstance(first, tuple | list)
-        else tracer.labels(first),
-        *others,
-        **kwargs,
-    )
-    _note_each(tracer, result, moved)
-    if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
-        _note_split(tracer, tracer.labels(first), moved)
-    return result
-
-
-def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
-    """Note that channels were cut into rows, of which each may have to lose as many."""
-    assert before is not None
-    axes, new = varying(before), sorted(varying(after))
-    if len(axes) != 1 or len(new) != 2:
-        return
-    (axis,) = axes
-    if after.shape[new[0]] * after.shape[new[1]] == before.shape[axis]:
-        line = thin(before.movedim(axis, 0)).reshape(before.shape[axis], -1)[:, 0]
-        tracer.ledger.splits.append((line.long(), after.shape[new[0]]))
-
-
-def _or_none(tracer: ChannelTracer, tensor: Tensor) -> Tensor:
-    found = tracer.labels(tensor)
-    return torch.zeros((), dtype=torch.float64).expand(tensor.shape) if found is None else found
-
-
-def _note_each(tracer: ChannelTracer, result: Any, moved: Any) -> None:
-    if isinstance(result, Tensor):
-        tracer.note_moved(result, moved)
-    else:
-        for one, other in zip(result, moved, strict=True):
-            tracer.note_moved(one, other)
-
-
-def _move_weight(
-    tracer: ChannelTracer, name: str, weight: Weight, args: Any, kwargs: Any, result: Any
-) -> None:
-    """Follow the matrix of a layer while it is only turned."""
-    if name in _SAME_WEIGHT:
-        tracer.carry_weight(result, weight)
-    elif name in _TURNS:
-        sizes = torch.arange(1, len(weight.axes) + 1)
-        places = torch.zeros(tuple(sizes.tolist()))
-        turned = _turn(name, places, args, kwargs)
-        axes = tuple(weight.axes[size - 1] for size in turned.shape)
-        tracer.carry_weight(result, Weight(weight.module, axes))
-    elif isinstance(result, Tensor) and result.shape == args[0].shape:
-        tracer.carry_weight(result, weight)
-    else:
-        tracer.keep_module(weight.module, f"its weight goes into {name}")
-
-
-def _turn(name: str, tensor: Tensor, args: Any, kwargs: Any) -> Tensor:
-    turned: Tensor = getattr(torch.ops.aten, name)(tensor, *args[1:], **kwargs)
-    return turned
-
-
-def pad(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pad with what has no label."""
-    result = func(*args, **kwargs)
-    if (labels := tracer.labels(args[0])) is not None:
-        tracer.note_moved(result, torch.ops.aten.constant_pad_nd(labels, args[1], 0.0))
-    return result
-
-
-def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What keeps every number in its place."""
-    result = func(*args, **kwargs)
-    weight = tracer.weight(args[0])
-    for one in tensors_of(result):
-        if weight is not None and one.shape == args[0].shape:
-            tracer.carry_weight(one, weight)
-        elif one.shape == args[0].shape and (labels := tracer.labels(args[0])) is not None:
-            tracer.note_moved(one, labels)
-    return result
 
 
 def compute_by_number(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -345,121 +231,6 @@ def glu(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     with tracer:
         first, second = args[0].chunk(2, axis)
         return first * second.sigmoid()
-
-
-def attend(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A product: of a layer, or of activations, whose channels are kept."""
-    name = func.overloadpacket.__name__
-    result = func(*args, **kwargs)
-    start = 1 if name in ("addmm", "baddbmm", "addbmm") else 0
-    weight = tracer.weight(args[start + 1]) if len(args) > start + 1 else None
-    if name in ("mm", "addmm") and weight is not None:
-        if weight.axes == ("in", "out"):
-            return _layer(tracer, weight.module, args[start], result, -1, -1)
-        tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
-    for tensor in tensors_of((args, kwargs)):
-        tracer.keep(tracer.labels(tensor), PRODUCT)
-        tracer.keep_owner(tensor, "it multiplies with a matrix of its own, and is no layer that is known")
-        if (found := tracer.weight(tensor)) is not None:
-            tracer.keep_module(found.module, "its weight is multiplied in another way than by its own layer")
-    return result
-
-
-def _layer(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis: int, out: int) -> Tensor:
-    tracer.read(name, tracer.labels(given), axis)
-    if tracer.labels(given) is None and tracer.is_given(given):
-        tracer.read(name, torch.zeros((), dtype=torch.float64).expand(given.shape), axis)
-    return tracer.note(result, tracer.outputs_of(name, result.shape[out], result.shape, out))
-
-
-def linear(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A linear layer reads the last axis."""
-    weight = tracer.weight(args[1])
-    if weight is None or weight.axes != ("out", "in"):
-        return attend(tracer, func, args, kwargs)
-    return _layer(tracer, weight.module, args[0], func(*args, **kwargs), -1, -1)
-
-
-def convolve(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A convolution reads the axis before those of space; one by channel changes none."""
-    weight, result = tracer.weight(args[1]), func(*args, **kwargs)
-    if (
-        weight is None
-        or "out" not in weight.axes[:2]
-        or ("transpose" in func.overloadpacket.__name__) != (weight.axes[:2] == ("in", "out"))
-    ):
-        for tensor in tensors_of((args, kwargs)):
-            tracer.keep(tracer.labels(tensor), "they go into a convolution whose weight is no layer's")
-        if weight is not None:
-            tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
-        return result
-    axis = 1 - args[1].dim()
-    module: Any = tracer.modules[weight.module]
-    if module.groups == module.in_channels and module.groups > 1:
-        return _by_channel(tracer, weight.module, args[0], result, axis)
-    return _layer(tracer, weight.module, args[0], result, axis, axis)
-
-
-def _by_channel(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis: int) -> Tensor:
-    """A depthwise convolution: each channel goes with those that are made from it."""
-    own = tracer.outputs_of(name, result.shape[axis], result.shape, axis)
-    labels = tracer.labels(given)
-    if tracer.dead is None:
-        lines = (
-            torch.zeros(given.shape[axis], 1, dtype=torch.float64)
-            if labels is None
-            else thin(labels.movedim(axis, 0)).flatten(1)
-        )
-        times = result.shape[axis] // given.shape[axis]
-        made = tracer.ledger.labels[(name, "")].unsqueeze(1)
-        one, other = broadcast(lines.repeat_interleave(times, 0), made)
-        tracer.pair(one.flatten(), other.flatten())
-    return tracer.note(result, own)
-
-
-def embed(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A table gives channels and reads none."""
-    weight, result = tracer.weight(args[0]), func(*args, **kwargs)
-    if weight is None or weight.axes != ("", "out"):
-        return keep_all(tracer, func, args, kwargs)
-    labels = tracer.outputs_of(weight.module, result.shape[-1], result.shape, -1)
-    return tracer.note(result, labels)
-
-
-def recur(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A recurrent layer as a whole; see `recurrence`."""
-    result = func(*args, **kwargs)
-    weights = args[2] if isinstance(args[2], tuple | list) else args[3]
-    name = tracer.recurrent.get(id(weights[0]))
-    if name is None or func._overloadname != "input":
-        return keep_all(tracer, func, args, kwargs)
-    layer: Any = tracer.modules[name]
-    _layer(tracer, name, args[0], result[0], -1, -1)
-    for state in tensors_of(args[1]):
-        tracer.keep(tracer.labels(state), "they are the state that a recurrent layer starts from")
-    if layer.num_layers == 1 and not layer.bidirectional:
-        for state in result[1:]:
-            tracer.note(state, tracer.outputs_of(name, state.shape[-1], state.shape, -1))
-    return result
-
-
-def normalize(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Statistics over channels or places, then a scale and a shift for each channel."""
-    labels = tracer.labels(args[0])
-    if labels is None:
-        return func(*args, **kwargs)
-    name = func.overloadpacket.__name__
-    result = statistics.normalize(tracer, labels, func, args, kwargs)
-    last = name in ("layer_norm", "rms_norm")
-    for item in tensors_of((args[1:], tuple(kwargs.values()))):
-        own = tracer.labels(item)
-        if own is not None:
-            shape = tuple(own.shape) if last else (-1, *[1] * (labels.dim() - 2))
-            labels = tracer.meet(labels, own.reshape(shape)).expand(result.shape)
-    if name == "group_norm" and tracer.dead is None:
-        lines = thin(labels.movedim(1, 0)).flatten(1)
-        tracer.ledger.blocks.append((lines[:, 0].long(), int(args[1])))
-    return tracer.note(result, labels)
 
 
 RULES: dict[str, Rule] = {

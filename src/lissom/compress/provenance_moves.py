@@ -1,0 +1,121 @@
+"""What operations that move numbers do with labels: the same as with the numbers; see `provenance`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lissom.compress.provenance import Weight, tensors_of, thin, varying
+
+if TYPE_CHECKING:
+    from lissom.compress.provenance import ChannelTracer
+
+_RESHAPES = ("view", "reshape", "unflatten", "_unsafe_view")
+_TURNS = ("t", "transpose", "permute", "mT", "numpy_T", "T", "swapaxes", "swapdims")
+_SAME_WEIGHT = ("clone", "contiguous", "alias", "detach", "to", "_to_copy", "lift_fresh")
+
+
+def keep_all(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Keep what goes into an operation that is not known."""
+    result = func(*args, **kwargs)
+    name = func.overloadpacket.__name__
+    for tensor in tensors_of((args, kwargs)):
+        if not tracer.is_loose(tensor):
+            tracer.keep(tracer.labels(tensor), f"they go into {name}, which may mix them")
+        if (weight := tracer.weight(tensor)) is not None:
+            tracer.keep_module(weight.module, f"its weight goes into {name}")
+    return result
+
+
+def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Carry out on the labels what moves the numbers."""
+    name = func.overloadpacket.__name__
+    result = func(*args, **kwargs)
+    if args and (weight := tracer.weight(args[0])) is not None:
+        _move_weight(tracer, name, weight, args, kwargs, result)
+        return result
+    tensors = tensors_of(args[:1])
+    if all(tracer.labels(tensor) is None for tensor in tensors):
+        return result
+    first, others = args[0], args[1:]
+    moved = func(
+        [_or_none(tracer, item) for item in first]
+        if isinstance(first, tuple | list)
+        else tracer.labels(first),
+        *others,
+        **kwargs,
+    )
+    _note_each(tracer, result, moved)
+    if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
+        _note_split(tracer, tracer.labels(first), moved)
+    return result
+
+
+def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
+    """Note that channels were cut into rows, of which each may have to lose as many."""
+    assert before is not None
+    axes, new = varying(before), sorted(varying(after))
+    if len(axes) != 1 or len(new) != 2:
+        return
+    (axis,) = axes
+    if after.shape[new[0]] * after.shape[new[1]] == before.shape[axis]:
+        line = thin(before.movedim(axis, 0)).reshape(before.shape[axis], -1)[:, 0]
+        tracer.ledger.splits.append((line.long(), after.shape[new[0]]))
+
+
+def _or_none(tracer: ChannelTracer, tensor: Tensor) -> Tensor:
+    found = tracer.labels(tensor)
+    return torch.zeros((), dtype=torch.float64).expand(tensor.shape) if found is None else found
+
+
+def _note_each(tracer: ChannelTracer, result: Any, moved: Any) -> None:
+    if isinstance(result, Tensor):
+        tracer.note_moved(result, moved)
+    else:
+        for one, other in zip(result, moved, strict=True):
+            tracer.note_moved(one, other)
+
+
+def _move_weight(
+    tracer: ChannelTracer, name: str, weight: Weight, args: Any, kwargs: Any, result: Any
+) -> None:
+    """Follow the matrix of a layer while it is only turned."""
+    if name in _SAME_WEIGHT:
+        tracer.carry_weight(result, weight)
+    elif name in _TURNS:
+        sizes = torch.arange(1, len(weight.axes) + 1)
+        places = torch.zeros(tuple(sizes.tolist()))
+        turned = _turn(name, places, args, kwargs)
+        axes = tuple(weight.axes[size - 1] for size in turned.shape)
+        tracer.carry_weight(result, Weight(weight.module, axes))
+    elif isinstance(result, Tensor) and result.shape == args[0].shape:
+        tracer.carry_weight(result, weight)
+    else:
+        tracer.keep_module(weight.module, f"its weight goes into {name}")
+
+
+def _turn(name: str, tensor: Tensor, args: Any, kwargs: Any) -> Tensor:
+    turned: Tensor = getattr(torch.ops.aten, name)(tensor, *args[1:], **kwargs)
+    return turned
+
+
+def pad(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pad with what has no label."""
+    result = func(*args, **kwargs)
+    if (labels := tracer.labels(args[0])) is not None:
+        tracer.note_moved(result, torch.ops.aten.constant_pad_nd(labels, args[1], 0.0))
+    return result
+
+
+def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What keeps every number in its place."""
+    result = func(*args, **kwargs)
+    weight = tracer.weight(args[0])
+    for one in tensors_of(result):
+        if weight is not None and one.shape == args[0].shape:
+            tracer.carry_weight(one, weight)
+        elif one.shape == args[0].shape and (labels := tracer.labels(args[0])) is not None:
+            tracer.note_moved(one, labels)
+    return result
