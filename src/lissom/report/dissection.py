@@ -28,9 +28,9 @@ from lissom.report.explanations import (
     first_of,
     seconds_a_sample,
 )
-from lissom.runtime.base import open_runtime
 from lissom.runtime.layout import Layout
 from lissom.runtime.machine import machine
+from lissom.runtime.probe import open_checked
 from lissom.runtime.scores import class_columns, class_scores, classifies
 from lissom.structure import load_model
 
@@ -139,7 +139,7 @@ def dissect(question: Question, *, progress: Progress | None = None) -> Dissecti
     chosen = first_of(tensors, _num_explained(question))
     with ExitStack() as stack:
         runtimes = [
-            stack.enter_context(open_runtime(artifact, runtime))
+            stack.enter_context(open_checked(artifact, runtime))
             for artifact, runtime in zip(question.artifacts, question.runtimes, strict=True)
         ]
         scores = [_last(predict(runtime.infer_batch, chosen)) for runtime in runtimes]
@@ -230,7 +230,7 @@ def estimated_seconds(question: Question) -> float:
     chosen = first_of(_tensors(question, _split(question.data)), _num_explained(question))
     for artifact, name in zip(question.artifacts, question.runtimes, strict=True):
         started = time.perf_counter()
-        with open_runtime(artifact, name) as runtime:
+        with open_checked(artifact, name) as runtime:
             seconds += time.perf_counter() - started + 3.0
             seconds += len(next(iter(chosen.values()))) * seconds_a_sample(runtime, chosen)
     return seconds if question.num_samples else min(seconds, SECONDS + 15.0)

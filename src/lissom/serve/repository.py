@@ -29,7 +29,7 @@ from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.finiteness import checked_inputs
 from lissom.runtime.input_check import InputCheck
 from lissom.runtime.layout import Layout, shape_without
-from lissom.runtime.probe import load_probe, probe_error
+from lissom.runtime.probe import check_probe, load_probe
 from lissom.runtime.reproof import prove_on
 from lissom.serve.budget import instances_of, measured_here, threads_of, usable_cores
 from lissom.serve.naming import Source, check_different, source_of
@@ -445,7 +445,7 @@ def _open_warm(artifact: Artifact, name: str, threads: int | None) -> Runtime:
     """
     runtime = open_runtime(artifact, name, threads=threads or threads_of(artifact, name, usable_cores()))
     try:
-        _check_probe(runtime)
+        check_probe(runtime)
     except BaseException:
         runtime.close()
         raise
@@ -458,13 +458,3 @@ def _seconds_of_call(runtime: Runtime) -> float:
     one = next(runtime.layout.groups({name: array[:1] for name, array in inputs.items()})).tensors
     times = [runtime.timed_infer(one)[1] for _ in range(2 * _CALLS)]
     return median(times[_CALLS:])
-
-
-def _check_probe(runtime: Runtime) -> None:
-    error = probe_error(runtime)
-    if not error.passed:
-        raise ArtifactError(
-            f"{runtime.artifact.manifest.recipe} on {runtime.name} does not reproduce its stored probe: "
-            f"{error.told}",
-            hint="name another runtime with --runtime, or run the recipe again on this machine",
-        )

@@ -341,7 +341,8 @@ def evaluate(
         artifact: An artifact of any format.
         data: DATA; default: what the artifact was made with.
         split: train, calibrate, select or report.
-        runtime: Runtime; default: the first that works.
+        runtime: Runtime; default: the first that works and reproduces the stored probe. One that is named
+            is measured as it is, with a warning where it gives other answers.
 
     Raises:
         LissomError: the artifact is damaged, or the data do not fit it or have no labels.
@@ -349,7 +350,7 @@ def evaluate(
     from lissom.models.dataset import SPLITS
     from lissom.models.evaluation import evaluate as evaluate_split
     from lissom.models.tasks import task_of
-    from lissom.runtime.base import open_runtime
+    from lissom.runtime.probe import open_checked
 
     if split not in SPLITS:
         raise RequestError(f"there is no split {split!r}; {near(split, SPLITS)}")
@@ -360,7 +361,7 @@ def evaluate(
     task = task_of(manifest.task, samples, manifest.scores)
     samples = with_classes(samples, manifest.labels)
     task.check(manifest.signature.outputs, samples)
-    with open_runtime(opened, runtime) as session:
+    with open_checked(opened, runtime, only_warn=True) as session:
         return evaluate_split(session.infer_batch, samples, split, task)
 
 

@@ -33,7 +33,7 @@ def predict(
     Args:
         artifact: An artifact.
         inputs: Raw arrays of shape [samples, ...] by input name; the artifact's preprocessing is applied.
-        runtime: Runtime; default: the first that works.
+        runtime: Runtime; default: the first that works and reproduces the stored probe.
         allow_nonfinite: Take NaN and infinity in every input; default: in those whose calibration samples
             hold them.
 
@@ -43,17 +43,18 @@ def predict(
 
     Raises:
         AnswerError: a class of a sample has no finite score, so that its label would be a guess.
+        ArtifactError: the engine gives other answers than those that were stored.
         LissomError: the artifact is damaged, or the inputs do not fit or are not finite.
     """
     import numpy as np
 
     from lissom.models.evaluation import predict as predict_batches
     from lissom.models.matching import match_inputs
-    from lissom.runtime.base import open_runtime
     from lissom.runtime.finiteness import check_scores, checked_inputs
     from lissom.runtime.input_check import InputCheck
     from lissom.runtime.layout import given_inputs
     from lissom.runtime.preprocess import prepare_inputs
+    from lissom.runtime.probe import open_checked
     from lissom.runtime.scores import class_columns, class_scores, classifies
 
     opened = open_artifact(artifact)
@@ -68,7 +69,7 @@ def predict(
     tensors = prepare_inputs(inputs, manifest, checked, samples_first=True)
     for text in InputCheck(opened).warnings(inputs, samples_first=True):
         log.warning("%s", text)
-    with open_runtime(opened, runtime) as session:
+    with open_checked(opened, runtime) as session:
         outputs = predict_batches(session.infer_batch, tensors)
     if not classifies(manifest):
         return [], outputs

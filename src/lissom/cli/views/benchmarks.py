@@ -34,14 +34,25 @@ def benched(found: Judgement) -> Outcome:
     lines = table(header, rows, right=[2, 4, 7])
     lines += ["", *_cold_starts(found.arms)]
     lines += ["", *_gate_lines(found.gates)] if found.gates else []
-    lines += ["", *found.remarks] if found.remarks else []
+    remarks = [*_other_answers(found.arms), *found.remarks]
+    lines += ["", *remarks] if remarks else []
     lines += (
         [] if found.complete else ["", "interrupted: few rounds; what was measured is kept, not used again"]
     )
     told = [_arm_document(judged) for judged in found.arms]
-    extra = {"arms": told, "remarks": list(found.remarks), "complete": found.complete}
+    extra = {"arms": told, "remarks": remarks, "complete": found.complete}
     ok = all(gate.state != "fail" or gate.allowed for gate in found.gates)
     return Outcome(lines, ok, gates=found.gates, extra=extra, interrupted=not found.complete)
+
+
+def _other_answers(arms: Sequence[JudgedArm]) -> list[str]:
+    """Engines that compute something else than what was stored when an artifact was made."""
+    return [
+        f"{judged.arm.artifact} on {judged.arm.runtime} gives other answers than those that were stored when "
+        f"it was made ({judged.figures['probe']['told']}): its time is that of another model."
+        for judged in arms
+        if not judged.figures.get("probe", {"passed": True})["passed"]
+    ]
 
 
 def _arm_row(judged: JudgedArm, base: ArmKey | None) -> list[str]:
@@ -100,7 +111,7 @@ def _cold_starts(arms: Sequence[JudgedArm]) -> list[str]:
 def _arm_document(judged: JudgedArm) -> dict[str, Any]:
     """An arm with nothing rounded."""
     figures = judged.figures
-    kept = ("error", "open_ms", "first_ms", "memory", "warmup", "energy", "executed", "rounds_ms")
+    kept = ("error", "open_ms", "first_ms", "memory", "warmup", "energy", "executed", "probe", "rounds_ms")
     return {
         "artifact": judged.arm.artifact,
         "runtime": judged.arm.runtime,
