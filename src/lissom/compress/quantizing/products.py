@@ -63,7 +63,7 @@ def products_from_einsum(model: Any) -> int:
             model.graph.node.insert(place + offset, one)
         number += 1
     if number:
-        _drop_unread(model)
+        drop_unread(model)
     return number
 
 
@@ -76,9 +76,13 @@ def _product(node: Any, constants: set[str]) -> _Product | None:
     equation = next(item.s.decode() for item in node.attribute if item.name == "equation").replace(" ", "")
     left, arrow, output = equation.partition("->")
     terms = left.split(",")
-    if not arrow or "." in equation or len(terms) != 2:
+    if len(terms) != 2:
         return None
+    if not arrow:  # then what stands once is kept, in the order of the alphabet
+        output = "".join(sorted(letter for letter in {*left} - {","} if left.count(letter) == 1))
     weight, data = (terms[0], terms[1]) if places[0] else (terms[1], terms[0])
+    if "." in equation:
+        return _product_of_last_axes(data, weight, output)
     if any(len(set(term)) != len(term) for term in (weight, data, output)):
         return None
     summed = "".join(letter for letter in data if letter in weight)
@@ -88,6 +92,15 @@ def _product(node: Any, constants: set[str]) -> _Product | None:
     if not (summed and free and kept and whole):
         return None
     return _Product(data, kept, summed, free, weight, output)
+
+
+def _product_of_last_axes(data: str, weight: str, output: str) -> _Product | None:
+    """`...i,ij->...j` and nothing else: where axes have no letters, none can be moved."""
+    summed, free = data[-1:], output[-1:]
+    fits = {*weight} == {summed, free} and len(weight) == 2 and summed != free
+    if not (fits and data == f"...{summed}" and output == f"...{free}"):
+        return None
+    return _Product(data, "...", summed, free, weight, output)
 
 
 def _nodes_of(model: Any, node: Any, product: _Product, constants: dict[str, Any]) -> Iterator[Any]:
@@ -167,6 +180,43 @@ def separate_biases(model: Any) -> None:
         met.add(node.input[2])
 
 
+def add_grouped_biases(model: Any) -> None:
+    """Add the bias of a transposed convolution in groups by a node of its own.
+
+    Its weight is [in, out / groups, ...]: ONNX Runtime's quantizer takes the scales of that second axis for
+    those of the output channels, of which a bias has one value each, and raises.
+    """
+    onnx: Any = require("onnx", extra="cpu")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken = tensor_names(model)
+    for place in reversed(range(len(model.graph.node))):
+        node = model.graph.node[place]
+        groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+        if node.op_type != "ConvTranspose" or groups == 1 or len(node.input) < 3:
+            continue
+        if not {*node.input[1:3]} <= constants.keys():
+            continue
+        values = onnx.numpy_helper.to_array(constants[node.input[2]])
+        grid = [1] * (len(constants[node.input[1]].dims) - 2)
+        bias, result = free_name(f"{node.input[2]}_by_channel", taken), node.output[0]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values.reshape(-1, *grid), bias))
+        product = free_name(f"{result}_product", taken)
+        del node.input[2:]
+        node.output[0] = product
+        model.graph.node.insert(place + 1, onnx.helper.make_node("Add", [product, bias], [result]))
+        _type_as(model, product, result)
+
+
+def _type_as(model: Any, name: str, known: str) -> None:
+    """Describe a new tensor as another of its type and shape; without a type it would have no range."""
+    for value in (*model.graph.value_info, *model.graph.output):
+        if value.name == known:
+            typed = model.graph.value_info.add()
+            typed.CopyFrom(value)
+            typed.name = name
+            return
+
+
 def flatten_biases(model: Any) -> None:
     """Write every Gemm with constant weights as plain `x w + b`, with one bias a column.
 
@@ -220,6 +270,7 @@ def _settle_bias(model: Any, node: Any, bias: np.ndarray, columns: int, taken: s
     del node.input[2:]
     node.output[0] = product
     model.graph.node.insert(place + 1, onnx.helper.make_node("Add", [product, name], [result]))
+    _type_as(model, product, result)
 
 
 def free_names(model: Any) -> None:
@@ -265,7 +316,7 @@ def _rename(model: Any, old: str, new: str) -> None:
             part.name = new
 
 
-def _drop_unread(model: Any) -> None:
+def drop_unread(model: Any) -> None:
     """Remove constants that nothing reads any more."""
     read = {name for node in model.graph.node for name in node.input}
     read |= {value.name for value in model.graph.output} | {value.name for value in model.graph.input}

@@ -20,6 +20,7 @@ from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import LAYERS, Graph, name_nodes
 from lissom.compress.quantizing.observers import Range
 from lissom.compress.quantizing.products import (
+    add_grouped_biases,
     flatten_biases,
     free_names,
     products_from_einsum,
@@ -219,6 +220,7 @@ def prepared(path: Path) -> Any:
         except Exception as exc:  # whatever shape inference or the optimizer stumbles over
             raise ModelError(f"the model cannot be prepared for quantization: {_first_line(exc)}") from exc
         model = onnx.load(target)
+    add_grouped_biases(model)
     flatten_biases(model)
     separate_biases(model)
     free_names(model)

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lissom.compress.quantizing.products import products_from_einsum, store_constants
+from lissom.compress.quantizing.products import (
+    drop_unread,
+    flatten_biases,
+    free_name,
+    products_from_einsum,
+    store_constants,
+    tensor_names,
+)
 from lissom.logs import quiet_quantizer
 from lissom.optional import require
 from lissom.recipe import QuantizeConfig
@@ -24,6 +31,7 @@ def weight_only_model(model: Any, config: QuantizeConfig) -> tuple[Any, int]:
     tool: Any = require("onnxruntime.quantization.matmul_nbits_quantizer", extra="cpu")
     store_constants(model)
     products_from_einsum(model)
+    flatten_biases(model)
     _products_from_gemm(model)
     with quiet_quantizer():
         quantizer = tool.MatMulNBitsQuantizer(
@@ -44,7 +52,7 @@ def _products_from_gemm(model: Any) -> None:
     """Write every Gemm with constant weights as a product and an addition, which the quantizer knows."""
     onnx = require("onnx", extra="cpu")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers = [name for node in model.graph.node for name in node.input]
+    taken = tensor_names(model)
     for index in reversed(range(len(model.graph.node))):
         node = model.graph.node[index]
         flags = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
@@ -52,12 +60,12 @@ def _products_from_gemm(model: Any) -> None:
         if node.op_type != "Gemm" or not plain or node.input[1] not in constants:
             continue
         weight = constants[node.input[1]]
-        if flags.get("transB"):
-            if readers.count(weight.name) > 1:
-                continue
+        if flags.get("transB"):  # another layer may read it as it is
             turned = onnx.numpy_helper.to_array(weight).T.copy()
-            weight.CopyFrom(onnx.numpy_helper.from_array(turned, weight.name))
+            node.input[1] = free_name(f"{weight.name}_turned", taken)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(turned, node.input[1]))
         _replace(model, index)
+    drop_unread(model)
 
 
 def _replace(model: Any, index: int) -> None:
