@@ -106,6 +106,7 @@ def inspect_(
     """
     from lissom import verbs
     from lissom.cli.views.inside import with_page
+    from lissom.verbs.files import is_onnx_file
 
     with writable(out):
         pass
@@ -120,7 +121,7 @@ def inspect_(
     known = views.executed(found, layers, runtime) if listed else views.inspected(found)
     request = {
         "against": next(iter(parents), None),
-        "data": data,
+        "data": None if is_onnx_file(artifact) else data,  # with which the file was loaded
         "runtime": runtime,
         "layer": layer,
         "num_samples": num_samples,

@@ -16,7 +16,7 @@ from lissom.errors import ArtifactError
 from lissom.export.batch_axes import possible_states, settle_axes
 from lissom.export.external_data import load_onnx, read_graph
 from lissom.export.graphs import all_graphs, all_nodes
-from lissom.export.normalisation import input_specs, normalise
+from lissom.export.normalisation import check_tensors, input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
 from lissom.export.recognition import computes_integers, scaled_weights
@@ -84,6 +84,7 @@ def declared_inputs(config: ModelConfig) -> tuple[tuple[TensorSpec, ...], set[st
     if source.suffix != ".onnx":
         return (), set()
     graph = read_graph(source)
+    check_tensors(graph)
     return input_specs(graph), possible_states(graph)
 
 

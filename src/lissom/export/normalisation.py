@@ -2,6 +2,7 @@
 
 Each step takes a ModelProto and gives one, with a note of what it changed:
 
+    nodes of one name                  a name of their own each: ONNX Runtime opens no others
     initializers that are inputs too   were needed up to IR 3; a later file means that they may be overridden,
                                        which nobody does, and which keeps engines from folding them
     sparse weights                     dense, as OpenVINO and the quantizers read nothing else
@@ -14,13 +15,14 @@ Each step takes a ModelProto and gives one, with a note of what it changed:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lissom.artifact import TensorSpec
-from lissom.errors import LissomError
+from lissom.errors import LissomError, ModelError
 from lissom.export.graphs import all_graphs, all_nodes, default_opset
 from lissom.export.made_inputs import make_inputs
 from lissom.export.onnx_file import caller, open_session
@@ -55,7 +57,12 @@ class Normalised(NamedTuple):
 
 
 def normalise(model: Any) -> Normalised:
-    """Bring a model of somebody else into the form that every stage reads; see the head of this file."""
+    """Bring a model of somebody else into the form that every stage reads; see the head of this file.
+
+    Raises:
+        ModelError: an input or output is no tensor of numbers.
+    """
+    check_tensors(model)
     copy = type(model)()
     copy.CopyFrom(model)
     notes = []
@@ -64,6 +71,47 @@ def normalise(model: Any) -> Normalised:
         if note:
             notes.append(note)
     return Normalised(copy, tuple(notes))
+
+
+def check_tensors(model: Any) -> None:
+    """Refuse a model that takes or gives something else than tensors of numbers.
+
+    Raises:
+        ModelError: an input or output is a sequence, a map, optional, text, or of a type that NumPy lacks.
+    """
+    names = _initializers(model.graph)
+    for value in model.graph.input:
+        if value.name not in names:
+            _check_tensor(value, "input")
+    for value in model.graph.output:
+        _check_tensor(value, "output")
+
+
+def repeats_names(model: Any) -> bool:
+    """True where two nodes of one graph have one name."""
+    return any(
+        len(names) > len({*names})
+        for graph in all_graphs(model.graph)
+        if (names := [node.name for node in graph.node if node.name])
+    )
+
+
+def separate_names(model: Any) -> Changed:
+    """A name of its own for every node that has one."""
+    if not repeats_names(model):
+        return Changed(model)
+    taken = {node.name for node in all_nodes(model)}
+    count = 0
+    for graph in all_graphs(model.graph):
+        met = {""}
+        for node in graph.node:
+            if node.name and node.name in met:
+                number = next(one for one in itertools.count(2) if f"{node.name}_{one}" not in taken)
+                node.name = f"{node.name}_{number}"
+                taken.add(node.name)
+                count += 1
+            met.add(node.name)
+    return Changed(model, f"{count} nodes had the names of others and have names of their own")
 
 
 def drop_listed_initializers(model: Any) -> Changed:
@@ -149,6 +197,7 @@ def settle_outputs(model: Any) -> Changed:
 
 
 _STEPS: tuple[Step, ...] = (
+    separate_names,
     drop_listed_initializers,
     densify,
     inline_functions,
@@ -159,9 +208,21 @@ _STEPS: tuple[Step, ...] = (
 
 
 def input_specs(model: Any) -> tuple[TensorSpec, ...]:
-    """The inputs of a model that have to be given: those without a value of their own."""
+    """The inputs of a model that have to be given: those without a value of their own.
+
+    Raises:
+        ModelError: one is no tensor of numbers, or there is none.
+    """
     names = _initializers(model.graph)
-    return tuple(spec_of(value) for value in model.graph.input if value.name not in names)
+    given = [value for value in model.graph.input if value.name not in names]
+    if not given:
+        raise ModelError(
+            "the model takes no input, so that it gives the same answer always",
+            hint="export it with the tensor that varies as its input",
+        )
+    for value in given:
+        _check_tensor(value, "input")
+    return tuple(spec_of(value) for value in given)
 
 
 def spec_of(value: Any) -> TensorSpec:
@@ -173,6 +234,44 @@ def spec_of(value: Any) -> TensorSpec:
     shape = [dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"dim_{axis}" for axis, dim in dims]
     named = ("batch", *shape[1:]) if shape and isinstance(shape[0], str) else tuple(shape)
     return TensorSpec(name=value.name, dtype=dtype, shape=named)
+
+
+_NUMBERS = (
+    *("FLOAT", "FLOAT16", "DOUBLE", "BOOL"),
+    *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
+)
+"""Types of tensors that an .npz can hold and every engine takes."""
+
+
+def _check_tensor(value: Any, kind: str) -> None:
+    found = _unfit(value.type)
+    if not found:
+        return
+    advice = {
+        "input": "cut the model where a tensor of numbers goes in, with onnx.utils.extract_model",
+        "output": "cut the model where a tensor of numbers comes out, with onnx.utils.extract_model",
+    }[kind]
+    if found == "a sequence of maps":
+        advice = "export it with options={'zipmap': False} (skl2onnx), which gives a tensor of scores"
+    raise ModelError(
+        f"the {kind} {value.name!r} of the model is {found}; lissom works with tensors of numbers",
+        hint=advice,
+    )
+
+
+def _unfit(kind: Any) -> str:
+    """What a type of ONNX is, where it is no tensor of numbers that NumPy has; empty where it is one."""
+    which = kind.WhichOneof("value")
+    if which != "tensor_type":
+        inner = kind.sequence_type.elem_type if which == "sequence_type" else None
+        if inner is not None and inner.WhichOneof("value") == "map_type":
+            return "a sequence of maps"
+        names = {"sequence_type": "a sequence of tensors", "optional_type": "optional", "map_type": "a map"}
+        return names.get(which or "", "of no type" if which is None else which.replace("_", " "))
+    name: str = require("onnx", extra="cpu").TensorProto.DataType.Name(kind.tensor_type.elem_type)
+    if name in _NUMBERS:
+        return ""
+    return "text" if name == "STRING" else f"a tensor of {name.lower()}"
 
 
 def _initializers(graph: Any) -> set[str]:

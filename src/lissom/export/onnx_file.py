@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,28 @@ def _faults(library: Any) -> tuple[type[Exception], ...]:
     )
 
 
+_UNKNOWN = (
+    re.compile(r"Fatal error: (?P<domain>[^:\s]*):(?P<kind>\w+)\("),
+    re.compile(r"No Op registered for (?P<kind>\w+) with domain_version of (?P<version>\d+)"),
+)
+"""What ONNX Runtime says of an operator that it does not know."""
+
+
 def _translated(exc: Exception) -> ModelError:
-    return ModelError(f"ONNX Runtime cannot execute the model: {str(exc).splitlines()[0]}")
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).splitlines()[0])
+    for pattern in _UNKNOWN:
+        if found := pattern.search(text):
+            parts = found.groupdict()
+            place = f"operator set {parts['version']}" if "version" in parts else f"{parts['domain']!r}"
+            return ModelError(
+                f"ONNX Runtime cannot execute the model: it has no operator {parts['kind']} of {place}",
+                hint="export the model without that operator, or with it as a function of the file",
+            )
+    newer = "opset" in text.lower() or "IR version" in text
+    return ModelError(
+        f"ONNX Runtime cannot execute the model: {text}",
+        hint="pip install -U onnxruntime, or export for an older operator set" if newer else "",
+    )
 
 
 def strip(model: Any) -> None:

@@ -266,6 +266,7 @@ def fuzz_inputs(
 ) -> list[dict[str, np.ndarray]]:
     """Zeros, both extremes of the data, and noise over their range, in batches of every size.
 
+    Of data that hold infinity, as a mask does, the extremes are those of their finite values.
     Every other axis that may vary has its size in the data, and then each of the smaller ones of `sizes`,
     one axis at a time. Whole numbers, such as tokens and masks, stay between the extremes of the data.
     """
@@ -301,7 +302,8 @@ def _filled(
     kind: str, spec: TensorSpec, like: np.ndarray, dims: Mapping[str, int], generator: np.random.Generator
 ) -> np.ndarray:
     shape = [dims[dim] if isinstance(dim, str) else dim for dim in spec.shape]
-    low, high = like.min(), like.max()
+    known = like[np.isfinite(like)] if like.dtype.kind == "f" else like
+    low, high = (known.min(), known.max()) if known.size else (like.dtype.type(0), like.dtype.type(0))
     if kind == "noise" and like.dtype.kind in "iub":
         return generator.integers(int(low), int(high), shape, endpoint=True).astype(spec.dtype)
     if kind == "noise":

@@ -159,7 +159,8 @@ def precision_gate(
         reason = f"{found} of {wanted} quantized convolutions and products run in int8"
         return _gate("precision", state, measured, f"{wanted} int8", reason)
     if asked in WEIGHT_ONLY:
-        wanted, found = int(artifact.manifest.notes["weights_in_groups"]), executed.get(asked, 0)
+        # A file from elsewhere does not say how many there are.
+        wanted, found = int(artifact.manifest.notes.get("weights_in_groups", 1)), executed.get(asked, 0)
         if not found:
             return _gate(
                 "precision", "skipped", measured, asked, "the engine does not say how it keeps weights"

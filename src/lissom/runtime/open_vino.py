@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lissom.errors import ArtifactError
+from lissom.errors import ArtifactError, RequestError
 from lissom.optional import require
 from lissom.runtime.base import Layer, LayerTime, Runtime, executed_name
 from lissom.runtime.onnx_runtime import MODEL_FILE
@@ -50,10 +50,13 @@ class OpenVino(Runtime):
         try:
             return library.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as exc:
-            raise ArtifactError(f"OpenVINO cannot open {path}: {str(exc).strip().splitlines()[0]}") from exc
+            raise ArtifactError(f"OpenVINO cannot open {path}: {_cause(exc)}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._request.infer(inputs, share_inputs=True)
+        try:
+            self._request.infer(inputs, share_inputs=True)
+        except RuntimeError as exc:  # an index out of range, or a size that the graph cannot have
+            raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
         tensor = self._request.get_output_tensor
         return {name: tensor(place).data.copy() for name, place in self._places}
 
@@ -106,6 +109,18 @@ def _precision_hint(library: Any, precision: str) -> str:
     wanted = _PRECISIONS.get(precision, "f32")
     can = library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") if wanted == "f16" else ["FP16"]
     return wanted if "FP16" in can else "f32"
+
+
+def _cause(exc: Exception) -> str:
+    r"""What OpenVINO says at the end: the lines before name places in its own sources.
+
+    >>> _cause(RuntimeError("Exception from core.cpp:132:\nNo scalars.\n\nSummary:\n-- failed: x"))
+    'No scalars.'
+    """
+    told = str(exc).partition("\nSummary:")[0]
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    own = [line for line in lines if not line.startswith("Exception from")]
+    return (own or lines or [type(exc).__name__])[-1][:300]
 
 
 def _fused_names(compiled: Any) -> dict[str, tuple[str, ...]]:

@@ -171,7 +171,7 @@ def _made_data(path: Path, folder: Path) -> Path:
     """An .npz of made inputs for a file; the same for the same file."""
     from lissom.export.external_data import load_onnx
     from lissom.export.made_inputs import make_inputs
-    from lissom.export.normalisation import input_specs
+    from lissom.export.normalisation import check_tensors, input_specs, repeats_names, separate_names
     from lissom.export.onnx_file import caller, open_session
     from lissom.runtime.isolation import prove_file
 
@@ -181,8 +181,12 @@ def _made_data(path: Path, folder: Path) -> Path:
         return made_file
     prove_file(path)
     model = load_onnx(path)
+    check_tensors(model)
+    content: Path | bytes = path
+    if repeats_names(model):  # which no engine would open
+        content = separate_names(model).model.SerializeToString()
     names = [value.name for value in model.graph.output]
-    made = make_inputs(model, input_specs(model), caller(open_session(path, is_trial=True), names))
+    made = make_inputs(model, input_specs(model), caller(open_session(content, is_trial=True), names))
     _write(made_file, made.samples(_count(made)))
     log.warning("%s: %s", path, _described(made))
     return made_file
