@@ -13,7 +13,8 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,10 @@ class RuntimeEntry(NamedTuple):
     extra: str
 
 
+_IMPORTED: dict[Path, str] = {}
+"""Hashes of the files beside a factory's file when they were imported."""
+_LAST: list[str] = []
+"""Folders of factories' files at the end of the path, the latest first."""
 STAGES: dict[type[StageConfig], str] = {
     LoadConfig: "lissom.export.loading:load",
     TrainConfig: "lissom.models.training:train",
@@ -201,7 +206,7 @@ def resolve(reference: str, *, known: dict[str, str], folder: str | Path = "") -
     """
     place, attribute = _place(reference, known)
     if place.endswith(".py"):
-        module = _module_from_file(Path(folder) / place)
+        module = _module_from_file(Path(folder) / place, folder)
     else:
         module = _module(place, reference, folder)
     try:
@@ -243,8 +248,14 @@ def source_files(reference: str, *, known: dict[str, str], folder: str | Path = 
     version says what it is. Imports are read, not run: one by a computed name is not seen.
     """
     place = _place(reference, known)[0]
-    first = _source_file(place, reference, folder).absolute()
+    first = _source_file(place, reference, folder)
     depth = 0 if place.endswith(".py") else place.count(".") + (first.name == "__init__.py")
+    return _own_sources(first, folder, depth)
+
+
+def _own_sources(first: Path, folder: str | Path, depth: int = 0) -> list[Path]:
+    """A file, so many folders inside its project, and those that define with it what it holds."""
+    first = first.absolute()
     roots = [first.parents[depth], Path(folder).absolute()]
     found: dict[Path, None] = {}  # in the order in which they are met
     waiting = [first]
@@ -339,22 +350,76 @@ def _module(place: str, reference: str, folder: str | Path = "") -> Any:
         raise ModelError(f"{place} cannot be imported:{told(exc)}") from exc
 
 
-def _module_from_file(path: Path) -> Any:
+def _module_from_file(path: Path, folder: str | Path = "") -> Any:
+    """The module of a file, which may import what lies beside it, as a script may."""
     if not path.is_file():
         raise ModelError(f"no file {path}", hint=_forms())
-    source = path.read_bytes()
-    name = f"lissom_user_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
+    first, *beside = _own_sources(path, folder)
+    source = first.read_bytes()
+    content = hashlib.sha256(b"\0".join([source, *(file.read_bytes() for file in beside)])).hexdigest()
+    name = f"lissom_user_{path.stem}_{content[:12]}"
     if name not in sys.modules:
+        _forget(beside, [path.parent.absolute(), Path(folder).absolute()])
         module = ModuleType(name)
         module.__file__ = str(path)
         sys.modules[name] = module
         try:
-            # Compiled here: a cached .pyc is taken for fresh when size and second of the file are the same.
-            exec(compile(source, str(path), "exec"), module.__dict__)
+            with _as_script(path.parent, Path(folder)):
+                # Compiled here: a .pyc is taken for fresh when size and second of the file are the same.
+                exec(compile(source, str(path), "exec"), module.__dict__)
         except Exception as exc:  # the user's file may raise anything; what it says is what matters
             del sys.modules[name]
             raise ModelError(f"{path} cannot be imported:{told(exc)}") from exc
     return sys.modules[name]
+
+
+@contextmanager
+def _as_script(*folders: Path) -> Iterator[None]:
+    """Import from some folders before all others, and write no .pyc, which would be taken for fresh.
+
+    Afterwards they come last, for what the user's functions import when they are called: a file of a common
+    name there must not stand before what lissom and its libraries import.
+    """
+    places = list(dict.fromkeys(str(folder.absolute()) for folder in folders))
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path[:0] = places
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = written
+        for place in places:
+            sys.path.remove(place)  # the first of its name, which may have been there before as well
+        ours = [place for place in [*places, *_LAST] if place in _LAST or place not in sys.path]
+        _LAST[:] = dict.fromkeys(ours)
+        sys.path[:] = [place for place in sys.path if place not in _LAST] + _LAST
+
+
+def _forget(files: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Let files be imported anew that changed, or whose name a file of another project has taken."""
+    for path in files:
+        digest = sha256_file(path)
+        changed = _IMPORTED.setdefault(path, digest) != digest
+        _IMPORTED[path] = digest
+        root = next((root for root in roots if path.is_relative_to(root)), path.parent)
+        place = path.relative_to(root).with_suffix("")
+        parts = place.parent.parts if path.stem == "__init__" else place.parts
+        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        for name in names:
+            if not (loaded := _location(name)) or not _counts(loaded):
+                continue
+            if (changed and name == names[-1]) or not loaded.is_relative_to(root / names[0]):
+                del sys.modules[name]
+                parent, _, attribute = name.rpartition(".")
+                if parent in sys.modules:
+                    vars(sys.modules[parent]).pop(attribute, None)
+    importlib.invalidate_caches()
+
+
+def _location(name: str) -> Path | None:
+    """Where an imported module lies, without the ending of its file; None for one that lies nowhere."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    return Path(file).absolute().with_suffix("") if file else None
 
 
 def _see(folder: str | Path) -> None:

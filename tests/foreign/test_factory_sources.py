@@ -104,3 +104,63 @@ def test_an_onnx_artifact_needs_no_factory(made: tuple[Artifact, Path]) -> None:
     np.testing.assert_allclose(found, wanted(), rtol=1e-4, atol=1e-5)
     with pytest.raises(ArtifactError, match="lies neither"):
         load_model(artifact)
+
+
+BESIDE = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x))
+"""
+IMPORTS = {
+    "a name": ("from parts import Block", "Block()", "parts.py"),
+    "the module": ("import parts", "parts.Block()", "parts.py"),
+    "a package": ("from parts.blocks import Block", "Block()", "parts/blocks.py"),
+    "when it is called": ("def late():\n    import parts\n    return parts.Block()", "late()", "parts.py"),
+}
+
+
+def project_of(folder: Path, case: str, function: str = "relu") -> tuple[str, Path]:
+    """A factory that imports what lies beside it; and that file."""
+    line, built, place = IMPORTS[case]
+    beside = folder / place
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    if (
+        beside.parent != folder
+    ):  # a folder without it comes after every module of its name, wherever that lies
+        (beside.parent / "__init__.py").touch()
+    beside.write_text(BESIDE.replace("relu", function))
+    body = f"    torch.manual_seed(0)\n    return {built}\n"
+    (folder / "net.py").write_text(f"import torch\n{line}\n\ndef make():\n{body}")
+    return f"{folder / 'net.py'}:make", beside
+
+
+@pytest.mark.parametrize("case", IMPORTS)
+def test_a_file_may_import_what_lies_beside_it_whatever_another_project_calls_it(
+    tmp_path: Path, case: str
+) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(16, 4)
+    with torch.no_grad():
+        plain = layer(torch.from_numpy(SAMPLES[:5]))
+    functions = {"relu": torch.relu, "tanh": torch.tanh, "erf": torch.erf}
+    for function, known in functions.items():
+        source, _ = project_of(tmp_path / function, case, function)
+        artifact = make(tmp_path / f"01-{function}", DATA, "load", model=ModelConfig(source=source))
+        np.testing.assert_array_equal(answer(artifact), known(plain).numpy())
+
+
+def test_what_changed_beside_a_factory_is_seen_at_once(tmp_path: Path) -> None:
+    source, beside = project_of(tmp_path / "project", "a name")
+    artifact = make(tmp_path / "01-load", DATA, "load", model=ModelConfig(source=source))
+    beside.write_text(beside.read_text().replace("relu", "tanh"))  # as long, within the same second
+    with pytest.raises(ArtifactError, match="answers otherwise"):
+        load_model(artifact)
+    beside.write_text("# a comment\n" + beside.read_text().replace("tanh", "relu"))
+    assert np.isfinite(answer(artifact)).all()
