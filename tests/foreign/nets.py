@@ -149,3 +149,9 @@ def flat(*, in_features: int) -> nn.Module:
     """One number a sample, without an axis of length one."""
     hidden = nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
     return hidden
+
+
+def rowwise(*, sizes: list[int], tokens: bool = False) -> nn.Module:
+    """One product of rows, or of the vector of each token."""
+    torch.manual_seed(0)
+    return nn.Embedding(*sizes) if tokens else nn.Linear(*sizes)

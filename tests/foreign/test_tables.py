@@ -19,10 +19,12 @@ from tests.unit.small import make
 
 import lissom
 from lissom import pipeline
-from lissom.artifact import Artifact
+from lissom.artifact import Artifact, TensorSpec
+from lissom.errors import ModelError
 from lissom.models.data import Data
-from lissom.models.dataset import Dataset
-from lissom.models.preparation import with_standardization
+from lissom.models.dataset import Dataset, checked
+from lissom.models.estimation import ModelCost
+from lissom.models.preparation import moments, with_standardization
 from lissom.models.target_scale import find_target_scale
 from lissom.models.tasks import task_of
 from lissom.recipe import ModelConfig, Recipe
@@ -308,3 +310,51 @@ def test_a_model_that_learned_passes(tmp_path: Path) -> None:
     assert gate.state == "skipped"
     assert report.verdict.ok
     assert not report.verdict.sentence.startswith("WARNING")
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+def test_a_column_far_from_zero_is_scaled_as_long_as_float32_holds_its_steps(offset: float) -> None:
+    steps = np.random.default_rng(0).integers(0, 100, size=500)
+    column = np.float32(offset) + steps * np.spacing(np.float32(offset or 1.0))
+    _, std = moments(column[:, np.newaxis])
+    assert std[0] == pytest.approx(column.astype(np.float64).std())
+    _, constant = moments(np.nextafter(np.float32(offset or 1), np.float32([[0], [2 * offset or 2]])))
+    assert constant.tolist() == [1.0]
+
+
+def test_truth_values_are_classes_and_several_at_once_are_told_to_be_values() -> None:
+    x = np.arange(180, dtype=np.float32).reshape(60, 3)
+    truth = np.arange(60) % 3 == 0
+    found = Data("rows", checked(Dataset({"x": x}, truth, ("no", "yes")), "rows"))
+    assert found.kind == "classes"
+    np.testing.assert_array_equal(found.dataset.labels, truth.astype(int))
+    several = Data("rows", Dataset({"x": x}, np.stack([truth, ~truth, truth], 1).astype(int)))
+    with pytest.raises(ModelError) as caught:
+        task_of("language-modelling", several).check(
+            [TensorSpec(name="y", dtype="float32", shape=("b", 3))], several
+        )
+    assert "floats of shape [samples, classes]" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["classes", "a value", "three values", "tokens"])
+def test_a_model_is_loaded_where_nothing_is_there_to_train_on(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(0)
+    x = random.integers(0, 7, (90, 5)) if kind == "tokens" else random.normal(size=(90, 5))
+    labels = {
+        "classes": np.arange(90) % 2,
+        "a value": random.normal(size=90),
+        "three values": random.normal(size=(90, 3)),
+        "tokens": x,
+    }[kind]
+    parts = np.array(["calibrate", "select", "report"])[np.arange(90) // 30]
+    np.savez(tmp_path / "rows.npz", x=x, y=labels, split=parts)
+    sizes = {"classes": (5, 2), "a value": (5, 1), "three values": (5, 3), "tokens": (7, 7)}[kind]
+    recipe = _recipe(
+        str(tmp_path / "rows.npz"),
+        source=f"{NAME}:rowwise",
+        kwargs={"sizes": list(sizes), "tokens": kind == "tokens"},
+    )
+    data = pipeline.load_data(recipe)
+    artifact = make(tmp_path / "load", data, "load", model=recipe.model)
+    assert artifact.manifest.signature.outputs[0].shape[-1] == sizes[1]
+    assert ModelCost.of(recipe.model, data).num_train == 0

@@ -16,6 +16,7 @@ from lissom.errors import ArtifactError
 from lissom.export.batch_axes import possible_states, settle_axes
 from lissom.export.external_data import load_onnx, read_graph
 from lissom.export.graphs import all_graphs, all_nodes
+from lissom.export.missing_values import accept_missing
 from lissom.export.normalisation import check_tensors, input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
@@ -56,6 +57,11 @@ def data_for_model(source: str, config: ModelConfig) -> Data:
     Raises:
         LissomError: the data or the model cannot be read, or the arrays are not the inputs of the model.
     """
+    return accept_missing(_data_by_inputs(source, config), config)
+
+
+def _data_by_inputs(source: str, config: ModelConfig) -> Data:
+    """DATA by the names, in the order and the dtypes of a model's inputs."""
     declared, optional = declared_inputs(config)
     if declared or config.format != "torch":
         return load_data(source, declared, optional)

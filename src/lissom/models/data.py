@@ -21,6 +21,7 @@ from lissom.models.dataset import SPLITS, Dataset, Kind, kind_of, usual_dtype
 from lissom.models.matching import match_inputs
 from lissom.runtime.arrays import plain
 from lissom.runtime.conversion import is_rounded
+from lissom.runtime.finiteness import is_finite
 from lissom.runtime.preprocess import preprocess
 
 _SHARES = {"train": 0.60, "calibrate": 0.10, "select": 0.15, "report": 0.15}
@@ -34,11 +35,13 @@ class Data:
         source: Where it comes from, as DATA was written.
         dataset: Raw samples, with the names and in the order of the model's inputs once it is known.
         taken: What a model takes them as, see `taken_by`; empty where nothing is known of one.
+        tolerant: Inputs whose NaN and infinity the model is made for, see `accepting`.
     """
 
     source: str
     dataset: Dataset
     taken: tuple[TensorSpec, ...] = ()
+    tolerant: frozenset[str] = frozenset()
     _tensors: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -108,7 +111,8 @@ class Data:
                 for step in self.dataset.preprocessing
             ),
         )
-        found = replace(self, dataset=dataset, taken=tuple(specs), _tensors={})
+        tolerant = frozenset(back.get(name, name) for name in self.tolerant)
+        found = replace(self, dataset=dataset, taken=tuple(specs), tolerant=tolerant, _tensors={})
         if "sample_hashes" in self.__dict__:  # of the raw arrays, which are the same
             found.__dict__["sample_hashes"] = self.sample_hashes
         return found
@@ -135,9 +139,30 @@ class Data:
                 raise DataError(f"{self.source}: the {split} split is empty", hint=_split_hint(self.dataset))
             dtypes = {spec.name: spec.dtype for spec in self.input_specs}
             tensors = self._converted(self.raw(split), dtypes)
-            _check_finite(tensors, self.source, split, self.indices[split])
+            strict = {name: array for name, array in tensors.items() if name not in self.tolerant}
+            _check_finite(strict, self.source, split, self.indices[split])
             self._tensors[split] = tensors
         return self._tensors[split]
+
+    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs of some samples after preprocessing, whatever they hold."""
+        dtypes = {spec.name: spec.dtype for spec in self.input_specs}
+        return self._converted({name: array[index] for name, array in self.dataset.inputs.items()}, dtypes)
+
+    def accepting(self, names: Iterable[str]) -> Data:
+        """The same data, with inputs whose NaN and infinity are taken as they are."""
+        return replace(self, tolerant=self.tolerant | {*names}, _tensors={})
+
+    @property
+    def nonfinite_inputs(self) -> set[str]:
+        """Inputs that hold NaN or infinity; minus infinity alone is that of a mask."""
+        return {name for name, array in self.dataset.inputs.items() if _gaps(array).any()}
+
+    @property
+    def has_gap(self) -> np.ndarray:
+        """Which samples hold NaN or infinity, bool [samples]."""
+        found: np.ndarray = np.logical_or.reduce([_gaps(array) for array in self.dataset.inputs.values()])
+        return found
 
     def _converted(self, raw: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Raw arrays after preprocessing; that floats lose digits is said where the model asked for it."""
@@ -251,6 +276,12 @@ class Data:
         return kind_of(self.dataset.labels)
 
     @property
+    def num_values(self) -> int:
+        """Values to be predicted of a sample; 0 without labels."""
+        labels = self.dataset.labels
+        return 0 if labels is None else labels[:1].size
+
+    @property
     def num_classes(self) -> int:
         """Number of label names."""
         return len(self.dataset.label_names)
@@ -283,12 +314,23 @@ def _check_finite(tensors: Mapping[str, np.ndarray], source: str, split: str, in
     Minus infinity is let through: in a mask that is added to attention it is what the model takes.
     """
     for name, array in tensors.items():
-        broken = np.isnan(array) | (array == np.inf)
-        bad = np.flatnonzero(broken.any(axis=tuple(range(1, array.ndim))))
+        bad = np.flatnonzero(_gaps(array))
         if len(bad):
             raise DataError(
                 f"{source}: input {name!r} of sample {indices[bad[0]]} ({split} split) holds NaN or infinity"
+                f", like {len(bad) / len(array):.1%} of the samples there",
+                hint="leave such samples out, or fill what is missing, as with the mean of its column; a "
+                "model that fills it itself may have it",
             )
+
+
+def _gaps(array: np.ndarray) -> np.ndarray:
+    """Which samples hold NaN or infinity, bool [samples]."""
+    if array.dtype.kind != "f" or is_finite(array):
+        return np.zeros(len(array), dtype=bool)
+    broken = np.isnan(array) | (array == np.inf)
+    found: np.ndarray = broken.any(axis=tuple(range(1, array.ndim)))
+    return found
 
 
 def _split_hint(dataset: Dataset) -> str:

@@ -107,10 +107,11 @@ def _with_arrays(dataset: Dataset) -> Dataset:
     def array(values: Any) -> Any:
         return None if values is None else plain(values)
 
+    labels = array(dataset.labels)
     return replace(
         dataset,
         inputs={name: plain(values) for name, values in dataset.inputs.items()},
-        labels=array(dataset.labels),
+        labels=labels.astype(np.int64) if labels is not None and labels.dtype == bool else labels,
         split=array(dataset.split),
         group=array(dataset.group),
     )
@@ -156,7 +157,9 @@ def _check_labels(dataset: Dataset, source: str) -> None:
         _check_tokens(labels, names, source)
     elif labels.min() < 0 or labels.max() >= len(names):
         raise DataError(
-            f"{source}: labels lie between {labels.min()} and {labels.max()}, with {len(names)} names"
+            f"{source}: labels lie between {labels.min()} and {labels.max()}, with {len(names)} names",
+            hint="classes count from 0, and label_names has a name for each; values to be predicted are "
+            "floats: y.astype('float32')",
         )
 
 

@@ -164,9 +164,7 @@ def _from_data(data: Data) -> dict[str, int]:
 
 def _num_outputs(data: Data) -> int:
     """Classes, or values of a label."""
-    if data.kind == "values":
-        return data.labels("train")[:1].size
-    return data.num_classes
+    return data.num_values if data.kind == "values" else data.num_classes
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -19,8 +19,8 @@ _SPLIT_OF_PART = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "select"),
     **dict.fromkeys(("test", "testing", "t10k"), "report"),
 }
-_CONSTANT = 1e-6
-"""Deviation, as a share of the largest value, at which a column does not vary beyond its rounding."""
+_CONSTANT = 2.0
+"""Deviation, in steps of float32 at the largest value, below which a column varies by its rounding alone."""
 PARTS = tuple(_SPLIT_OF_PART)
 """Names under which publishers give the parts of a data set, whatever their case."""
 
@@ -120,7 +120,8 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = np.where(finite, columns, 0.0).sum(axis=0) / count
     std = np.sqrt(np.square(np.where(finite, columns - mean, 0.0)).sum(axis=0) / count)
     largest = np.abs(np.where(finite, columns, 0.0)).max(axis=0, initial=0.0)
-    return mean, np.where(std > _CONSTANT * largest, std, 1.0)
+    rounding = _CONSTANT * float(np.finfo(np.float32).eps) * largest
+    return mean, np.where(std > rounding, std, 1.0)
 
 
 def values_from_classes(dataset: Dataset, source: str) -> Dataset:

@@ -142,7 +142,7 @@ class Regression(Task):
 
     def check(self, outputs: Sequence[TensorSpec], data: Data) -> None:
         """As many values as the labels have."""
-        wanted = data.labels("train").reshape(len(data.labels("train")), -1).shape[1]
+        wanted = data.num_values
         if len(outputs) != 1 or len(outputs[0].shape) > 2 or (outputs[0].shape[1:] or (1,)) != (wanted,):
             raise ModelError(
                 f"the model gives {_shown(outputs)} outputs, but {data.source} has {wanted} values a sample",
@@ -177,14 +177,21 @@ class LanguageModelling(Task):
 
     def check(self, outputs: Sequence[TensorSpec], data: Data) -> None:
         """Logits at each position of the labels."""
-        labels = data.labels("train")
+        labels = data.dataset.labels
+        assert labels is not None
         length, highest = labels.shape[1], int(labels.max())
         shape = outputs[0].shape
         if len(outputs) != 1 or len(shape) != 3 or shape[1] != length or int(shape[2]) <= highest:
+            advice = "a language model gives logits of shape [batch, length, vocab_size]"
+            if len(shape) == 2 and shape[1] == length and highest <= 1:
+                advice = (
+                    "several classes at once are values, floats of shape [samples, classes]: "
+                    "y.astype('float32'); a task of your own brings another loss than their distance"
+                )
             raise ModelError(
                 f"the model gives {_shown(outputs)} outputs, but {data.source} has {length} tokens a sample, "
                 f"the highest {highest}",
-                hint="a language model gives logits of shape [batch, length, vocab_size]",
+                hint=advice,
             )
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:

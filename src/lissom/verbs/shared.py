@@ -50,6 +50,7 @@ def open_artifact(
 
 def data_for(manifest: Manifest, source: str | Path | None) -> Data:
     """DATA, or what a model was made with, as the model takes them."""
+    from lissom.export.missing_values import accept_recorded
     from lissom.models.evaluation import fitted
     from lissom.models.tasks import fitting
     from lissom.runtime.layout import states_of
@@ -57,7 +58,7 @@ def data_for(manifest: Manifest, source: str | Path | None) -> Data:
     signature = manifest.signature
     loaded = load_data(source or manifest.data, signature.inputs, states_of(signature))
     samples = fitting(loaded, manifest.task)
-    return fitted(samples, manifest.signature, manifest.preprocessing)
+    return accept_recorded(fitted(samples, manifest.signature, manifest.preprocessing), manifest)
 
 
 def with_classes(samples: Data, names: Sequence[str]) -> Data:

@@ -272,7 +272,7 @@ def test_data_come_from_a_function_of_the_user(tmp_path: Path) -> None:
         (np.ones((40, 3)), ("a", "b"), "3 columns of values, with 2 names"),
         (np.ones((40, 3), int), ("a",), "token labels reach 1, with 1 names"),
         (np.ones((40, 3, 2), int), (), "labels are integers of shape"),
-        (LABELS > 1, ("a", "b"), "labels are integers"),
+        (LABELS.astype(str), ("a", "b"), "labels are integers"),
     ],
 )
 def test_labels_that_have_no_name_are_refused(
