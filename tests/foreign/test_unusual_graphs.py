@@ -392,3 +392,45 @@ def test_weights_of_somebody_in_integers_pass_through_export(
     assert main([*words, *(word for one in quick for word in ("--set", f"benchmark.{one}"))]) == 0
     gates = json.loads(capsys.readouterr().out.splitlines()[-1])["gates"]
     assert {gate["name"]: gate["state"] for gate in gates}["precision"] in ("pass", "skipped")
+
+
+@pytest.mark.parametrize("outputs", ["xy", "yx"])
+def test_an_input_that_is_an_output_too_is_quantized_around(outputs: str, tmp_path: Path) -> None:
+    product = NODE("MatMul", ["x", "w"], ["y"], name="product")
+    model = model_of([product], [ROWS], [value(name, ["n", 8]) for name in outputs], {"w": WEIGHT})
+    onnx.save(model, tmp_path / "float.onnx")
+    samples = {"x": floats(64, 8)}
+    quantized = StaticQuantizer(prepared(tmp_path / "float.onnx"), samples, SCHEME).build(Plan())
+    assert [one.name for one in quantized.graph.output] == [*outputs]
+    found = dict(zip(outputs, answers(quantized, samples), strict=True))
+    np.testing.assert_array_equal(found["x"], samples["x"])
+    assert sqnr_db(samples["x"] @ WEIGHT, found["y"]) > 30
+
+
+UNREACHED: dict[str, tuple[list[Any], int]] = {
+    "with weights of float64": ([PRODUCT], TensorProto.DOUBLE),
+    "with weights of float16": ([PRODUCT], TensorProto.FLOAT16),
+    "whose weight is the first factor": (
+        [NODE("Transpose", ["x"], ["t"], perm=[1, 0]), NODE("MatMul", ["w", "t"], ["y"])],
+        FLOAT,
+    ),
+    "of two tensors that are computed": ([NODE("MatMul", ["x", "x"], ["y"])], FLOAT),
+    "Einsum that is no product": ([NODE("Einsum", ["x", "w"], ["y"], equation="bi,bi->bi")], FLOAT),
+}
+
+
+@pytest.mark.parametrize("reason", UNREACHED)
+def test_why_nothing_is_quantized_is_said_as_it_is(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nodes, kind = UNREACHED[reason]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    shape: list[Any] = [8, 8] if nodes[0].input[1:] == ["x"] or "bi,bi" in str(nodes[0]) else ["n", 8]
+    ends = [value("x", shape, kind)], [value("y", [None, None], kind)]
+    onnx.save(model_of(nodes, *ends, {"w": WEIGHT.astype(dtype)}), "theirs.onnx")
+    np.savez("data.npz", x=(floats(32, 8) if shape[0] == "n" else floats(32, 8, 8)).astype(dtype))
+    assert main(["quantize", "theirs.onnx", "--data", "data.npz", "--dry-run", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert reason in error["message"]
+    assert "float32" in error["hint"] or "float16" not in reason

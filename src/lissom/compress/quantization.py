@@ -25,7 +25,6 @@ from lissom.compress.quantizing.dynamic import dynamic_model
 from lissom.compress.quantizing.engines import Prover
 from lissom.compress.quantizing.evidence import Goal, Judge
 from lissom.compress.quantizing.graph import (
-    LAYERS,
     RECURRENT,
     Graph,
     name_nodes,
@@ -37,6 +36,7 @@ from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
 from lissom.compress.quantizing.scheme import scheme_of
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
+from lissom.compress.quantizing.unreached import unreached_layers
 from lissom.compress.quantizing.weight_only import weight_only_model
 from lissom.errors import DataError, ModelError, RecipeError, near
 from lissom.export.onnx_file import add_onnx
@@ -315,18 +315,6 @@ def check_layers(model: Any, mode: str) -> None:
         raise _nothing_to_quantize(model, mode)
 
 
-def _half_layers(model: Any) -> list[str]:
-    """Names of the layers whose weights are float16 or bfloat16."""
-    kinds = require("onnx", extra="cpu").TensorProto
-    halves = {
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type in (kinds.FLOAT16, kinds.BFLOAT16)
-    }
-    layers = (node for node in model.graph.node if node.op_type in LAYERS)
-    return [node.name or node.output[0] for node in layers if halves.intersection(node.input[:2])]
-
-
 def _check_plan(model: Any, plan: Plan) -> None:
     """Refuse a model in which a plan quantizes no layer, before it is calibrated."""
     names = [layer.name for layer in Graph(model).layers]
@@ -381,14 +369,15 @@ def _nothing_to_quantize(model: Any, mode: str, *, kept: Mapping[str, str] | Non
     has = [f"{number} {kind}" for kind, number in others.items()]
     nested = Counter(f"{layer.op_type} inside {layer.around}" for layer in nested_layers(model))
     has += [f"{number} {name}" for name, number in nested.items()]
-    halves = _half_layers(model)
-    has += [f"{len(halves)} layers with weights of float16"] if halves else []
-    reason = "the model has none of them with weights of its own"
+    unreached = unreached_layers(model)
+    has += unreached
+    reason = f"the model has none of them with {'float32 ' if unreached else ''}weights of its own"
     if own := [layer.name for layer in layers if layer.op_type in names]:
         why = next((kept[name] for name in own if name in (kept or {})), "") if kept else ""
         reason = f"all of them stay in float, {own[0]!r} because {why}" if why else "all of them are excluded"
     hints = list(dict.fromkeys(_ADVICE[kind] for kind in others if kind in _ADVICE))
-    hints += ["only float32 weights are quantized: export the model in float32"] if halves else []
+    if any("with weights of" in one for one in unreached):
+        hints.append("only float32 weights are quantized: export the model in float32")
     return ModelError(
         f"mode {mode} finds nothing to quantize: it quantizes {_listed(names)}, and {reason}"
         f"{f'; it has {_listed(has)}' if has else ''}",

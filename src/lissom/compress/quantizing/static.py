@@ -179,7 +179,7 @@ class StaticQuantizer:
         with tempfile.TemporaryDirectory() as place, quiet_quantizer():
             folder = Path(place)
             source, cache, target = folder / "float.onnx", folder / "ranges.json", folder / "int8.onnx"
-            onnx.save(model, source)
+            onnx.save(_without_passed(model), source)
             calibrate.save_tensors_data(
                 calibrate.TensorsData(method, {name: _single(pair) for name, pair in values.items()}), cache
             )
@@ -201,7 +201,22 @@ class StaticQuantizer:
             )
             made = onnx.load(target)
             sort_nodes(made.graph)
+            del made.graph.output[:]
+            made.graph.output.extend(model.graph.output)
             return made
+
+
+def _without_passed(model: Any) -> Any:
+    """The model without the outputs that are its inputs, in which ONNX Runtime's quantizer sees a cycle."""
+    inputs = {value.name for value in model.graph.input}
+    kept = [value for value in model.graph.output if value.name not in inputs]
+    if len(kept) == len(model.graph.output):
+        return model
+    copied = type(model)()
+    copied.CopyFrom(model)
+    del copied.graph.output[:]
+    copied.graph.output.extend(kept)
+    return copied
 
 
 def prepared(path: Path) -> Any:

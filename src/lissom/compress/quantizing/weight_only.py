@@ -40,12 +40,20 @@ def weight_only_model(model: Any, config: QuantizeConfig) -> tuple[Any, int]:
             block_size=config.group_size,
             is_symmetric=False,
             accuracy_level=_ACCURACY_LEVEL,
-            nodes_to_exclude=list(config.exclude),
+            nodes_to_exclude=[*config.exclude, *_other_products(model)],
             op_types_to_quantize=("MatMul",),
         )
         quantizer.process()
     found = quantizer.model.model
     return found, sum(node.op_type == _OPERATOR for node in found.graph.node)
+
+
+def _other_products(model: Any) -> list[str]:
+    """Names of the products with weights of types that MatMulNBits does not compute in, such as float64."""
+    kinds = require("onnx", extra="cpu").TensorProto
+    known = (kinds.FLOAT, kinds.FLOAT16)
+    other = {tensor.name for tensor in model.graph.initializer if tensor.data_type not in known}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in other]
 
 
 def _products_from_gemm(model: Any) -> None:
