@@ -434,3 +434,36 @@ def test_why_nothing_is_quantized_is_said_as_it_is(
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert reason in error["message"]
     assert "float32" in error["hint"] or "float16" not in reason
+
+
+QUICK = ["num_rounds=4", "max_rounds=4", "round_ms=1", "num_warmup=1", "energy_seconds=0"]
+BRIEF = [word for one in QUICK for word in ("--set", f"benchmark.{one}")]
+
+
+def test_export_makes_inputs_for_a_file_and_quantize_asks_for_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model_of([PRODUCT], [ROWS], [SCORES], {"w": WEIGHT}), "theirs.onnx")
+    assert main(["export", "theirs.onnx", "--format", "openvino", "--json", *BRIEF]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])["artifact"]["path"]
+    samples = floats(8, 8)
+    with open_runtime(Artifact.open(Path(made)), "openvino") as runtime:
+        found = runtime.infer_batch({"x": samples})["y"]
+    np.testing.assert_allclose(found, samples @ WEIGHT, rtol=1e-4, atol=1e-5)
+
+    assert main(["quantize", "theirs.onnx", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert "needs samples of what theirs.onnx takes, x: float32['batch', 8]" in error["message"]
+    assert "--data samples.npz" in error["hint"]
+
+    artifact = verbs.open_model("theirs.onnx")
+    assert main(["quantize", str(artifact.path), "--json"]) == 2
+    assert "made with noise" in capsys.readouterr().out
+
+
+def test_quantize_takes_the_data_that_an_artifact_was_made_with(
+    plain: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", str(plain.path), "--mode", "dynamic", "--json", *BRIEF]) in (0, 1)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["artifact"]["format"] == "onnx"

@@ -12,6 +12,7 @@ from lissom.cli.options import (
     Allow,
     Data,
     DryRun,
+    MakingData,
     MaxDrop,
     Model,
     Out,
@@ -199,7 +200,7 @@ def distill(
 @making_verb
 def export(
     model: Model,
-    data: Data,
+    data: MakingData = None,
     model_format: Annotated[
         str, typer.Option("--format", help="onnx, openvino, aotinductor or tensorrt.")
     ] = "onnx",
@@ -218,6 +219,7 @@ def export(
     \b
     lissom export runs/train/artifact --data digits
     lissom export runs/train/artifact --data digits --format openvino --precision bfloat16
+    lissom export model.onnx --format openvino
     lissom export model.onnx --data samples.npz --precision bfloat16
     """
     return {"format": model_format, "precision": precision, "opset": opset}
@@ -226,7 +228,7 @@ def export(
 @making_verb
 def quantize(
     model: Model,
-    data: Data,
+    data: MakingData = None,
     mode: Annotated[str, typer.Option("--mode", help="static, dynamic, qat or weight-only.")] = "static",
     target: Annotated[
         str, typer.Option("--target", help="Machine that will run it: auto, x86, arm or tensorrt.")
@@ -268,7 +270,7 @@ def quantize(
     layer what would be quantized, and why not.
 
     \b
-    lissom quantize runs/train/artifact --data digits
+    lissom quantize runs/train/artifact
     lissom quantize runs/train/artifact --data digits --target tensorrt
     lissom quantize model.onnx --data samples.npz --dry-run
     lissom quantize runs/train/artifact --data digits --mode qat --epochs 5

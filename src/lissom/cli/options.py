@@ -32,6 +32,14 @@ OptionalData = Annotated[
         "--data", metavar="DATA", help="Data; default: what the artifact was made with, noise for a file."
     ),
 ]
+MakingData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="As lissom train --help says. [what an artifact was made with; export: noise for a .onnx file]",
+    ),
+]
 FileData = Annotated[
     str | None,
     typer.Option("--data", metavar="DATA", help="Samples with which .onnx files are loaded. [noise]"),

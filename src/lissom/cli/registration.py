@@ -127,7 +127,7 @@ def making_verb(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     """Register a function that gives the fields of a stage: its verb runs the recipe of that one stage."""
     own, common = parameters_of(function), parameters_of(_every_making_verb)
 
-    def call(*, model: str, data: str, **arguments: Any) -> Outcome:
+    def call(*, model: str, data: str | None, **arguments: Any) -> Outcome:
         fields = function(model, data, **{key: arguments[key] for key in own if key in arguments})
         options = {key: arguments[key] for key in common}
         return run_single(function.__name__, model, data, fields, options)
@@ -190,18 +190,21 @@ def run_recipe(recipe: Recipe, out: Path | None, allow: list[str] | None, dry_ru
     return views.finished(run(recipe, out=out, allow=allow or (), progress=TerminalProgress()))
 
 
-def run_single(kind: str, model: str, data: str, fields: dict[str, Any], options: dict[str, Any]) -> Outcome:
+def run_single(
+    kind: str, model: str, data: str | None, fields: dict[str, Any], options: dict[str, Any]
+) -> Outcome:
     """Run the recipe of one verb."""
     from lissom import verbs
-    from lissom.verbs.making import folder_of
+    from lissom.verbs.making import data_of, folder_of
 
     teacher = fields.pop("teacher", None)
     given = {key: options[key] for key in RecipeOptions.__annotations__ if key in options}
     given["kwargs"] = views.keyword_arguments(options["kwargs"] or ())
-    recipe = verbs.recipe_of(kind, model, data, given | fields, teacher=teacher)
+    out = folder_of(kind, options["out"], options["name"])
+    samples = data_of(kind, model, data, out)
+    recipe = verbs.recipe_of(kind, model, samples, given | fields, teacher=teacher)
     if kind == "prune" and options["dry_run"]:
         return views.prune_planned(verbs.plan_prune(recipe, progress=TerminalProgress()))
     if kind == "quantize" and options["dry_run"]:
         return views.quantize_planned(verbs.plan_quantize(recipe, progress=TerminalProgress()))
-    out = folder_of(kind, options["out"], options["name"])
     return run_recipe(recipe, out, options["allow"], options["dry_run"])

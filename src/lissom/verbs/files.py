@@ -85,7 +85,7 @@ def open_model(
         check_machine(recipe)
         if data is None:
             with told.task("make inputs", 1) as advance:
-                recipe = _recipe(Path(source), name, _made_data(Path(source), folder))
+                recipe = _recipe(Path(source), name, make_data(Path(source), folder))
                 advance(1)
         (artifact,), _ = make_artifacts(recipe, load_data(recipe), folder, progress=told)
     return artifact
@@ -167,8 +167,12 @@ def _recipe(path: Path, name: str | None, data: str | Path | None) -> Recipe:
     return Recipe.from_document(document, (), where=str(path))
 
 
-def _made_data(path: Path, folder: Path) -> Path:
-    """An .npz of made inputs for a file; the same for the same file."""
+def make_data(path: Path, folder: Path) -> Path:
+    """Write an .npz of made inputs for a file into a folder; the same for the same file.
+
+    Raises:
+        LissomError: no such file is there, or none of the inputs that were tried runs the model.
+    """
     from lissom.export.external_data import load_onnx
     from lissom.export.made_inputs import make_inputs
     from lissom.export.normalisation import check_tensors, input_specs, repeats_names, separate_names

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lissom.artifact import Artifact
+from lissom.artifact import MADE_PREFIX, MANIFEST_NAME, Artifact
 from lissom.errors import RequestError
 from lissom.logs import Progress
 from lissom.options import (
@@ -18,10 +18,10 @@ from lissom.options import (
     RunOptions,
     TrainOptions,
 )
-from lissom.pipeline import Result, run
+from lissom.pipeline import Result, locked, run
 from lissom.recipe import ModelConfig, Recipe
 from lissom.registry import COMPILING, RUNTIMES, check_references
-from lissom.verbs.files import is_onnx_file, name_of_file
+from lissom.verbs.files import is_onnx_file, make_data, name_of_file
 from lissom.verbs.shared import Model
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def distill(
     return _run("distill", model, data, options, teacher=teacher)
 
 
-def export(model: Model, data: str | Path, **options: Unpack[ExportOptions]) -> Result:
+def export(model: Model, data: str | Path | None = None, **options: Unpack[ExportOptions]) -> Result:
     """Write a torch model as ONNX; samples of the data trace it and check the result.
+
+    Without data an artifact is checked on what it was made with, and a `.onnx` file on made inputs.
 
     Raises:
         LissomError: the model, the data or an option does not fit.
@@ -71,11 +73,12 @@ def export(model: Model, data: str | Path, **options: Unpack[ExportOptions]) -> 
     return _run("export", model, data, options)
 
 
-def quantize(model: Model, data: str | Path, **options: Unpack[QuantizeOptions]) -> Result:
+def quantize(model: Model, data: str | Path | None = None, **options: Unpack[QuantizeOptions]) -> Result:
     """Give a model fewer bits: int8, or weights of 4 or 8 bits; a torch model is exported first.
 
     Ranges come from the calibrate split; where the data have no labels, every sample calibrates, and what is
-    lost is read off the outputs instead of the score.
+    lost is read off the outputs instead of the score. Without data an artifact is quantized with what it was
+    made with.
 
     Raises:
         LissomError: the model, the data or an option does not fit.
@@ -172,15 +175,55 @@ def plan_quantize(recipe: Recipe, *, progress: Progress | None = None) -> Quanti
 def _run(
     verb: str,
     model: Model,
-    data: str | Path,
+    data: str | Path | None,
     options: Mapping[str, Any],
     *,
     teacher: Model | Sequence[Model] | None = None,
 ) -> Result:
-    recipe = recipe_of(verb, model, data, options, teacher=teacher)
     given = {key: options[key] for key in RunOptions.__annotations__ if key in options}
     given["out"] = folder_of(verb, given.get("out"), options.get("name"))
+    samples = data_of(verb, model, data, given["out"])
+    recipe = recipe_of(verb, model, samples, options, teacher=teacher)
     return run(recipe, **given)
+
+
+def data_of(verb: str, model: Model, data: str | Path | None, folder: Path) -> str | Path:
+    """The data that were named, else those of an artifact, else, for `export`, made inputs of a file.
+
+    Args:
+        verb: export or quantize, or any other where data are named.
+        model: MODEL.
+        data: DATA, or None.
+        folder: Of the run, in which inputs are made.
+
+    Raises:
+        RequestError: the verb needs samples, and none were named.
+    """
+    if data is not None:
+        return data
+    path = Path(_source(model))
+    if is_onnx_file(path) and verb == "export":
+        with locked(folder):
+            return make_data(path, folder)
+    if is_onnx_file(path):
+        from lissom.export.external_data import read_graph
+        from lissom.export.normalisation import input_specs
+
+        specs = input_specs(read_graph(path))
+        takes = ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in specs)
+        raise RequestError(
+            f"{verb} needs samples of what {path} takes, {takes}: ranges and losses are measured on them",
+            hint=f"lissom {verb} {path} --data samples.npz, with an array of [samples, ...] for each input",
+        )
+    if not (path / MANIFEST_NAME).is_file():
+        raise RequestError(
+            f"{verb} of {path} needs samples",
+            hint="--data NAME (lissom models lists them), an .npz or .csv file, a folder or a factory",
+        )
+    known = Artifact.open(path).manifest.data
+    if verb == "quantize" and MADE_PREFIX in known:
+        raise RequestError(f"{verb} needs samples, and {path} was made with noise", hint="--data samples.npz")
+    return known
 
 
 def default_name(verb: str, model: Model) -> str:
