@@ -23,7 +23,7 @@ import numpy as np
 from lissom.artifact import Artifact
 from lissom.compress.quantizing.dynamic import dynamic_model
 from lissom.compress.quantizing.engines import Prover
-from lissom.compress.quantizing.evidence import Goal, Judge
+from lissom.compress.quantizing.evidence import Goal, Judge, held_out
 from lissom.compress.quantizing.graph import (
     RECURRENT,
     Graph,
@@ -43,6 +43,7 @@ from lissom.export.onnx_file import add_onnx
 from lissom.export.onnx_from_torch import onnx_from_torch
 from lissom.export.recognition import nested_layers, quantized_how
 from lissom.models import processes
+from lissom.models.data import Data
 from lissom.models.stages import INT8_TOLERANCE, Context
 from lissom.optional import require
 from lissom.recipe import ExportConfig, QuantizeConfig
@@ -140,7 +141,7 @@ def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Co
         model, precision, notes = _MODES[config.mode](path, parent, plain, context)
     reasons = {found["name"]: found["why"] for found in notes.get("float_nodes", ())}
     layers = planned_layers(prepared(path), model, mode=config.mode, exclude=config.exclude, reasons=reasons)
-    number = min(config.num_samples, len(context.data.indices["calibrate"])) if config.mode == "static" else 0
+    number = min(config.num_samples, len(calibrating(context.data))) if config.mode == "static" else 0
     return QuantizePreview(
         config.mode,
         precision,
@@ -183,6 +184,8 @@ def _static(
         "goal": ladder.goal._asdict(),
         "goal_reached": ladder.reached,
         "judged_on": ladder.judge.split,
+        "judged_samples": ladder.judge.number,
+        "held_out": len(held_out(context.data)),
         "parent_score": ladder.judge.score,
         "rungs": [trial.document() for trial in ladder.trials],
         "engines": [proof.document() for proof in ladder.proofs],
@@ -259,21 +262,27 @@ def first_plan(model: Any, config: QuantizeConfig) -> Plan:
     return Plan(operators=operators, observer=config.calibration, exclude=config.exclude)
 
 
+def calibrating(data: Data) -> np.ndarray:
+    """Places in the calibrate split of the samples that give ranges."""
+    return np.setdiff1d(np.arange(len(data.indices["calibrate"])), held_out(data))
+
+
 def calibration_samples(context: Context, num_samples: int) -> dict[str, np.ndarray]:
-    """At most `num_samples` of the calibrate split, evenly spaced.
+    """At most `num_samples` of the calibrate split, evenly spaced, without those that judge.
 
     Raises:
         DataError: there are fewer than 8, or all are of one class though the data have several.
     """
     data = context.data
     tensors = data.tensors("calibrate")
-    number = len(next(iter(tensors.values())))
+    places = calibrating(data)
+    number = len(places)
     if number < _MIN_SAMPLES:
         raise DataError(
             f"{data.source}: {number} calibration samples are too few; {_MIN_SAMPLES} are needed",
             hint="add samples to the calibrate split",
         )
-    chosen = np.unique(np.linspace(0, number - 1, min(num_samples, number)).round().astype(np.int64))
+    chosen = places[np.unique(np.linspace(0, number - 1, min(num_samples, number)).round().astype(np.int64))]
     if data.kind == "classes" and data.dataset.labels is not None and data.num_classes > 1:
         classes = np.unique(data.labels("calibrate")[chosen])
         if len(classes) == 1:

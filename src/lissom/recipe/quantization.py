@@ -31,7 +31,7 @@ class QuantizeConfig(StageConfig):
         description="Machine that will run it. x86, arm: activations uint8 with a zero point. tensorrt: int8 "
         "around zero. auto: this machine.",
     )
-    calibration: Literal["minmax", "moving-average", "percentile", "entropy", "mse"] = Field(
+    calibration: Literal["minmax", "moving-average", "sample-mean", "percentile", "entropy", "mse"] = Field(
         "minmax",
         description="static: how the range of an activation is found at first. percentile leaves out 0.01 %; "
         "entropy and mse lose least information, or square error.",

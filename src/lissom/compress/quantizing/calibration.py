@@ -123,6 +123,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         self._special: dict[str, Special] = {}
+        self._ranges: dict[tuple[str, bool], dict[str, Range]] = {}
         self._names = float_tensors(self.model)
         self._axes = {layer.data: layer.channel_axis for layer in Graph(self.model).layers}
         self._opened: Any = None
@@ -150,9 +151,13 @@ class Calibration:
 
     def ranges(self, observer: str, *, symmetric: bool) -> dict[str, Range]:
         """The range of every tensor, as an observer finds it."""
-        if needs_histogram(observer) and all(seen.counts is None for seen in self.seen.values()):
-            self._count()
-        return {name: find_range(observer, seen, symmetric=symmetric) for name, seen in self.seen.items()}
+        if (observer, symmetric) not in self._ranges:
+            if needs_histogram(observer) and all(seen.counts is None for seen in self.seen.values()):
+                self._count()
+            self._ranges[observer, symmetric] = {
+                name: find_range(observer, seen, symmetric=symmetric) for name, seen in self.seen.items()
+            }
+        return self._ranges[observer, symmetric]
 
     def values(self, name: str) -> Iterator[np.ndarray]:
         """A tensor, batch by batch."""
@@ -188,18 +193,7 @@ class Calibration:
         if not values.size or not self._note_special(name, values):
             return
         flat = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
-        lows, highs = flat.min(axis=1), flat.max(axis=1)
-        extremes = Range(float(lows.min()), float(highs.max()))
-        before = self.seen.get(name)
-        averaged = before.averaged if before else Range(float(lows[0]), float(highs[0]))
-        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
-            averaged = Range(
-                averaged.low + _AVERAGING * (low - averaged.low),
-                averaged.high + _AVERAGING * (high - averaged.high),
-            )
-        if before:
-            extremes = Range(min(extremes.low, before.extremes.low), max(extremes.high, before.extremes.high))
-        self.seen[name] = Seen(extremes, averaged)
+        self.seen[name] = _seen(self.seen.get(name), flat.min(axis=1), flat.max(axis=1))
         if name in self._axes:
             self._note_channels(name, values)
 
@@ -282,6 +276,23 @@ class Calibration:
                 if name in counts:
                     counts[name] += _histogram(values, self.seen[name].extremes)
         self.seen = {name: seen._replace(counts=counts[name]) for name, seen in self.seen.items()}
+
+
+def _seen(before: Seen | None, lows: np.ndarray, highs: np.ndarray) -> Seen:
+    """What is known of a tensor once the smallest and largest values of more samples are."""
+    averaged = before.averaged if before else Range(float(lows[0]), float(highs[0]))
+    for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+        averaged = Range(
+            averaged.low + _AVERAGING * (low - averaged.low),
+            averaged.high + _AVERAGING * (high - averaged.high),
+        )
+    extremes = Range(float(lows.min()), float(highs.max()))
+    total, number = Range(float(lows.sum(dtype=np.float64)), float(highs.sum(dtype=np.float64))), len(lows)
+    if before:
+        extremes = Range(min(extremes.low, before.extremes.low), max(extremes.high, before.extremes.high))
+        total = Range(total.low + before.total.low, total.high + before.total.high)
+        number += before.number
+    return Seen(extremes, averaged, total, number)
 
 
 def _histogram(values: np.ndarray, extremes: Range) -> np.ndarray:

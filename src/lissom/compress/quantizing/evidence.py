@@ -1,7 +1,8 @@
 """What a quantized model is judged by while it is being made: the select split, against its parent.
 
 With labels, the score that is lost counts, and how often the answer is the parent's; without labels, the
-signal-to-noise ratio of every output. Where the data have no select split the calibrate split stands in.
+signal-to-noise ratio of every output. Where the data have no select split, a quarter of the calibrate split
+is held out for it: on samples that a range was made from, the range that clips nothing always looks best.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _MAX_KEPT_BYTES = 256_000_000
 """Outputs of the parent are kept up to this, and computed anew beyond."""
 _FEW = 128
 """Samples on which single layers are compared."""
+_HELD_OUT, _FEWEST_SHARED = 4, 24
+"""Every fourth calibration sample judges where nothing else does, if there are so many."""
 _LIMIT = LIMITS["int8"]
 _HEADROOM_DB = 1.0
 """What must be had above the goal, because the engine that is chosen in the end rounds otherwise."""
@@ -81,6 +84,17 @@ def helps(before: Figures, after: Figures) -> bool:
         if drop.low > 0 or drop.high < 0:
             return drop.high < 0
     return after.sqnr_db > before.sqnr_db + 0.1
+
+
+def held_out(data: Data) -> np.ndarray:
+    """Places in the calibrate split of the samples that judge and give no range.
+
+    None where the data have a select split, or so few samples that all must do both.
+    """
+    number = len(data.indices["calibrate"])
+    if len(data.indices["select"]) or number < _FEWEST_SHARED:
+        return np.zeros(0, dtype=np.int64)
+    return np.arange(_HELD_OUT - 1, number, _HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -178,9 +192,8 @@ class Judge:
 
     @cached_property
     def _few(self) -> list[tuple[dict[str, np.ndarray], Answers]]:
-        number = min(_FEW, len(self.data.indices[self.split]))
         call = self._caller(self.parent)
-        return [(batch, call(batch)) for batch in self.batches(number=number)]
+        return [(batch, call(batch)) for batch in self.batches(number=min(_FEW, self._available))]
 
     @cached_property
     def score(self) -> float | None:
@@ -208,13 +221,22 @@ class Judge:
     @property
     def number(self) -> int:
         """Samples on which models are judged."""
-        number = len(self.data.indices[self.split])
-        return number if self.labelled else min(number, self.max_samples)
+        return self._available if self.labelled else min(self._available, self.max_samples)
 
     def batches(self, size: int | None = None, number: int | None = None) -> Any:
         """Samples of the split, as `judge` cuts them: `number` of them in batches of `size`."""
         size = size or (TOKEN_BATCH_SIZE if self.data.kind == "tokens" else BATCH_SIZE)
-        tensors, number = self.data.tensors(self.split), number or self.number
+        number = number or self.number
         for start in range(0, number, size):
             stop = min(start + size, number)
-            yield {name: array[start:stop] for name, array in tensors.items()}
+            yield {name: array[start:stop] for name, array in self._tensors.items()}
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, np.ndarray]:
+        """Those of the split that judge."""
+        tensors, chosen = self.data.tensors(self.split), held_out(self.data)
+        return {name: array[chosen] for name, array in tensors.items()} if len(chosen) else tensors
+
+    @property
+    def _available(self) -> int:
+        return len(held_out(self.data)) or len(self.data.indices[self.split])

@@ -10,12 +10,16 @@
     more-float        as many layers stay float32 as it takes
     engines           where the best model does not hold on an engine, other places of Q and DQ nodes
 
-Every model is measured on the select split; what does not help is taken back. A ladder that is climbed to
+Every model is measured on the select split; what does not help is taken back. With labels the climb ends
+where the goal is reached. Without labels noise is all that is known of accuracy, and the rungs that cost no
+time at inference, observer and bias-correction, are climbed to their end, for either place of Q and DQ nodes
+(all operators, or layers alone). A ladder that is climbed to
 its end without reaching its goal says so, and gives the best model that it found.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +37,10 @@ _WORTH_DB = 1.0
 """Less noise that further layers in float32 must bring, where that does not reach the goal."""
 _BETTER_DB = 0.5
 """Less noise on the worst engine that another placement must bring."""
+_GIVEN_DB = 0.5
+"""What a faster model may lose without labels."""
+_FREE = ("observer", "bias-correction")
+"""Rungs that cost no time at inference."""
 _FEW = 0.25
 """Share of the layers that mixed precision may leave in float32 before other rungs were tried."""
 
@@ -89,14 +97,16 @@ class Ladder:
         wanted = [name for name in RUNGS if rungs is None or name in rungs]
         with self.progress.task("quantize: climb", len(wanted)) as advance:
             for name in wanted:
-                if self.reached:
-                    break
-                for what, plan in RUNGS[name](self):
+                for what, plan in RUNGS[name](self) if not self._done(name) else ():
                     self._try(name, what, plan)
-                    if self.reached:
+                    if self._done(name):
                         break
                 advance(1)
         return self.plan, self.model
+
+    def _done(self, rung: str) -> bool:
+        """True when a rung need not be climbed, or not any further."""
+        return self.reached and (self.judge.labelled or rung not in _FREE)
 
     @property
     def reached(self) -> bool:
@@ -109,12 +119,14 @@ class Ladder:
         Args:
             plan: Of the model.
             model: What may take the place of the best.
-            faster: It is, so that it may have more noise, within the goal; else it must have less.
+            faster: It is, so that it may have more noise: with labels any within the goal, without labels
+                0.5 dB of it. Else it must have less.
         """
         figures = self.judge(model)
         lost = self.reached and not self.goal.reached(figures)
         if faster:
-            good = not lost and (self.reached or figures.sqnr_db >= self.best.sqnr_db)
+            given = 0.0 if not self.reached else math.inf if self.judge.labelled else _GIVEN_DB
+            good = not lost and figures.sqnr_db >= self.best.sqnr_db - given
         else:
             good = not lost and figures.sqnr_db >= self.best.sqnr_db + _WORTH_DB and helps(self.best, figures)
         return good and self._hold(plan, model, figures)
@@ -186,9 +198,14 @@ def _placements(ladder: Ladder) -> Candidates:
 
 
 def _observer(ladder: Ladder) -> Candidates:
-    for observer in OBSERVERS:
-        if observer != ladder.plan.observer:
-            yield observer, ladder.plan._replace(observer=observer)
+    first = ladder.plan
+    other = "layers" if first.operators == "all" else "all"
+    for operators in (first.operators,) if ladder.judge.labelled else (first.operators, other):
+        for observer in OBSERVERS:
+            plan = first._replace(operators=operators, observer=observer)
+            if plan != first:
+                told = observer if operators == first.operators else f"operators: {operators}, {observer}"
+                yield told, plan
 
 
 def _bias_correction(ladder: Ladder) -> Candidates:

@@ -4,6 +4,7 @@ A narrow range has fine steps and clips what lies beyond; a wide one clips nothi
 
     minmax          everything that was seen
     moving-average  extremes of each sample, averaged with a constant of 0.01: one sample does not decide
+    sample-mean     mean of the extremes of each sample: all count alike, and the largest are clipped
     percentile      cuts one ten-thousandth of the values, half at each end
     mse             least squared error of values that are clipped and rounded
     entropy         least Kullback-Leibler divergence between values before and after (Migacz, GTC 2017)
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-OBSERVERS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+OBSERVERS = ("minmax", "moving-average", "sample-mean", "percentile", "entropy", "mse")
 NUM_BINS = 2048
 CLIPPED = 1e-4
 """Share of the values that `percentile` leaves outside."""
@@ -41,11 +42,15 @@ class Seen(NamedTuple):
     Attributes:
         extremes: Smallest and largest value.
         averaged: The same, averaged over samples.
+        total: Sums of the smallest and the largest value of each sample.
+        number: Samples that were seen.
         counts: Values in each of `NUM_BINS` equal bins between the extremes; None until it is asked for.
     """
 
     extremes: Range
     averaged: Range
+    total: Range
+    number: int
     counts: np.ndarray | None = None
 
 
@@ -65,6 +70,8 @@ def find_range(observer: str, seen: Seen, *, symmetric: bool, steps: int = 255) 
     """
     if observer == "moving-average":
         return _around_zero(seen.averaged, symmetric)
+    if observer == "sample-mean":
+        return _around_zero(Range(seen.total.low / seen.number, seen.total.high / seen.number), symmetric)
     if observer == "minmax" or seen.counts is None or seen.extremes.low == seen.extremes.high:
         return _around_zero(seen.extremes, symmetric)
     edges = np.linspace(*seen.extremes, NUM_BINS + 1)

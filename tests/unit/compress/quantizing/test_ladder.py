@@ -12,7 +12,9 @@ from tests.unit.compress.quantizing.test_static import X86
 from lissom.compress.quantizing.evidence import Figures, Goal, Judge, helps
 from lissom.compress.quantizing.graph import operator_counts
 from lissom.compress.quantizing.ladder import RUNGS, Ladder
+from lissom.compress.quantizing.observers import OBSERVERS
 from lissom.compress.quantizing.static import Plan, StaticQuantizer
+from lissom.export.onnx_file import caller, open_session
 from lissom.logs import NoProgress
 from lissom.models.data import Data
 from lissom.models.dataset import Dataset
@@ -21,20 +23,34 @@ from lissom.models.tasks import task_of
 EASY, HARD, IMPOSSIBLE = Goal(0.01, 0.9, 15.0), Goal(0.01, 0.99, 38.0), Goal(0.0, 1.0, 190.0)
 
 
-def ladder(model: Any, samples: dict[str, np.ndarray], goal: Goal) -> Ladder:
+def ladder(model: Any, samples: dict[str, np.ndarray], goal: Goal, *, labelled: bool = False) -> Ladder:
     data = Data("noise", Dataset(samples))
+    if labelled:
+        call = caller(open_session(model.SerializeToString()), ["y"])
+        answers = call(samples)["y"].argmax(axis=-1).astype(np.int64)
+        names = tuple(map(str, range(int(answers.max()) + 1)))
+        split = np.where(np.arange(len(answers)) % 2, "calibrate", "select")
+        data = Data("noise", Dataset(samples, labels=answers, label_names=names, split=split))
     judge = Judge(model, ("y",), data, task_of("classification", data))
     quantizer = StaticQuantizer(model, samples, X86)
     return Ladder(quantizer, judge, goal, NoProgress())
 
 
 def test_a_model_that_is_good_enough_at_once_is_left_as_it_is() -> None:
-    climbed = ladder(separable(), images(), EASY)
+    climbed = ladder(separable(), images(), EASY, labelled=True)
     plan, model = climbed.climb(Plan())
     assert plan == Plan()
     assert climbed.reached
     assert [trial.rung for trial in climbed.trials] == ["plain"]
     assert operator_counts(model)["computing_int8"] == 3
+
+
+def test_without_labels_every_plan_that_costs_no_time_is_tried() -> None:
+    climbed = ladder(separable(), images(), EASY)
+    climbed.climb(Plan())
+    assert {trial.rung for trial in climbed.trials} == {"plain", "observer", "bias-correction"}
+    assert len(climbed.trials) == 1 + (2 * len(OBSERVERS) - 1) + 1
+    assert climbed.best.sqnr_db >= max(trial.figures.sqnr_db for trial in climbed.trials) - 0.1
 
 
 @pytest.mark.parametrize(

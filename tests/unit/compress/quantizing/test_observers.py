@@ -20,7 +20,7 @@ from lissom.compress.quantizing.observers import (
 def seen(values: np.ndarray) -> Seen:
     extremes = Range(float(values.min()), float(values.max()))
     counts, _ = np.histogram(values, NUM_BINS, extremes)
-    return Seen(extremes, extremes, counts.astype(float))
+    return Seen(extremes, extremes, extremes, 1, counts.astype(float))
 
 
 def error(values: np.ndarray, found: Range) -> float:
@@ -64,12 +64,12 @@ def test_mse_has_the_least_squared_error_of_all() -> None:
 
 
 def test_moving_average_takes_the_averaged_extremes() -> None:
-    both = Seen(Range(-5, 9), Range(-1, 2))
+    both = Seen(Range(-5, 9), Range(-1, 2), Range(-6, 12), 4)
     assert find_range("moving-average", both, symmetric=False) == Range(-1, 2)
 
 
 def test_a_tensor_that_is_constant_has_its_extremes() -> None:
-    constant = Seen(Range(3, 3), Range(3, 3), np.zeros(NUM_BINS))
+    constant = Seen(Range(3, 3), Range(3, 3), Range(3, 3), 1, np.zeros(NUM_BINS))
     for observer in OBSERVERS:
         assert find_range(observer, constant, symmetric=False) == Range(0, 3)
 
