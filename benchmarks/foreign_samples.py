@@ -365,16 +365,9 @@ def samples(file: ForeignFile) -> tuple[Arrays, Arrays]:
 
 
 def write_npz(file: ForeignFile, folder: Path) -> Path:
-    """Both as data that lissom reads, with their split."""
-    calibration, held_out = samples(file)
-    sizes = [len(next(iter(part.values()))) for part in (calibration, held_out)]
-    split = np.repeat(["calibrate", "select"], sizes)
+    """What calibrates, as data that lissom reads; it never sees what is held out."""
     path = folder / f"{file.key.replace('/', '__')}.npz"
-    np.savez(
-        path,
-        split=split,
-        **{name: np.concatenate([calibration[name], held_out[name]]) for name in calibration},
-    )
+    np.savez(path, **samples(file)[0])
     return path
 
 

@@ -100,12 +100,12 @@ def proof_of(artifact: Artifact, runtime: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["relu", "sigmoid", "products"])
 def test_the_file_is_compared_with_float32_on_every_engine(kind: str, tmp_path: Path) -> None:
     parent, artifact, data = quantized(kind, tmp_path)
-    samples = data.tensors("calibrate")["x"][:32]
+    samples = data.tensors("calibrate")["x"][3::4]  # held out: every fourth judges
     models = [onnx.load(one.file(MODEL_FILE)) for one in (parent, artifact)]
     wanted = sqnr_db(*(on_openvino(model, samples) for model in models))
     proof = proof_of(artifact, "openvino")
     assert proof["sqnr_db"] == pytest.approx(wanted, abs=0.5)
-    assert (proof["num_samples"], proof["offered"], proof["fault"]) == (32, True, "")
+    assert (proof["num_samples"], proof["offered"], proof["fault"]) == (16, True, "")
     assert proof_of(artifact, "onnxruntime")["offered"]
     assert unfit_runtimes(artifact.manifest) == {}
 
@@ -166,7 +166,7 @@ def test_sixteen_bits_that_an_engine_drops_are_not_offered_there(kind: str, tmp_
     kinds = {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt8}
     quantize_static(str(path), str(wide), Reader(samples), quant_format=QuantFormat.QDQ, **kinds)
     model, parent = onnx.load(wide), onnx.load(path)
-    real = sqnr_db(on_openvino(parent, samples[:32]), on_openvino(model, samples[:32]))
+    real = sqnr_db(on_openvino(parent, samples[3::4]), on_openvino(model, samples[3::4]))
     loaded = make(tmp_path / "load", data, "load", model=ModelConfig(source=str(path)))
     judge = Judge(parent, ("y",), data, task_of("classification", data))
     made = context(tmp_path / "q", data, QuantizeConfig(name="q"))
@@ -210,7 +210,7 @@ def test_a_server_does_not_try_an_engine_on_which_the_file_failed(
 @pytest.mark.parametrize("target", ["tensorrt", "arm"])
 def test_for_another_machine_exact_arithmetic_decides(kind: str, target: str, tmp_path: Path) -> None:
     parent, artifact, data = quantized(kind, tmp_path, target=target)
-    samples = data.tensors("calibrate")
+    samples = {name: array[3::4] for name, array in data.tensors("calibrate").items()}
     wanted, found = (
         np.asarray(ReferenceEvaluator(onnx.load(one.file(MODEL_FILE))).run(None, dict(samples))[0])
         for one in (parent, artifact)
@@ -219,7 +219,12 @@ def test_for_another_machine_exact_arithmetic_decides(kind: str, target: str, tm
     assert notes["arithmetic"] == proof["arithmetic"] == "exact"
     assert proof["sqnr_db"] == pytest.approx(sqnr_db(wanted, found), abs=0.7)
     assert [one["decides"] for one in notes["engines"]] == [True, *[False] * (len(notes["engines"]) - 1)]
-    assert not notes["plan"]["exclude"]
+    best = max(
+        one["figures"]["sqnr_db"]
+        for one in notes["rungs"]
+        if one["rung"] in ("plain", "observer", "bias-correction")
+    )
+    assert not notes["plan"]["exclude"] or best < 26  # no layer is left in float for nothing
 
 
 @pytest.mark.parametrize(

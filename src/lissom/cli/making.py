@@ -236,7 +236,8 @@ def quantize(
     calibration: Annotated[
         str,
         typer.Option(
-            "--calibration", help="static: minmax, moving-average, percentile, entropy or mse at first."
+            "--calibration",
+            help="static: minmax, moving-average, sample-mean, percentile, entropy or mse at first.",
         ),
     ] = "minmax",
     num_samples: Annotated[

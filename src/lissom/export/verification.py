@@ -319,7 +319,8 @@ def _answers(
     size = min(parent.max_batch or _MOST_AT_ONCE, child.max_batch or _MOST_AT_ONCE, _MOST_AT_ONCE)
     if parent.layout.one_by_one or child.layout.one_by_one:
         size = 1
-    tensors = data.tensors("select" if len(data.indices["select"]) else "calibrate")
+    names = ("select", "calibrate", "report", "train")
+    tensors = data.tensors(next(name for name in names if len(data.indices[name])))
     num_samples = len(next(iter(tensors.values())))
     for start in range(0, num_samples, size):
         batch = {name: array[start : start + size] for name, array in tensors.items()}

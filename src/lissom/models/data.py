@@ -57,10 +57,10 @@ class Data:
     @cached_property
     def indices(self) -> dict[str, np.ndarray]:
         """Positions of the samples of each split."""
-        if self.dataset.labels is None:
-            names = np.full(len(self.sample_hashes), "calibrate")
-        elif self.dataset.split is not None:
+        if self.dataset.split is not None:
             names = self.dataset.split
+        elif self.dataset.labels is None:
+            names = np.full(len(self.sample_hashes), "calibrate")
         else:
             names = np.array([split_of(digest) for digest in self._units])
         return {split: np.flatnonzero(names == split) for split in SPLITS}
@@ -334,6 +334,6 @@ def _gaps(array: np.ndarray) -> np.ndarray:
 
 
 def _split_hint(dataset: Dataset) -> str:
-    if dataset.labels is None:
+    if dataset.labels is None and dataset.split is None:
         return "without labels every sample is calibration data"
     return "give more samples" if dataset.split is None else f"name every split: {', '.join(SPLITS)}"

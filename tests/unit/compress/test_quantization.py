@@ -67,7 +67,9 @@ def test_the_answers_stay_near_those_of_the_parent(tmp_path: Path, exported: Art
     assert 10 * np.log10(np.sum(wanted**2) / np.sum((wanted - found) ** 2)) > 13
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize(
+    "calibration", ["minmax", "moving-average", "sample-mean", "percentile", "entropy", "mse"]
+)
 def test_every_calibration_works_and_says_nothing(
     tmp_path: Path, exported: Artifact, capfd: pytest.CaptureFixture[str], calibration: str
 ) -> None:

@@ -223,7 +223,20 @@ def _smoothing(ladder: Ladder) -> Candidates:
 
 
 def _mixed_precision(ladder: Ladder) -> Candidates:
+    yield from _depthwise(ladder)
     yield from _excluding(ladder, int(_FEW * len(Graph(ladder.quantizer.model).layers)))
+
+
+def _depthwise(ladder: Ladder) -> Candidates:
+    """Depthwise convolutions in float32: their channels have ranges of their own, and few products."""
+    graph = Graph(ladder.quantizer.model)
+    grouped = (layer for layer in graph.layers if layer.op_type == "Conv" and layer.groups > 1)
+    names = [layer.name for layer in grouped if graph.array(layer.weight).shape[1] == 1]
+    if names and len(names) < len(graph.layers):
+        chosen = tuple(dict.fromkeys((*ladder.plan.exclude, *names)))
+        for corrected in (False, True):
+            told = "depthwise layers, bias-correction" if corrected else "depthwise layers"
+            yield told, ladder.plan._replace(operators="layers", exclude=chosen, corrected=corrected)
 
 
 def _equalisation(ladder: Ladder) -> Candidates:
@@ -243,19 +256,21 @@ def _adaround(ladder: Ladder) -> Candidates:
 
 
 def _more_float(ladder: Ladder) -> Candidates:
-    yield from _excluding(ladder, len(Graph(ladder.quantizer.model).layers) - 1)
+    """With the operators between layers in float32 too: integers between them would be nothing but noise."""
+    yield from _excluding(ladder, len(Graph(ladder.quantizer.model).layers) - 1, operators="layers")
 
 
-def _excluding(ladder: Ladder, most: int) -> Candidates:
-    """1, 2, 4 and so on of the worst layers in float32, at most `most`."""
-    names = [name for name, _ in ladder.sensitive()]
-    before, most = ladder.plan.exclude, min(most, len(names))
+def _excluding(ladder: Ladder, most: int, **changed: Any) -> Candidates:
+    """1, 2, 4 and so on of the worst layers in float32, at most `most`; one at least stays quantized."""
+    before = ladder.plan.exclude
+    names = [name for name, _ in ladder.sensitive() if name not in before]
+    most = min(most, len(names) - 1)
     doubled = [1 << power for power in range(most.bit_length())]
     for number in dict.fromkeys((*doubled, most) if most > 0 else ()):
         chosen = tuple(dict.fromkeys((*before, *names[:number])))
         if len(chosen) > len(before):
             told = names[0] if number == 1 else f"{number} layers, down to {names[number - 1]}"
-            yield told, ladder.plan._replace(exclude=chosen)
+            yield told, ladder.plan._replace(exclude=chosen, **changed)
 
 
 RUNGS: dict[str, Callable[[Ladder], Candidates]] = {

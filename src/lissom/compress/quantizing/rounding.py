@@ -35,7 +35,8 @@ _STRETCH = 1.2
 _WARM = 0.2
 """Share of the steps without the term that pushes to 0 and 1."""
 _BETA = (20.0, 2.0)
-_BATCH = 32
+_BATCH, _BATCH_VALUES = 32, 1 << 19
+"""Samples of a step; fewer of large ones, each of whose places is one more equation for a weight."""
 _MAX_VALUES = 1 << 24
 """Of a layer's input that are kept, 64 MB."""
 
@@ -130,10 +131,11 @@ def _rounded(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # the error of the nearest integers is the unit, so that lambda suits every layer
         nearest = scale * torch.round(weight / scale).clamp(grid.low, grid.high)
-        first = inputs[:_BATCH]
+        size = min(_BATCH, len(inputs), max(_BATCH_VALUES // inputs[0].numel(), 1))
+        first = inputs[:size]
         unit = float((function(first, nearest) - function(first, weight)).pow(2).mean()) or 1.0
     for step in range(_NUM_STEPS):
-        chosen = torch.randint(len(inputs), (min(_BATCH, len(inputs)),), generator=generator)
+        chosen = torch.randint(len(inputs), (size,), generator=generator)
         batch = inputs[chosen]
         up = _soft(free)
         with torch.no_grad():

@@ -68,9 +68,9 @@ def test_the_end_of_the_ladder_gives_the_best_model_and_says_that_it_is_too_low(
     climbed = ladder(separable(outlier=80), images(), IMPOSSIBLE)
     plan, model = climbed.climb(Plan("layers"))
     assert not climbed.reached
-    assert {trial.rung for trial in climbed.trials} == {"plain", *RUNGS} - {"mixed-precision"}
+    assert {trial.rung for trial in climbed.trials} == {"plain", *RUNGS}
     assert climbed.best.sqnr_db == max(trial.figures.sqnr_db for trial in climbed.trials if trial.kept)
-    assert len(plan.exclude) <= 2
+    assert len(plan.exclude) <= 3  # of four: one is worth its noise
     assert operator_counts(model)["computing_int8"] >= 1
     assert climbed.worst[0][1] <= climbed.worst[-1][1]
 

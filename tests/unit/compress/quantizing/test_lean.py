@@ -21,9 +21,10 @@ from lissom.recipe import QuantizeConfig
 SURE, UNSURE, SLOW = Estimate(1.3, 1.2, 1.4), Estimate(1.3, 0.9, 1.7), Estimate(0.7, 0.6, 0.8)
 
 
-def raced(goal: Any, *speedups: Estimate) -> tuple[Plan, Any, list[Any]]:
+def raced(goal: Any, *speedups: Estimate, behind: float = 0.0) -> tuple[Plan, Any, list[Any]]:
     climbed = ladder(separable(), images(), goal)
     climbed.climb(Plan("layers"), rungs=())
+    climbed.best = climbed.best._replace(sqnr_db=climbed.best.sqnr_db - behind)
     answers = iter(speedups)
 
     def race(before: Any, after: Any) -> Estimate:
@@ -49,19 +50,32 @@ def test_one_that_may_be_faster_does_not() -> None:
 
 
 def test_one_that_is_nearer_and_no_slower_is_taken_for_that() -> None:
-    plan, _, variants = raced(EASY, UNSURE, SLOW, UNSURE, UNSURE)
+    plan, _, variants = raced(EASY, UNSURE, SLOW, UNSURE, UNSURE, behind=2.0)
     assert plan == Plan("all")
     assert variants[0].kept
     assert variants[0].document()["gain_db"] > 1
 
 
-@pytest.mark.parametrize(("goal", "is_taken"), [(EASY, True), (IMPOSSIBLE, False)])
-def test_one_that_is_worse_must_reach_the_goal(goal: Any, is_taken: bool) -> None:
-    climbed = ladder(separable(), images(), goal)
+@pytest.mark.parametrize(
+    ("goal", "labelled", "is_taken"), [(EASY, True, True), (EASY, False, False), (IMPOSSIBLE, False, False)]
+)
+def test_one_that_is_faster_and_worse_must_reach_the_goal_by_its_scores(
+    goal: Any, labelled: bool, is_taken: bool
+) -> None:
+    climbed = ladder(separable(), images(), goal, labelled=labelled)
     plan, model = climbed.climb(Plan("layers"), rungs=())
     climbed.best = climbed.best._replace(sqnr_db=150.0)  # better than the model that is offered
     assert climbed.replace(plan, model) is is_taken
-    assert climbed.reached is is_taken
+
+
+def test_without_labels_speed_is_worth_half_a_decibel() -> None:
+    climbed = ladder(separable(), images(), EASY)
+    plan, model = climbed.climb(Plan("layers"), rungs=())
+    own = climbed.best.sqnr_db
+    climbed.best = climbed.best._replace(sqnr_db=own + 0.6)
+    assert not climbed.replace(plan, model)
+    climbed.best = climbed.best._replace(sqnr_db=own + 0.4)
+    assert climbed.replace(plan, model)
 
 
 def test_gains_add_up_and_are_written_down() -> None:

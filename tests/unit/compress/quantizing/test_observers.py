@@ -68,6 +68,11 @@ def test_moving_average_takes_the_averaged_extremes() -> None:
     assert find_range("moving-average", both, symmetric=False) == Range(-1, 2)
 
 
+def test_the_mean_of_samples_counts_each_alike() -> None:
+    both = Seen(Range(-5, 9), Range(-1, 2), Range(-6, 12), 4)
+    assert find_range("sample-mean", both, symmetric=False) == Range(-1.5, 3)
+
+
 def test_a_tensor_that_is_constant_has_its_extremes() -> None:
     constant = Seen(Range(3, 3), Range(3, 3), Range(3, 3), 1, np.zeros(NUM_BINS))
     for observer in OBSERVERS:
