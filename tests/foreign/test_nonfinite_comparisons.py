@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from tests.unit.artifacts import tiny_logits, tiny_onnx_artifact
 from lissom.artifact import Artifact
 from lissom.errors import ArtifactError
 from lissom.export.verification import LIMITS, compare
+from lissom.models.data import Data
+from lissom.models.dataset import Dataset
+from lissom.models.evaluation import judge, score_split
+from lissom.models.tasks import task_of
 from lissom.runtime.base import open_runtime
 from lissom.runtime.differences import difference
 from lissom.runtime.onnx_runtime import OnnxRuntime
@@ -116,3 +121,51 @@ def test_verify_says_how_many(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "2 values are NaN or infinite in one of both alone" in document["gates"][0]["measured"]
     assert document["outputs"][0]["nonfinite"] == 2
+
+
+def _with_nan(kind: str) -> tuple[Data, np.ndarray, np.ndarray]:
+    """Outputs of which every fifth row has no answer, and which are right otherwise; which rows are lost."""
+    random = np.random.default_rng(0)
+    rows, shape = 60, (60, 4, 3) if kind == "tokens" else (60, 3)
+    outputs = random.normal(size=shape).astype(np.float32)
+    if kind == "probabilities":
+        outputs = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
+    labels = outputs.argmax(-1)
+    outputs[1::7, ..., 0] = -INF if kind != "probabilities" else 0.0  # a class that is ruled out is none lost
+    labels[1::7] = outputs[1::7].argmax(-1)
+    lost = np.arange(rows) % 5 == 0
+    outputs[lost] = NAN  # argmax says 0, which is the label of a third of them
+    if kind == "infinite logits":
+        outputs[lost] = INF
+    names = ("a", "b", "c")
+    data = Data("rows", Dataset({"x": np.arange(rows, dtype=np.float32)[:, None]}, labels, names))
+    return data, outputs, lost
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("kind", ["logits", "infinite logits", "probabilities", "tokens"])
+def test_an_answer_that_is_none_is_never_right(
+    kind: str, everything: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, outputs, lost = _with_nan(kind)
+    if everything:
+        outputs, lost = np.full_like(outputs, NAN), np.ones_like(lost)
+    task = task_of("language-modelling" if kind == "tokens" else "classification", data)
+    task.scores = "probabilities" if kind == "probabilities" else "logits"
+
+    def call(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": outputs[batch["x"][:, 0].astype(int)]}
+
+    for split in ("train", "report"):
+        right = ~lost[data.indices[split]]
+        caplog.clear()
+        judged = judge(call, data, split, task)
+        assert f"NaN for {(~right).sum()} of {len(right)} samples of the {split} split" in caplog.text
+        np.testing.assert_array_equal(judged.scores.astype(float), right.astype(float))
+        np.testing.assert_array_equal(score_split(call, data, split, task)[1], judged.scores)
+        if judged.log_probabilities is not None:
+            assert np.isfinite(judged.log_probabilities).all()
+        if not everything:
+            name = "token_accuracy" if kind == "tokens" else "accuracy"
+            assert judged.metrics[name] == pytest.approx(right.mean())
+        assert all(np.isfinite(value) for value in judged.metrics.values())

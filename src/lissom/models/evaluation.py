@@ -15,6 +15,7 @@ import numpy as np
 
 from lissom.artifact import PreprocessingStep, Signature
 from lissom.errors import DataError, ModelError
+from lissom.logs import log
 from lissom.models.data import Data
 from lissom.models.metrics import confusion_matrix
 from lissom.runtime.layout import sample_specs
@@ -97,38 +98,55 @@ def answers(call: Call, data: Data, split: str, task: Task) -> np.ndarray:
     return np.concatenate([task.predict(output) for output in outputs])
 
 
+def score_split(call: Call, data: Data, split: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The task's answer to every sample of a split, and how good it is; none is right without a finite score.
+
+    Raises:
+        DataError: the data have no labels, or the split is empty.
+        ModelError: as for `judge`.
+    """
+    found = [
+        _scored(outputs, targets, task)
+        for outputs, targets in _batches(call, data, split, data.labels(split))
+    ]
+    _tell_lost([one.lost for one in found], data, split)
+    return np.concatenate([one.answers for one in found]), np.concatenate([one.scores for one in found])
+
+
 def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
     """Answers, scores, metrics and for classes log-probabilities of a split, in one pass.
+
+    Samples for which the model gives NaN count as wrong; further metrics are those of the others.
 
     Raises:
         DataError: the data have no labels, or the split is empty.
         ModelError: a score is not finite, the task gives something else than one for each sample, or a
             metric that is no number.
     """
-    labels = data.labels(split)
-    answered: list[np.ndarray] = []
-    scored: list[np.ndarray] = []
+    found: list[_Scored] = []
     certain: list[np.ndarray] = []
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        start = 0
-        for outputs in _outputs(call, data.tensors(split), _batch_size(data)):
-            targets = labels[start : start + len(outputs)]
-            start += len(outputs)
-            answered.append(task.predict(outputs))
-            scored.append(scores_of(task, answered[-1], targets))
+        for outputs, targets in _batches(call, data, split, data.labels(split)):
+            found.append(_scored(outputs, targets, task))
+            lost = found[-1].lost
             if data.kind == "classes" and (logits := task.class_logits(outputs)).shape[1:] == (
                 data.num_classes,
             ):
-                certain.append(_log_softmax(logits))
-            yield outputs, targets
+                certain.append(_log_softmax(np.where(lost[:, np.newaxis], 0.0, logits)))
+            if not lost.all():
+                yield (outputs, targets) if not lost.any() else (outputs[~lost], targets[~lost])
 
     remaining = batches()
     metrics = task.metrics(remaining)
     for _ in remaining:  # a task without metrics of its own reads none of them
         pass
+    scores, figures = np.concatenate([one.scores for one in found]), _figures(metrics)
+    main = task.score_name.replace(" ", "_")
+    if _tell_lost([one.lost for one in found], data, split) and main in figures:
+        figures[main] = float(scores.mean())
     log_probabilities = np.concatenate(certain) if certain else None
-    return Judged(np.concatenate(answered), np.concatenate(scored), _figures(metrics), log_probabilities)
+    return Judged(np.concatenate([one.answers for one in found]), scores, figures, log_probabilities)
 
 
 def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
@@ -144,6 +162,41 @@ def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
         confusion = confusion_matrix(judged.answers, data.labels(split), data.num_classes).tolist()
     score = float(judged.scores.mean())
     return Evaluation(len(judged.scores), score, task.score_name, judged.metrics, confusion)
+
+
+class _Scored(NamedTuple):
+    """One batch.
+
+    Attributes:
+        answers: The task's, shape [samples, ...].
+        scores: How good each is, shape [samples].
+        lost: Samples of which a part has no answer, bool [samples].
+    """
+
+    answers: np.ndarray
+    scores: np.ndarray
+    lost: np.ndarray
+
+
+def _scored(outputs: np.ndarray, targets: np.ndarray, task: Task) -> _Scored:
+    found = task.predict(outputs)
+    if (lost := task.unanswered(outputs)) is None:
+        return _Scored(found, scores_of(task, found, targets), np.zeros(len(found), dtype=bool))
+    scores = scores_of(task, np.where(lost, -1, found), targets)  # -1 is no class and no token
+    return _Scored(found, scores, np.asarray(lost.reshape(len(lost), -1).any(axis=1)))
+
+
+def _tell_lost(lost: Sequence[np.ndarray], data: Data, split: str) -> bool:
+    """Warn of samples that have no answer; true where there are any."""
+    found = np.concatenate(lost)
+    if found.any():
+        first = data.indices[split][found.argmax()]
+        log.warning(
+            "%s: the model gives NaN for %d of %d samples of the %s split, the first is sample %d; "
+            "they count as wrong",
+            *(data.source, int(found.sum()), len(found), split, first),
+        )
+    return bool(found.any())
 
 
 def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -204,6 +257,16 @@ def _fits(wanted: Shape, found: Shape) -> bool:
 
 def _shown(shapes: Mapping[str, Shape]) -> str:
     return ", ".join(f"{name} of shape [{', '.join(map(str, shape))}]" for name, shape in shapes.items())
+
+
+def _batches(
+    call: Call, data: Data, split: str, labels: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """First output and labels of each batch."""
+    start = 0
+    for outputs in _outputs(call, data.tensors(split), _batch_size(data)):
+        yield outputs, labels[start : start + len(outputs)]
+        start += len(outputs)
 
 
 def _outputs(call: Call, inputs: Mapping[str, np.ndarray], batch_size: int) -> Iterator[np.ndarray]:

@@ -25,7 +25,8 @@ from lissom.models.dataset import IGNORED
 from lissom.models.metrics import Batches, classification_metrics, language_metrics, regression_metrics
 from lissom.models.score_kinds import CLASSIFYING
 from lissom.registry import TASKS, resolve
-from lissom.runtime.scores import ScoreKind, class_columns, class_logits
+from lissom.runtime.finiteness import is_finite
+from lissom.runtime.scores import ScoreKind, class_columns, class_logits, has_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,10 @@ class Task(ABC):
         """The first output as numbers whose softmax is the shares of the classes, where it tells classes."""
         return outputs
 
+    def unanswered(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Where there is no answer, for want of a finite score, in the shape of `predict`; None: nowhere."""
+        return None
+
     def metrics(self, batches: Batches) -> dict[str, float]:
         """Further figures of a split, by name, from its batches of first outputs and labels.
 
@@ -118,6 +123,10 @@ class Classification(Task):
     def class_logits(self, outputs: np.ndarray) -> np.ndarray:
         """Logits, whatever the model gives."""
         return class_logits(outputs, self.scores)
+
+    def unanswered(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Rows with NaN, whose highest number says nothing."""
+        return None if is_finite(outputs) else ~has_scores(outputs, self.scores)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """True where the label is right."""
@@ -202,6 +211,10 @@ class LanguageModelling(Task):
     def class_logits(self, outputs: np.ndarray) -> np.ndarray:
         """Logits, whatever the model gives."""
         return class_logits(outputs, self.scores)
+
+    def unanswered(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Rows with NaN, whose highest number says nothing."""
+        return None if is_finite(outputs) else ~has_scores(outputs, self.scores)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Share of the positions that count whose token is right.

@@ -19,7 +19,7 @@ from lissom.errors import LissomError, RequestError
 from lissom.export.verification import verify
 from lissom.logs import Progress, log
 from lissom.models.data import Data
-from lissom.models.evaluation import answers, judge, scores_of
+from lissom.models.evaluation import judge, score_split
 from lissom.optional import version
 from lissom.recipe import default_threads
 from lissom.registry import COMPILING, runtime_entry
@@ -259,8 +259,8 @@ def _answers(runtime: Runtime, data: Data, task: Task) -> tuple[dict[str, Any], 
     Log-probabilities of the report split come second, where answers are classes.
     """
     report = judge(runtime.infer_batch, data, "report", task)
-    selected = answers(runtime.infer_batch, data, "select", task)
-    scores = {"select": scores_of(task, selected, data.labels("select")), "report": report.scores}
+    selected, select_scores = score_split(runtime.infer_batch, data, "select", task)
+    scores = {"select": select_scores, "report": report.scores}
     found = {"select": selected, "report": report.answers}
     told = {
         "metrics": report.metrics,

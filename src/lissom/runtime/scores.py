@@ -64,6 +64,17 @@ def class_scores(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
     return found
 
 
+def has_scores(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
+    """Which rows have a finite score for each class, bool [...]; a class that -inf rules out has one, 0.
+
+    >>> has_scores(np.array([[0.0, -np.inf], [np.nan, 1.0]]), "logits").tolist()
+    [True, False]
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: np.ndarray = np.isfinite(class_scores(outputs, kind)).all(axis=-1)
+    return found
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Shares of shape [..., classes], computed in float64 and given as float32.
 
