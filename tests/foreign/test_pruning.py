@@ -94,6 +94,24 @@ class OverHeight(nn.Module):
 
 
 MOVED: dict[str, Row] = {
+    "viewed as a line": (
+        lambda: images(lambda s, x: s.b(fn.relu(s.a(x)).view(len(x), -1)), b=nn.Linear(2048, 4)),
+        IMAGES,
+        {"a": 16},
+    ),
+    "viewed as a line and back": (
+        lambda: images(lambda s, x: s.b(s.a(x).view(len(x), -1).relu().view(len(x), -1, 8, 8)).mean((2, 3))),
+        IMAGES,
+        {"a": 16},
+    ),
+    "turned and viewed as a line": (
+        lambda: images(
+            lambda s, x: s.b(s.a(x).permute(0, 2, 3, 1).contiguous().view(len(x), -1).relu()),
+            b=nn.Linear(2048, 4),
+        ),
+        IMAGES,
+        {"a": 16},
+    ),
     "NHWC flatten": (
         lambda: images(
             lambda s, x: s.b(fn.relu(s.a(x)).permute(0, 2, 3, 1).flatten(1)), b=nn.Linear(2048, 4)

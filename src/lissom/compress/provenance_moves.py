@@ -39,18 +39,26 @@ def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     tensors = tensors_of(args[:1])
     if all(tracer.labels(tensor) is None for tensor in tensors):
         return result
-    first, others = args[0], args[1:]
-    moved = func(
-        [_or_none(tracer, item) for item in first]
-        if isinstance(first, tuple | list)
-        else tracer.labels(first),
-        *others,
-        **kwargs,
-    )
+    first = args[0]
+    if name in _VIEWS and result.numel() != first.numel():  # a view as another type
+        return keep_all(tracer, func, args, kwargs)
+    moved = _moved_labels(tracer, func, args, kwargs, result)
     _note_each(tracer, result, moved)
     if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
         _note_split(tracer, tracer.labels(first), moved)
     return result
+
+
+def _moved_labels(
+    tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+) -> Any:
+    first, *others = args
+    if isinstance(first, tuple | list):
+        return func([_or_none(tracer, item) for item in first], *others, **kwargs)
+    labels = tracer.labels(first)
+    if func.overloadpacket.__name__ in _VIEWS and labels is not None:
+        return labels.reshape(result.shape)  # labels lie otherwise in memory, where they may have no view
+    return func(labels, *others, **kwargs)
 
 
 def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
