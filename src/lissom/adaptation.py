@@ -31,6 +31,7 @@ ALL_OUTPUTS = "all"
 MATTERS_MOST = "logits"
 """The output that is taken where a model gives one of this name and none was asked for."""
 _LAZY_SAMPLES = 2
+_CALL_SIZE = "_lissom_call_size"
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -227,7 +228,12 @@ def _usual_outputs(found: Mapping[str, Tensor], fits: Callable[[Tensor], bool] |
 
 
 def adapt(
-    model: nn.Module, arguments: Sequence[str], outputs: Sequence[str], computes_in: str = ""
+    model: nn.Module,
+    arguments: Sequence[str],
+    outputs: Sequence[str],
+    computes_in: str = "",
+    *,
+    samples_per_call: int = 0,
 ) -> nn.Module:
     """Let a model take tensors in order and give those outputs in order; changes it in place.
 
@@ -237,11 +243,13 @@ def adapt(
         outputs: Names of the outputs, of which one is given as a tensor, several as a tuple; empty for what
             the forward gives.
         computes_in: Type into which inputs of floats are cast; bfloat16, which NumPy has not, is cast back.
+        samples_per_call: Samples that the forward takes, where it takes no other number; it is then called as
+            often as there are samples, and must give tensors; 0 for any.
 
     Raises:
         ModelError: it is a ScriptModule, whose forward cannot be changed.
     """
-    if not arguments and not outputs and not computes_in:
+    if not arguments and not outputs and not computes_in and not samples_per_call:
         return model
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
@@ -250,26 +258,64 @@ def adapt(
             hint="let the factory give the module before torch.jit.script, or one that gives a tensor",
         )
     given, signature = type(model), inspect.signature(type(model).forward)
-    if "forward" in vars(model):  # one that was set on the instance stands in front of the class
+    of_instance = "forward" in vars(model)  # one that was set on the instance stands in front of the class
+    if of_instance:
         vars(model)["_forward_of_instance"] = vars(model).pop("forward")
 
-    def forward(self: Any, *tensors: Tensor) -> Any:
+    def answer(self: Any, *tensors: Tensor) -> Any:
         if computes_in:
             tensors = tuple(_cast(tensor, computes_in) for tensor in tensors)
-        call = vars(self).get("_forward_of_instance") or partial(given.forward, self)
+        call = vars(self)["_forward_of_instance"] if of_instance else partial(given.forward, self)
         result = call(**dict(zip(arguments, tensors, strict=True))) if arguments else call(*tensors)
         if outputs:
             kept = tuple(_at(result, name) for name in outputs)
             result = kept[0] if len(kept) == 1 else kept
         return _as_float32(result) if computes_in == "bfloat16" else result
 
+    def forward(self: Any, *tensors: Tensor) -> Any:
+        if not samples_per_call or len(tensors[0]) == samples_per_call:
+            return answer(self, *tensors)
+        return answer_in_calls(partial(answer, self), tensors, samples_per_call)
+
     if arguments:  # for who asks which inputs there are, as torch.export does
         places = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in ("self", *arguments)]
         signature = inspect.Signature(places)
     forward.__signature__ = signature  # type: ignore[attr-defined]
     own = {"forward": forward, "__module__": given.__module__, "__qualname__": given.__qualname__}
-    model.__class__ = type(given.__name__, (given,), own)
+    size = {_CALL_SIZE: samples_per_call or call_size(model)}
+    model.__class__ = type(given.__name__, (given,), {**own, **size})
     return model
+
+
+def call_size(model: nn.Module) -> int:
+    """Samples of each call of an adapted model where it takes no other number; 0 for any."""
+    return int(getattr(model, _CALL_SIZE, 0))
+
+
+def answer_in_calls(answer: Callable[..., Any], tensors: Sequence[Tensor], size: int) -> Any:
+    """Answers to any number of samples, by calls of so many; the last sample fills up the last call.
+
+    Args:
+        answer: Takes tensors of `size` samples, gives a tensor or several.
+        tensors: Of shape [samples, ...].
+        size: Samples of a call.
+    """
+    rows = len(tensors[0])
+    answers = []
+    for start in range(0, rows, size):
+        places = torch.arange(start, start + size, device=tensors[0].device).clamp(max=rows - 1)
+        answers.append(answer(*(tensor[places] for tensor in tensors)))
+    if isinstance(answers[0], Tensor):
+        return _together(answers, size, rows)
+    return tuple(_together(parts, size, rows) for parts in zip(*answers, strict=True))
+
+
+def _together(parts: Sequence[Tensor], size: int, rows: int) -> Tensor:
+    """Answers of several calls along the axis of the samples; along a new first one where there is none."""
+    axes = [axis for axis, found in enumerate(parts[0].shape) if found == size]
+    if not axes:
+        return torch.stack(list(parts))[:rows]
+    return torch.cat(list(parts), axes[0]).narrow(axes[0], 0, rows)
 
 
 def _cast(tensor: Tensor, kind: str) -> Tensor:

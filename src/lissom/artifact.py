@@ -152,6 +152,9 @@ class Factory(Frozen):
     shaped_by: tuple[TensorSpec, ...] = Field(
         (), description="Inputs from which lazy layers take their shapes; empty where there are none."
     )
+    samples_per_call: int = Field(
+        0, ge=0, description="Samples of each call where the forward takes no other number; 0 for any."
+    )
 
 
 class Tolerance(Frozen):

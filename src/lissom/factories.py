@@ -32,7 +32,13 @@ def build(factory: Factory) -> nn.Module:
         raise ModelError(f"{factory.source} cannot be built with {factory.kwargs}:{told(exc)}") from exc
     if not isinstance(model, torch.nn.Module):
         raise ModelError(f"{factory.source} gave a {type(model).__name__}, not a torch.nn.Module")
-    model = adapt(unwrap(model), factory.arguments, factory.outputs, factory.computes_in)
+    model = adapt(
+        unwrap(model),
+        factory.arguments,
+        factory.outputs,
+        factory.computes_in,
+        samples_per_call=factory.samples_per_call,
+    )
     if factory.shaped_by and is_uninitialized(model):
         initialize(model, factory.shaped_by)
     return model

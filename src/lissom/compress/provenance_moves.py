@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
 
 _RESHAPES = ("view", "reshape", "unflatten", "_unsafe_view")
+_VIEWS = ("view", "view_as", "view_copy", "_unsafe_view", "_reshape_alias")
 _TURNS = ("t", "transpose", "permute", "mT", "numpy_T", "T", "swapaxes", "swapdims")
 _SAME_WEIGHT = ("clone", "contiguous", "alias", "detach", "to", "_to_copy", "lift_fresh")
 

@@ -47,7 +47,7 @@ class Samples:
     @classmethod
     def of(cls, context: Context, signature: Signature) -> Samples:
         """Those of a stage."""
-        example = [tensor_of(array) for array in context.probe_inputs().values()]
+        example = [tensor_of(array) for array in context.call_inputs(signature).values()]
         return cls(context.data, context.task, signature, example)
 
     @cached_property

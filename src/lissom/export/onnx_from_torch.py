@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lissom.adaptation import frozen
-from lissom.artifact import Artifact, Signature
+from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.export.recurrent_layers import not_unrolled
 from lissom.export.refusals import unsupported
 from lissom.logs import quiet_libraries
@@ -26,7 +26,7 @@ def onnx_from_torch(parent: Artifact, context: Context, *, opset: int, model: nn
         ModelError: torch cannot capture the model, or an operator has no ONNX form.
     """
     signature = parent.manifest.signature
-    arguments = tuple(tensor_of(array) for array in context.probe_inputs().values())
+    arguments = tuple(tensor_of(array) for array in context.call_inputs(signature).values())
     module = load_model(parent, plain=True) if model is None else model
     axes = by_parameter(module, dynamic_axes(signature))
 
@@ -62,9 +62,17 @@ def has_fixed(model: Any, signature: Signature) -> bool:
     return any(
         values[spec.name].type.tensor_type.shape.dim[axis].HasField("dim_value")
         for spec in (*signature.inputs, *signature.outputs)
-        for axis, dim in enumerate(spec.shape)
-        if isinstance(dim, str)
+        for axis in varying_axes(signature, spec)
     )
+
+
+def varying_axes(signature: Signature, spec: TensorSpec) -> list[int]:
+    """Axes of an input or output that have no size, and are not that of a fixed number of samples."""
+    batching = signature.batching
+    fixed = None
+    if batching is not None and batching.size is not None:
+        fixed = {**batching.inputs, **batching.outputs}.get(spec.name)
+    return [axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and axis != fixed]
 
 
 def by_parameter(model: nn.Module, axes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
@@ -78,6 +86,5 @@ def by_parameter(model: nn.Module, axes: tuple[dict[int, Any], ...]) -> tuple[An
 def dynamic_axes(signature: Signature) -> tuple[dict[int, Any], ...]:
     """For each input the axes that may vary, as torch.export takes them; it finds out which go together."""
     return tuple(
-        {axis: torch.export.Dim.AUTO for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
-        for spec in signature.inputs
+        dict.fromkeys(varying_axes(signature, spec), torch.export.Dim.AUTO) for spec in signature.inputs
     )

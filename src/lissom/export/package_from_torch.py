@@ -39,7 +39,7 @@ def package_from_torch(parent: Artifact, context: Context, precision: str) -> Ma
         raise MachineError("AOTInductor compiles C++, and there is no compiler", hint="apt-get install g++")
     signature = parent.manifest.signature
     model = _Positional(load_model(parent, plain=True), getattr(torch, precision)).eval()
-    arguments = tuple(tensor_of(array) for array in context.probe_inputs().values())
+    arguments = tuple(tensor_of(array) for array in context.call_inputs(signature).values())
     axes = dynamic_axes(signature)
     with tempfile.TemporaryDirectory() as place, quiet_libraries(), frozen(model):
         path = Path(place) / PACKAGE_FILE

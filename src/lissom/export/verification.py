@@ -26,6 +26,7 @@ import numpy as np
 
 from lissom.artifact import Signature, TensorSpec
 from lissom.errors import ArtifactError, RequestError
+from lissom.logs import log
 from lissom.models.data import Data
 from lissom.runtime.base import Runtime
 from lissom.runtime.differences import unlike
@@ -113,7 +114,7 @@ def verify(parent: Runtime, child: Runtime, data: Data) -> list[Parity]:
     compared = {spec.name: Comparison() for spec in parent.signature.outputs}
     for _, wanted, found in _answers(parent, child, data, fuzz=limit.fuzz):
         for name, comparison in compared.items():
-            comparison.add(wanted[name], found[name])
+            comparison.add(wanted[name], found[name] if found else np.zeros(0))
     return [comparison.parity(name, limit) for name, comparison in compared.items()]
 
 
@@ -138,6 +139,8 @@ def failing_batch(parent: Runtime, child: Runtime, data: Data) -> dict[str, np.n
     worst: dict[str, np.ndarray] = {}
     furthest = (False, -1.0)
     for batch, wanted, found in _answers(parent, child, data, fuzz=limit.fuzz):
+        if not found:
+            continue
         distance = max(_distance(wanted[name], found[name], limit) for name in wanted)
         if distance > furthest:
             worst, furthest = batch, distance
@@ -315,7 +318,10 @@ def _filled(
 def _answers(
     parent: Runtime, child: Runtime, data: Data, *, fuzz: bool
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Inputs batch by batch, and what the parent and the child answer."""
+    """Inputs batch by batch, and what the parent and the child answer.
+
+    The child has no answer where it refuses made-up inputs that the parent takes.
+    """
     size = min(parent.max_batch or _MOST_AT_ONCE, child.max_batch or _MOST_AT_ONCE, _MOST_AT_ONCE)
     if parent.layout.one_by_one or child.layout.one_by_one:
         size = 1
@@ -329,7 +335,15 @@ def _answers(
         sizes = [number for number in (1, 3) if number <= size]
         for batch in fuzz_inputs(parent.signature, tensors, sizes=sizes):
             if (wanted := _defined(parent, batch)) is not None:
-                yield batch, wanted, child.infer_batch(batch)
+                yield batch, wanted, _answered(child, batch)
+
+
+def _answered(child: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    try:
+        return child.infer_batch(batch)
+    except RequestError as exc:
+        log.warning("%s refuses made-up inputs that its parent takes: %s", child.artifact.name, exc.message)
+        return {}
 
 
 def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
@@ -339,7 +353,7 @@ def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.n
     """
     try:
         wanted = parent.infer_batch(batch)
-    except (RequestError, RuntimeError):
+    except RequestError:
         return None
     return wanted if all(np.isfinite(array).all() for array in wanted.values()) else None
 

@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lissom.errors import ModelError
+from lissom.adaptation import call_size
+from lissom.causes import told
+from lissom.errors import LissomError, ModelError, RequestError
 from lissom.logs import Advance, NoProgress, Progress
 from lissom.optional import require
 from lissom.runtime.arrays import tensor_of
@@ -103,8 +105,10 @@ def gradient_maps(
         found = [_grad_cam(attr, model, tensors, goals)] if tensors[0].ndim == 4 else []
         with (progress or NoProgress()).task("follow gradients", len(goals)) as advance:
             return [*(one for one in found if one), _integrated(attr, model, tensors, goals, advance)]
-    except (RuntimeError, AssertionError, NotImplementedError) as exc:
-        raise ModelError(f"gradients of the model are not known: {exc}") from exc
+    except (LissomError, MemoryError):
+        raise
+    except Exception as exc:  # captum and the user's forward may raise anything on the way from empty inputs
+        raise ModelError(f"gradients of the model are not known:{told(exc)}") from exc
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
@@ -131,7 +135,11 @@ def occlusion_maps(
 
     def forward(*given: Tensor) -> Tensor:
         batch = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
-        return _scores(tensor_of(np.asarray(next(iter(call(batch).values())))))
+        try:
+            outputs = call(batch)
+        except RequestError as exc:
+            raise ModelError(f"it takes no samples of which parts are covered: {exc.message}") from exc
+        return _scores(tensor_of(np.asarray(next(iter(outputs.values())))))
 
     window, stride = covered(tuple(tensors[0].shape[1:]))
     baseline = _baseline(tensors[0])
@@ -256,11 +264,12 @@ def _grad_cam(attr: Any, model: nn.Module, tensors: Sequence[Tensor], goals: Ten
     points at everything, so that the last of at least 4x4 is taken where there is one.
     """
     places = feature_maps(model, tensors)
+    step = call_size(model) or _AT_ONCE  # a layer is watched in one call
     fine = [place for place in places if min(place.rows, place.columns) >= _FINE]
     for place in reversed((fine or places)[-_MOST_LAYERS:]):
         maps = [
-            _weighted(attr, model, [tensor[start : start + _AT_ONCE] for tensor in tensors], own, place)
-            for start, own in zip(range(0, len(goals), _AT_ONCE), torch.split(goals, _AT_ONCE), strict=True)
+            _weighted(attr, model, [tensor[start : start + step] for tensor in tensors], own, place)
+            for start, own in zip(range(0, len(goals), step), torch.split(goals, step), strict=True)
         ]
         if any(own.any() for own in maps):
             return Attributed("grad-cam", np.concatenate(maps), place.name)
@@ -288,6 +297,7 @@ def _weighted(
         )
     finally:
         handle.remove()
+    maps = maps[: len(goals)]  # the last sample fills up a call
     whole = nn.functional.interpolate(maps.detach(), tensors[0].shape[2:], mode="bilinear")
     found: np.ndarray = whole[:, 0].numpy()
     return found

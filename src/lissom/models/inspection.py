@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lissom.adaptation import call_size
 from lissom.errors import ModelError, near
 from lissom.runtime.arrays import tensor_of
 
@@ -161,6 +162,7 @@ def look_inside_torch(
         raise ModelError(
             f"the model has no module {layer!r}", hint=near(layer, [name for name in modules if name])
         )
+    step = call_size(model) or len(tensors[0])
     seen: dict[str, Tensor | Held] = {}
     maps: dict[str, Tensor] = {}
     watched = {name: module for name, module in modules.items() if list(module.parameters(recurse=False))}
@@ -173,7 +175,9 @@ def look_inside_torch(
                 keep = maps if layer in (None, name) else None
                 stack.callback(module.register_forward_hook(partial(_see, name, seen, keep)).remove)
         with torch.no_grad(), rectified:
-            model(*tensors)
+            for start in range(0, len(tensors[0]), step):
+                rectified.begin()
+                model(*(tensor[start : start + step] for tensor in tensors))
     work = _own(flops_by_module(model, [tensor[:1] for tensor in tensors]), watched)
     names = [name for name in seen if name in watched]
     sizes = _counted(watched, names)
@@ -230,6 +234,11 @@ class _Rectified(TorchFunctionMode):
         self._path: list[str] = []
         self._convolved = False
         self._alive: dict[str, Tensor] = {}
+        self._noted: set[str] = set()
+
+    def begin(self) -> None:
+        """A call of the model begins."""
+        self._noted.clear()
 
     def enter(self, name: str, *_: Any) -> None:
         """A module begins."""
@@ -258,9 +267,10 @@ class _Rectified(TorchFunctionMode):
         alive = (output > 0).sum(dim=[number for number in range(output.ndim) if number != axis]) > 0
         place = self._path[-1] if self._path else ""
         name, number = place, 2
-        while name in self._alive:
+        while name in self._noted:
             name, number = f"{place} ({number})", number + 1
-        self._alive[name] = alive
+        self._noted.add(name)
+        self._alive[name] = alive | self._alive[name] if name in self._alive else alive
 
     def found(self) -> tuple[Rectifier, ...]:
         """In the order of execution."""

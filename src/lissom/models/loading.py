@@ -18,6 +18,7 @@ from lissom.adaptation import adapt, arguments_of, chosen_outputs, is_uninitiali
 from lissom.artifact import Factory, TensorSpec
 from lissom.errors import ModelError, near, near_files
 from lissom.factories import build
+from lissom.models.call_sizes import rows_of, samples_per_call
 from lissom.models.data import Data
 from lissom.models.forward import taken_by_torch
 from lissom.models.repeatability import repeated
@@ -58,16 +59,19 @@ def _settle(model: nn.Module, factory: Factory, config: ModelConfig, data: Data)
     samples = few_samples(data)
     computes_in = _computing_type(model.eval(), data, samples)
     adapt(model, (), (), computes_in)
-    given = repeated(model, lambda: call(model, data, samples))
+    size = samples_per_call(model, data, samples)
+    few = rows_of(samples, size) if size else samples
+    given = repeated(model, lambda: call(model, data, few))
     model.train(training)
     outputs = chosen_outputs(given, config.output, _fitting(config, data))
-    adapt(model, (), outputs)
+    adapt(model, (), outputs, samples_per_call=size)
     return factory.model_copy(
         update={
             "arguments": arguments,
             "outputs": outputs,
             "computes_in": computes_in,
             "shaped_by": data.input_specs if lazy else (),
+            "samples_per_call": size,
         }
     )
 

@@ -8,7 +8,8 @@ numbers, a buffer or an attribute that the forward changes.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,8 +43,27 @@ def repeated(model: nn.Module, call: Callable[[], Any]) -> Any:
     if differing:
         raise _error(model, call, changed)
     for name in changed:
-        _buffers(model)[name].copy_(before[name])
+        _put_back(model, name, before[name])
     return given
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Leave the buffers of a model as they are, whatever is called while this is open."""
+    before = {name: buffer.clone() for name, buffer in _buffers(model).items()}
+    try:
+        yield
+    finally:
+        now = _buffers(model)
+        for name, buffer in before.items():
+            if not _same(buffer, now.get(name)):
+                _put_back(model, name, buffer)
+
+
+def _put_back(model: nn.Module, name: str, buffer: Tensor) -> None:
+    """Give a buffer its earlier value, also where the forward has put another tensor in its place."""
+    path, _, leaf = name.rpartition(".")
+    model.get_submodule(path)._buffers[leaf] = buffer
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -36,9 +36,9 @@ from lissom.runtime.arrays import safetensors_bytes, tensor_of
 from lissom.runtime.differences import difference
 from lissom.runtime.layout import Layout
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
-from lissom.runtime.pytorch import call_model
+from lissom.runtime.pytorch import call_model, is_lookup
 from lissom.runtime.scores import ScoreKind
-from lissom.runtime.signatures import prove_signature
+from lissom.runtime.signatures import prove_fixed_signature, prove_signature
 from lissom.structure import (
     STRUCTURE_FILE,
     WEIGHTS_FILE,
@@ -116,6 +116,11 @@ class Context:
         split = next(name for name in ("select", "calibrate", "train") if len(self.data.indices[name]))
         return {name: array[:NUM_PROBE] for name, array in self.data.tensors(split).items()}
 
+    def call_inputs(self, signature: Signature) -> dict[str, np.ndarray]:
+        """The same, or as many of them as a model takes in a call where it takes no other number."""
+        inputs, layout = self.probe_inputs(), Layout(signature)
+        return inputs if layout.size is None else next(layout.groups(inputs)).tensors
+
 
 def save_torch(
     model: nn.Module,
@@ -161,9 +166,7 @@ def _write_torch(
     signature = signature_of(
         model, context.data, inputs, output_name=context.task.output_name, outputs=factory.outputs
     )
-    signature = prove_signature(
-        lambda batch: call_model(model, signature, batch), signature, inputs, precision=_precision(model)
-    )
+    signature = _proven(model, factory, signature, inputs)
     layout = Layout(signature)
     context = context.with_scores(_scores_of(model, signature, context))
     asked, outputs = layout.answered(lambda batch: call_model(model, signature, batch), inputs)
@@ -186,6 +189,20 @@ def _write_torch(
             notes={**notes, **_folded(structure)},
             tolerance=FLOAT32_TOLERANCE,
         )
+
+
+def _proven(
+    model: nn.Module, factory: Factory, signature: Signature, inputs: Mapping[str, np.ndarray]
+) -> Signature:
+    """The signature with the axes of the samples that are found on the model."""
+
+    def call(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return call_model(model, signature, batch)
+
+    if factory.samples_per_call:
+        axes = {spec.name: 0 for spec in signature.inputs}
+        return prove_fixed_signature(call, signature, inputs, axes, factory.samples_per_call)
+    return prove_signature(call, signature, inputs, precision=_precision(model))
 
 
 def _scores_of(model: nn.Module, signature: Signature, context: Context) -> ScoreKind:
@@ -291,7 +308,11 @@ def call(model: nn.Module, data: Data, inputs: Mapping[str, np.ndarray]) -> Any:
         with torch.no_grad():
             return model(*arguments)
     except Exception as exc:  # the user's forward may raise anything; what it says is what matters
-        if isinstance(exc, IndexError) and any(spec.dtype == "int64" for spec in data.input_specs):
+        if (
+            isinstance(exc, IndexError)
+            and is_lookup(exc)
+            and any(spec.dtype == "int64" for spec in data.input_specs)
+        ):
             raise ModelError(
                 f"the model cannot look up an index of the data:{told(exc)}",
                 hint="build it with a larger vocab_size, or check the data",

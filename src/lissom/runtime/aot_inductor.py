@@ -13,7 +13,7 @@ from lissom.logs import quiet_libraries
 from lissom.optional import version
 from lissom.runtime.base import Runtime
 from lissom.runtime.machine import isa_flags
-from lissom.runtime.pytorch import call_model
+from lissom.runtime.pytorch import answer_request
 
 PACKAGE_FILE = "model.pt2"
 
@@ -50,7 +50,7 @@ class AotInductor(Runtime):
             )
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return call_model(self.model, self.signature, inputs)
+        return answer_request(self.model, self.signature, inputs)
 
     def close(self) -> None:
         """Free the package; its code stays in the process."""

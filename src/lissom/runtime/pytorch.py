@@ -5,6 +5,7 @@ Threads are a setting of the whole process in torch: the runtime opened last dec
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from lissom.artifact import Signature
-from lissom.errors import MachineError, ModelError
+from lissom.causes import told
+from lissom.errors import LissomError, MachineError, ModelError, RequestError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
 from lissom.runtime.arrays import tensor_of
@@ -39,7 +41,8 @@ def call_model(
         with torch.inference_mode():
             outputs = model(*arguments)
     except IndexError as exc:
-        if tokens := [spec.name for spec in signature.inputs if inputs[spec.name].dtype.kind in "iu"]:
+        tokens = [spec.name for spec in signature.inputs if inputs[spec.name].dtype.kind in "iu"]
+        if tokens and is_lookup(exc):
             raise _outside_vocabulary({name: inputs[name] for name in tokens}) from exc
         raise
     tensors = outputs if isinstance(outputs, tuple | list) else (outputs,)
@@ -47,6 +50,34 @@ def call_model(
         spec.name: tensor.contiguous().cpu().numpy()
         for spec, tensor in zip(signature.outputs, tensors, strict=True)
     }
+
+
+def answer_request(
+    model: Any, signature: Signature, inputs: Mapping[str, np.ndarray], *, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """As `call_model`, of a caller's values.
+
+    Raises:
+        RequestError: the forward refuses them.
+    """
+    try:
+        return call_model(model, signature, inputs, device=device)
+    except (LissomError, MemoryError):
+        raise
+    except Exception as exc:  # the user's forward may raise anything
+        raise RequestError(f"the model does not take these values:{told(exc)}") from exc
+
+
+def is_lookup(exc: IndexError) -> bool:
+    """True where a number was looked up in a table that has no such row.
+
+    >>> is_lookup(IndexError("index out of range in self"))
+    True
+    >>> is_lookup(IndexError("index -1 is out of bounds for dimension 1 with size 0"))
+    False
+    """
+    found = re.match(r"index (-?\d+) is out of bounds for dimension 0 with size", str(exc))
+    return "out of range in self" in str(exc) or (found is not None and int(found[1]) >= 0)
 
 
 def _outside_vocabulary(tokens: Mapping[str, np.ndarray]) -> ModelError:
@@ -69,7 +100,7 @@ class TorchEager(Runtime):
         self.model: Any = _on_device(load_model(self.artifact, plain=True), self.device)
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return call_model(self.model, self.signature, inputs, device=self.device)
+        return answer_request(self.model, self.signature, inputs, device=self.device)
 
     def _layers_impl(self) -> list[Layer]:
         """Modules with weights: eager computes in the type of those."""
@@ -160,7 +191,7 @@ class Inductor(Runtime):
             raise MachineError("inductor is absent: there is no C++ compiler", hint="apt-get install g++")
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return call_model(self.model, self.signature, inputs, device=self.device)
+        return answer_request(self.model, self.signature, inputs, device=self.device)
 
 
 class TorchTensorRt(Inductor):

@@ -42,6 +42,25 @@ def prove_signature(call: Call, signature: Signature, samples: Tensors, *, preci
     return signature.model_copy(update={"batching": found, "outputs": outputs})
 
 
+def prove_fixed_signature(
+    call: Call, signature: Signature, samples: Tensors, axes: Axes, size: int
+) -> Signature:
+    """The same for a model that is known to take one number of samples.
+
+    Args:
+        call: Computes tensors of the model.
+        signature: Names, dtypes and shapes; outputs only need their names.
+        samples: A few arrays of shape [samples, ...] by input name.
+        axes: Where the samples lie in the inputs.
+        size: Samples of each call.
+    """
+    found = prove_fixed(call, samples, axes, size)
+    if found is None:
+        return signature
+    outputs = output_specs(call, found, samples, signature.outputs)
+    return signature.model_copy(update={"batching": found, "outputs": outputs})
+
+
 def output_specs(
     call: Call, batching: Batching, samples: Tensors, declared: Sequence[TensorSpec]
 ) -> tuple[TensorSpec, ...]:

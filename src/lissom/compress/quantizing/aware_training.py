@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lissom.adaptation import answer_in_calls, call_size
 from lissom.causes import told
 from lissom.compress.quantizing.scheme import Scheme
 from lissom.errors import ModelError
@@ -63,9 +64,9 @@ def _train(
 class _Rounded(nn.Module):
     """An exported graph, whose dropout and batch norms follow the mode that the loop asks for."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, size: int) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.size = graph, size
         self.num_steps: Tensor
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
         self._trains: bool | None = None
@@ -82,7 +83,7 @@ class _Rounded(nn.Module):
             move = move_exported_model_to_train if self.training else move_exported_model_to_eval
             move(self.graph)
             self._trains = self.training
-        return self.graph(*inputs)
+        return answer_in_calls(self.graph, inputs, self.size) if self.size else self.graph(*inputs)
 
     def train(self, mode: bool = True) -> Self:
         """Set the flag; modules of an exported graph have no mode of their own."""
@@ -94,11 +95,14 @@ def _with_rounding(model: nn.Module, context: Context, scheme: Scheme) -> _Round
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
     example = tuple(tensor_of(array) for array in context.probe_inputs().values())
-    batch = {0: torch.export.Dim.AUTO}
+    size = call_size(model)
+    if size:
+        example = tuple(tensor[torch.arange(size) % len(tensor)] for tensor in example)
+    batch = {} if size else {0: torch.export.Dim.AUTO}
     model.train()
     try:
         program = torch.export.export(model, example, dynamic_shapes=tuple(batch for _ in example))
-        return _Rounded(prepare_qat_pt2e(program.module(), _layer_quantizer(scheme)))
+        return _Rounded(prepare_qat_pt2e(program.module(), _layer_quantizer(scheme)), size)
     except Exception as exc:  # the user's forward, or a pattern that torchao does not know
         raise ModelError(
             f"the model cannot be captured for quantization-aware training:{told(exc)}",
