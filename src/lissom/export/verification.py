@@ -341,8 +341,8 @@ def _answers(
 def _answered(child: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     try:
         return child.infer_batch(batch)
-    except RequestError as exc:
-        log.warning("%s refuses made-up inputs that its parent takes: %s", child.artifact.name, exc.message)
+    except (RequestError, RuntimeError) as exc:
+        log.warning("%s refuses made-up inputs that its parent takes: %s", child.artifact.name, exc)
         return {}
 
 
@@ -353,7 +353,7 @@ def _defined(parent: Runtime, batch: Mapping[str, np.ndarray]) -> dict[str, np.n
     """
     try:
         wanted = parent.infer_batch(batch)
-    except RequestError:
+    except (RequestError, RuntimeError):  # a runtime of somebody else raises what its engine does
         return None
     return wanted if all(np.isfinite(array).all() for array in wanted.values()) else None
 
