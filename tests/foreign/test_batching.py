@@ -15,16 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.foreign.batches import KINDS, Graph, engine, floats, graph, node, whole
-from tests.foreign.random_batches import ACROSS, ENDS, WITHIN, Behaviour, serve, served
+from tests.foreign.random_batches import ACROSS, ENDS, WITHIN, Behaviour, drawn, serve, served
 from tests.unit.serve.asgi import send_request
 
-from lissom.artifact import Signature, TensorSpec
+from lissom.artifact import Batching, Signature, TensorSpec
 from lissom.export.batch_axes import inputs_of, settle_axes
 from lissom.logs import NoProgress
 from lissom.pipeline import load_data as load_recipe_data
 from lissom.pipeline import make_artifacts
 from lissom.recipe import Recipe
 from lissom.runtime.base import open_runtime
+from lissom.runtime.batching import prove_batching
+from lissom.runtime.confirmation import holds
 from lissom.runtime.layout import Layout
 from lissom.serve.app import Application
 from lissom.serve.repository import Repository
@@ -147,6 +149,25 @@ def test_no_random_model_hands_out_the_rows_of_another(
     assert faults == []
     if model.is_by_row:
         assert batching.joins, batching.reason
+
+
+def test_what_is_confirmed_in_few_calls_is_what_all_of_them_prove() -> None:
+    told_both_ways = set()
+    for seed in range(120):
+        model, _ = drawn(seed)
+        axes = {end: ENDS[end][1] for end in model.ends}
+        if None in axes.values():
+            continue
+        samples = {"x": np.random.default_rng(seed).normal(size=(8, 5)).astype(np.float32)}
+        proven = prove_batching(model, samples, [{"x": model.axis}])
+        assert proven is not None
+        told = Batching(inputs={"x": model.axis}, outputs=axes, joins=True)
+        confirmed = holds(model, samples, told, precision="float32", most=32)
+        assert proven.joins or not confirmed, (model, proven.reason)
+        if not {"classes", "whole numbers"} >= set(model.ends):
+            assert confirmed == proven.joins, (model, proven.reason)
+            told_both_ways.add(confirmed)
+    assert told_both_ways == {True, False}
 
 
 def run_stage(folder: Any, found: Graph, leave_out: Sequence[str] = ()) -> Any:

@@ -62,6 +62,11 @@ _CLOSENESS = {
 _FLOAT32 = Closeness(1e-3, 2e-5)
 
 
+def closeness_of(precision: str) -> Closeness:
+    """What is rounding in the answers of a model of some precision."""
+    return _CLOSENESS.get(precision, _FLOAT32)
+
+
 def prove_batching(
     call: Call,
     samples: Tensors,
@@ -92,7 +97,7 @@ def prove_batching(
     for axes in candidates:
         if all(axis is None for axis in axes.values()):
             continue
-        proof = _Proof(call, alone or call, axes, rows, samples, _CLOSENESS.get(precision, _FLOAT32))
+        proof = _Proof(call, alone or call, axes, rows, samples, closeness_of(precision))
         tried = proof.result(dict(states or {}), most)
         if tried is not None and tried.joins:
             return tried
@@ -113,7 +118,7 @@ def prove_fixed(
         states: Recurrent states; see `Batching`.
     """
     rows = distinct_rows(samples, size + 1)
-    first = _answer(call, axes, rows[:size])
+    first = answer_together(call, axes, rows[:size])
     if first is None:
         return None
     if size == 1:
@@ -126,13 +131,13 @@ def prove_fixed(
             states=dict(states or {}),
         )
     order = [*range(1, size), 0]
-    turned = _answer(call, axes, [rows[index] for index in order])
-    other = _answer(call, axes, [rows[-1], *rows[1:size]])
+    turned = answer_together(call, axes, [rows[index] for index in order])
+    other = answer_together(call, axes, [rows[-1], *rows[1:size]])
     if turned is None or other is None:
         return None
     found = {name: _fixed_axis(first[name], turned[name], order) for name in first}
     joins = all(
-        axis is not None and _close(_rest(first[name], axis), _rest(other[name], axis), _FLOAT32.neighbours)
+        axis is not None and is_close(_rest(first[name], axis), _rest(other[name], axis), _FLOAT32.neighbours)
         for name, axis in found.items()
     )
     reason = "" if joins else "its answer to a sample depends on the others of the batch"
@@ -150,7 +155,7 @@ def _axis_of_one(shape: Sequence[int], axes: Axes) -> int | None:
 
 def _fixed_axis(first: np.ndarray, turned: np.ndarray, order: list[int]) -> int | None:
     axes = [axis for axis, size in enumerate(first.shape) if size == len(order)]
-    close = (axis for axis in axes if _close(np.take(first, order, axis), turned, _FLOAT32.sizes))
+    close = (axis for axis in axes if is_close(np.take(first, order, axis), turned, _FLOAT32.sizes))
     return next(close, None)
 
 
@@ -158,7 +163,7 @@ def _rest(array: np.ndarray, axis: int) -> np.ndarray:
     return np.take(array, range(1, array.shape[axis]), axis)
 
 
-def _answer(call: Call, axes: Axes, rows: Sequence[Row], shared: Row | None = None) -> Answer | None:
+def answer_together(call: Call, axes: Axes, rows: Sequence[Row], shared: Row | None = None) -> Answer | None:
     """What a model says to rows together; None where it does not take them."""
     first = shared or rows[0]
     tensors = {
@@ -189,7 +194,7 @@ class _Proof:
         seconds = (perf_counter() - start) / _NUM_ROWS
         if pair is None or triple is None or turned is None:
             return None
-        alone = [_answer(self._single, self._axes, [row], self._rows[0]) for row in self._rows]
+        alone = [answer_together(self._single, self._axes, [row], self._rows[0]) for row in self._rows]
         self._alone = [one for one in alone if one is not None]
         if len(self._alone) < len(self._rows):
             self._alone = None
@@ -210,13 +215,13 @@ class _Proof:
         )
 
     def _ask(self, rows: Sequence[Row]) -> Answer | None:
-        return _answer(self._call, self._axes, rows, self._rows[0])
+        return answer_together(self._call, self._axes, rows, self._rows[0])
 
     def _is_random(self, triple: Answer) -> bool:
         """True when the same rows have another answer the second time."""
         again = self._ask(self._rows)
         return again is None or not all(
-            _close(array, again[name], self._closeness.neighbours) for name, array in triple.items()
+            is_close(array, again[name], self._closeness.neighbours) for name, array in triple.items()
         )
 
     def _axis(
@@ -235,7 +240,7 @@ class _Proof:
             if self._alone is not None and self._are_alone(name, axis, two, three, other):
                 return axis, ""
         for axis in following:
-            if _close(np.take(three, _TURNED, axis), other, self._closeness.sizes):
+            if is_close(np.take(three, _TURNED, axis), other, self._closeness.sizes):
                 return (
                     (axis, f"output {name!r} reads the other samples of the batch")
                     if (len(following) == 1)
@@ -249,7 +254,7 @@ class _Proof:
         assert self._alone is not None
         single = [one[name] for one in self._alone]
         return all(
-            _close(np.take(array, [place], axis), single[row], self._closeness.sizes)
+            is_close(np.take(array, [place], axis), single[row], self._closeness.sizes)
             for array, order in zip(together, ((0, 1), (0, 1, 2), _TURNED), strict=True)
             for place, row in enumerate(order)
         )
@@ -270,7 +275,7 @@ class _Proof:
                 outputs[name] = None
                 return f"output {name!r} has not one answer for each sample"
             rows = [np.take(one, _PLACES, axis) for one in seen]
-            if not all(_close(rows[0], one, self._closeness.neighbours) for one in rows[1:]):
+            if not all(is_close(rows[0], one, self._closeness.neighbours) for one in rows[1:]):
                 return f"output {name!r} reads the other samples of the batch"
         return ""
 
@@ -295,11 +300,11 @@ class _Proof:
         """
         is_constant = True
         for place, row in enumerate(rows):
-            alone = _answer(self._single, self._axes, [row], self._rows[0])
+            alone = answer_together(self._single, self._axes, [row], self._rows[0])
             for name, axis in outputs.items():
                 assert axis is not None
                 one = np.take(found[name], [place], axis)
-                if alone is None or not _close(one, alone[name], self._closeness.sizes):
+                if alone is None or not is_close(one, alone[name], self._closeness.sizes):
                     return f"output {name!r} reads the other samples of a batch of {len(rows)}"
                 is_constant &= np.array_equal(one, np.take(found[name], [0], axis))
         return "its answers to all samples are the same, which proves nothing" if is_constant else ""
@@ -315,7 +320,7 @@ class _Proof:
                 outputs[name] = None
                 return f"output {name!r} has not one answer for each of {size} samples"
             for place, alone in zip(places, self._alone, strict=True):
-                if not _close(np.take(array, [place], axis), alone[name], self._closeness.sizes):
+                if not is_close(np.take(array, [place], axis), alone[name], self._closeness.sizes):
                     return f"output {name!r} reads the other samples of a batch of {size}"
         return ""
 
@@ -324,7 +329,7 @@ class _Proof:
         return self._ask([rows[0], company[0], rows[1], company[1], rows[2]])
 
 
-def _close(one: np.ndarray, other: np.ndarray, share: float) -> bool:
+def is_close(one: np.ndarray, other: np.ndarray, share: float) -> bool:
     """Equal but for rounding; NaN equals NaN, and whole numbers equal themselves alone."""
     if one.shape != other.shape:
         return False

@@ -92,8 +92,13 @@ class InputCheck:
 
     def _warning(self, known: _Known, array: np.ndarray) -> str:
         low, high = known.range.low, known.range.high
-        if known.peak < _FACTOR and array.min() >= low and array.max() <= high:
-            return ""  # nearly every request of a model of small numbers
+        if not array.size:
+            return ""
+        least, most = float(array.min()), float(array.max())
+        if least >= low and most <= high:  # as nearly every request
+            is_one_row = known.axis is not None and array.shape[known.axis : known.axis + 1] == (1,)
+            if known.peak < _FACTOR or (is_one_row and max(-least, most) * _FACTOR > known.peak):
+                return ""
         rows = _rows(array, known.axis)
         lowest, highest = rows.min(axis=1), rows.max(axis=1)
         width = high - low

@@ -12,8 +12,8 @@ Whole numbers, such as tokens, masks and lengths, stay between those of the data
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain, cycle
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ Tensors = Mapping[str, np.ndarray]
 Row = dict[str, np.ndarray]
 _SMALL, _HIGH, _SPIKE = 1e-3, 4.0, 1e3
 """Factors of a sample, and of the largest value that there is."""
+_ENOUGH = 300_000
+"""Values of an input from which the figures are taken, but always of two samples."""
 
 
 def distinct_rows(samples: Tensors, count: int) -> list[Row]:
@@ -31,36 +33,33 @@ def distinct_rows(samples: Tensors, count: int) -> list[Row]:
         row = {name: array[index] for name, array in samples.items()}
         if len(rows) < count and not any(_equal(row, other) for other in rows):
             rows.append(row)
-    while len(rows) < count:
-        rows.append({name: _draw(array, generator, 1.0) for name, array in samples.items()})
+    if len(rows) < count:
+        values = _values_of(samples)
+        rows += [_made(values, lambda one: one.draw(generator, 1.0)) for _ in range(count - len(rows))]
     return rows
 
 
 def compared_rows(samples: Tensors, count: int) -> list[Row]:
     """The same, of which the last is small: a thousandth, or whole numbers near the smallest of the data."""
-    rows = distinct_rows(samples, count)
-    small = {name: _small(array, samples[name]) for name, array in rows[-1].items()}
+    rows, values = distinct_rows(samples, count), _values_of(samples)
+    small = {name: values[name].small(array) for name, array in rows[-1].items()}
     if not any(_equal(small, row) for row in rows):
         rows[-1] = small
     return rows
 
 
-def companies(samples: Tensors, twin: Row) -> list[list[Row]]:
+def companies(samples: Tensors, twin: Row) -> Iterator[list[Row]]:
     """Two neighbours for the rows in each of three calls.
 
     A copy of a row and one of zeros; then large values, and noise with one huge value; then the same of small
     and negative values.
     """
-    generator = np.random.default_rng(1)
-
-    def made(of: Callable[[np.ndarray], np.ndarray]) -> Row:
-        return {name: of(array) for name, array in samples.items()}
-
-    def spiked(sign: float) -> Row:
-        return made(lambda array: _spiked(array, generator, sign))
-
-    high, low = made(lambda array: _extreme(array, np.max)), made(lambda array: _extreme(array, np.min))
-    return [[twin, made(_zeros)], [high, spiked(1.0)], [spiked(-1.0), low]]
+    generator, values = np.random.default_rng(1), _values_of(samples)
+    yield [twin, _made(values, _Values.zeros)]
+    high = _made(values, lambda one: one.filled(one.high))
+    yield [high, _made(values, lambda one: one.spiked(generator, 1.0))]
+    low = _made(values, lambda one: one.filled(one.low))
+    yield [_made(values, lambda one: one.spiked(generator, -1.0)), low]
 
 
 def crowd(samples: Tensors, rows: list[Row], size: int) -> tuple[list[Row], list[int]]:
@@ -68,15 +67,101 @@ def crowd(samples: Tensors, rows: list[Row], size: int) -> tuple[list[Row], list
 
     The others are the samples that there are, then noise that is like them, weaker, and stronger.
     """
-    generator = np.random.default_rng(2)
+    generator, values = np.random.default_rng(2), _values_of(samples)
     places = np.linspace(0, size - 1, len(rows)).round().astype(int).tolist()
     given = [{name: array[index] for name, array in samples.items()} for index in range(_num_rows(samples))]
     noise: Iterator[Row] = (
-        {name: _draw(array, generator, spread) for name, array in samples.items()}
+        {name: one.draw(generator, spread) for name, one in values.items()}
         for spread in cycle((1.0, 0.1, 10.0))
     )
     others, standing = chain(given, noise), dict(zip(places, rows, strict=True))
     return [standing[place] if place in standing else next(others) for place in range(size)], places
+
+
+class _Values:
+    """What the samples of one input look like, and samples that are made up by that.
+
+    Attributes:
+        array: A few of them, shape [samples, ...].
+        is_whole: They are tokens, masks or lengths, also as floating point.
+        low: Least value that is finite; 0 where none is.
+        high: Largest such value.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        row_size = max(array[:1].size, 1)
+        self.array = array[: max(2, _ENOUGH // row_size)]
+        is_float = array.dtype.kind == "f"
+        self._finite = self.array[np.isfinite(self.array)] if is_float else self.array.reshape(-1)
+        some = self._finite.size > 0
+        self.low, self.high = (float(end(self._finite)) if some else 0.0 for end in (np.min, np.max))
+        self.is_whole = not is_float or (some and bool(np.all(self._finite == np.round(self._finite))))
+
+    @cached_property
+    def _center(self) -> float:
+        return float(self._finite.mean(dtype=np.float64)) if self._finite.size else 0.0
+
+    @cached_property
+    def _deviation(self) -> float:
+        return float(self._finite.std(dtype=np.float64)) if self._finite.size else 0.0
+
+    def draw(self, generator: np.random.Generator, spread: float) -> np.ndarray:
+        """Whole numbers between those of the data, else noise of so many deviations.
+
+        What is not finite, such as a mask, stays so at as many places, which are others.
+        """
+        array, shape, low, high = self.array, self.array.shape[1:], self.low, self.high
+        if array.dtype.kind == "b":
+            return np.asarray(generator.random(shape) < 0.5)
+        if self.is_whole and (low != high or array.dtype.kind in "iu"):
+            low, high = (low, high) if low != high else (min(low, 0.0), max(high, 1.0 if low == 0 else high))
+            values: np.ndarray = generator.integers(int(low), int(high), shape, endpoint=True)
+        else:
+            values = generator.normal(self._center, spread * (self._deviation or 1.0), shape)
+        found = _cast(values, array.dtype)
+        if self._finite.size < array.size:
+            masks = array[int(generator.integers(len(array)))].reshape(-1)
+            masks = generator.permutation(masks).reshape(shape)
+            found = np.where(np.isfinite(masks), found, masks)
+        return found
+
+    def filled(self, value: float) -> np.ndarray:
+        """Nothing but one value, several times as large where that may be."""
+        if not self._finite.size:
+            return np.asarray(self.array[0])
+        factor = 1.0 if self.is_whole else _HIGH
+        return _cast(np.full(self.array.shape[1:], value * factor), self.array.dtype)
+
+    def zeros(self) -> np.ndarray:
+        """Zeros; the smallest value where the data are whole numbers and have no zero."""
+        if self.is_whole and self._finite.size and not self.low <= 0 <= self.high:
+            return self.filled(self.low)
+        return np.zeros(self.array.shape[1:], self.array.dtype)
+
+    def small(self, row: np.ndarray) -> np.ndarray:
+        """A sample made small, as dark pictures and silence are."""
+        if row.dtype.kind == "b" or not self._finite.size:
+            return row
+        if not self.is_whole:
+            return (row * _SMALL).astype(row.dtype)
+        least = self._finite.min()
+        return np.where(np.isfinite(row), np.clip(row, least, least + 1), row).astype(row.dtype)
+
+    def spiked(self, generator: np.random.Generator, sign: float) -> np.ndarray:
+        """Noise of ten deviations in which one value is huge, unless the data are whole numbers."""
+        found = self.draw(generator, 10.0)
+        if self.array.dtype.kind == "f" and self._finite.size and found.size and not self.is_whole:
+            value = sign * _SPIKE * max(abs(self.low), abs(self.high))
+            found.reshape(-1)[int(generator.integers(found.size))] = _cast(np.array(value), found.dtype)
+        return found
+
+
+def _values_of(samples: Tensors) -> dict[str, _Values]:
+    return {name: _Values(array) for name, array in samples.items()}
+
+
+def _made(values: Mapping[str, _Values], of: Callable[[_Values], np.ndarray]) -> Row:
+    return {name: of(one) for name, one in values.items()}
 
 
 def _num_rows(samples: Tensors) -> int:
@@ -87,77 +172,6 @@ def _equal(one: Row, other: Row) -> bool:
     return all(
         np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f") for name, array in one.items()
     )
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    """Tokens, masks and lengths, which must stay between those of the data, also as floating point."""
-    return values.dtype.kind in "iub" or bool(values.size and np.all(values == np.round(values)))
-
-
-def _draw(array: np.ndarray, generator: np.random.Generator, spread: float) -> np.ndarray:
-    """One made-up sample: whole numbers between those of the data, else noise of so many deviations.
-
-    What is not finite, such as a mask, stays so at as many places, which are others.
-    """
-    shape, finite = array.shape[1:], _finite(array)
-    if array.dtype.kind == "b":
-        return np.asarray(generator.random(shape) < 0.5)
-    low, high = (float(end(finite)) if finite.size else 0.0 for end in (np.min, np.max))
-    if _is_whole(finite) and (low != high or array.dtype.kind in "iu"):
-        low, high = (low, high) if low != high else (min(low, 0.0), max(high, 1.0 if low == 0 else high))
-        values: np.ndarray = generator.integers(int(low), int(high), shape, endpoint=True)
-    else:
-        deviation = float(finite.std(dtype=np.float64)) if finite.size else 0.0
-        center = float(finite.mean(dtype=np.float64)) if finite.size else 0.0
-        values = generator.normal(center, spread * (deviation or 1.0), shape)
-    found = _cast(values, array.dtype)
-    if finite.size < array.size:
-        masks = array[int(generator.integers(len(array)))].reshape(-1)
-        masks = generator.permutation(masks).reshape(shape)
-        found = np.where(np.isfinite(masks), found, masks)
-    return found
-
-
-def _extreme(array: np.ndarray, end: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """One sample of nothing but the smallest or the largest value, four times as large where that may be."""
-    finite = _finite(array)
-    if not finite.size:
-        return np.asarray(array[0])
-    return _cast(
-        np.full(array.shape[1:], float(end(finite)) * (1 if _is_whole(finite) else _HIGH)), array.dtype
-    )
-
-
-def _zeros(array: np.ndarray) -> np.ndarray:
-    """One sample of zeros; of the smallest value where the data are whole numbers and have no zero."""
-    finite = _finite(array)
-    if finite.size and _is_whole(finite) and not finite.min() <= 0 <= finite.max():
-        return _extreme(array, np.min)
-    return np.zeros(array.shape[1:], array.dtype)
-
-
-def _small(row: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """A sample made small, as dark pictures and silence are."""
-    finite = _finite(array)
-    if array.dtype.kind == "b" or not finite.size:
-        return row
-    if _is_whole(finite):
-        low = finite.min()
-        return np.where(np.isfinite(row), np.clip(row, low, low + 1), row).astype(row.dtype)
-    return (row * _SMALL).astype(row.dtype)
-
-
-def _spiked(array: np.ndarray, generator: np.random.Generator, sign: float) -> np.ndarray:
-    """Noise of ten deviations in which one value is huge, unless the data are whole numbers."""
-    found, finite = _draw(array, generator, 10.0), _finite(array)
-    if array.dtype.kind == "f" and finite.size and found.size and not _is_whole(finite):
-        value = sign * _SPIKE * float(np.abs(finite).max())
-        found.reshape(-1)[int(generator.integers(found.size))] = _cast(np.array(value), array.dtype)
-    return found
-
-
-def _finite(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array[np.isfinite(array)]) if array.dtype.kind == "f" else array
 
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

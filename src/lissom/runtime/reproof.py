@@ -13,6 +13,7 @@ from lissom.artifact import Batching
 from lissom.logs import log
 from lissom.runtime.base import Runtime
 from lissom.runtime.batching import MOST, prove_batching, prove_fixed
+from lissom.runtime.confirmation import holds
 from lissom.runtime.layout import assume_batching
 from lissom.runtime.probe import load_probe
 
@@ -20,8 +21,9 @@ from lissom.runtime.probe import load_probe
 def prove_on(runtime: Runtime, most: int = MOST) -> Batching:
     """Where the samples lie as an engine computes them, and whether they may share a call.
 
-    What was found to be computed apart stays so. About ten calls of at most five samples, and one of `most`
-    where that is quick; none where the engine takes one sample a call anyway. A difference is logged.
+    What was found to be computed apart stays so. What was found to share calls is confirmed in few of them,
+    and proven from the start where that fails or nothing is known; neither where the engine takes one sample
+    a call anyway. A difference is logged.
 
     Args:
         runtime: The engine, opened.
@@ -30,7 +32,10 @@ def prove_on(runtime: Runtime, most: int = MOST) -> Batching:
     told = runtime.signature.batching
     if runtime.max_batch == 1 or (told is not None and not told.joins):
         return told or assume_batching(runtime.signature)
-    found = reprove(runtime, load_probe(runtime.artifact)[0], most)
+    samples = load_probe(runtime.artifact)[0]
+    if told is not None and _is_confirmed(runtime, samples, told, most):
+        return told
+    found = reprove(runtime, samples, most)
     if told is not None and not found.joins:
         log.warning(
             "%s on %s: requests are not computed together, though they were where it was made: %s",
@@ -39,6 +44,11 @@ def prove_on(runtime: Runtime, most: int = MOST) -> Batching:
             found.reason,
         )
     return found
+
+
+def _is_confirmed(runtime: Runtime, samples: Mapping[str, np.ndarray], told: Batching, most: int) -> bool:
+    whole, precision = runtime.layout.with_state_samples(samples), runtime.artifact.manifest.precision
+    return holds(runtime.infer, whole, told, precision=precision, most=most)
 
 
 def reprove(runtime: Runtime, samples: Mapping[str, np.ndarray], most: int = MOST) -> Batching:
