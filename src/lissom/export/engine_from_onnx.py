@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from lissom.artifact import Signature
+from lissom.artifact import Signature, TensorSpec
 from lissom.errors import MachineError, ModelError
 from lissom.export.onnx_file import name_axes, strip
 from lissom.optional import require
+from lissom.runtime.layout import Layout
 from lissom.runtime.tensor_rt import BATCHES, ENGINE_FILE, built_here
 
 
@@ -74,19 +75,26 @@ def profile_shapes(
     """Smallest, typical and largest shape of every input; axes beside the batch are 1 to what the data have.
 
     >>> from lissom.artifact import TensorSpec
-    >>> _shapes(TensorSpec(name="x", dtype="float32", shape=("batch", 3, "length")), (8, 3, 64))
+    >>> _shapes(TensorSpec(name="x", dtype="float32", shape=("batch", 3, "length")), (3, 64), 0)
     [(1, 3, 1), (8, 3, 64), (256, 3, 64)]
+    >>> _shapes(TensorSpec(name="h", dtype="float32", shape=(2, "batch", 5)), (2, 5), 1)
+    [(2, 1, 5), (2, 8, 5), (2, 256, 5)]
     """
-    return {spec.name: _shapes(spec, samples[spec.name].shape) for spec in signature.inputs}
+    layout = Layout(signature)
+    whole, axes = layout.with_state_samples(samples), layout.batching.inputs
+    return {
+        spec.name: _shapes(spec, whole[spec.name].shape[1:], axes[spec.name]) for spec in signature.inputs
+    }
 
 
-def _shapes(spec: Any, sample: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _shapes(spec: TensorSpec, sample: tuple[int, ...], axis: int | None) -> list[tuple[int, ...]]:
     found = []
     for batch in BATCHES:
-        small = batch == BATCHES[0]
-        dims = zip(spec.shape[1:], sample[1:], strict=True)
-        rest = (dim if isinstance(dim, int) else 1 if small else size for dim, size in dims)
-        found.append((batch, *rest))
+        is_small, sizes, shape = batch == BATCHES[0], iter(sample), []
+        for place, size in enumerate(spec.shape):
+            own = batch if place == axis else next(sizes)
+            shape.append(size if isinstance(size, int) else 1 if is_small else own)
+        found.append(tuple(shape))
     return found
 
 

@@ -2,6 +2,7 @@
 
 Each step takes a ModelProto and gives one, with a note of what it changed:
 
+    outputs that are no numbers        left out where others remain, such as names of classes
     nodes of one name                  a name of their own each: ONNX Runtime opens no others
     initializers that are inputs too   were needed up to IR 3; a later file means that they may be overridden,
                                        which nobody does, and which keeps engines from folding them
@@ -25,6 +26,7 @@ from lissom.artifact import TensorSpec
 from lissom.errors import LissomError, ModelError
 from lissom.export.graphs import all_graphs, all_nodes, default_opset
 from lissom.export.made_inputs import make_inputs
+from lissom.export.number_outputs import keep_number_outputs, unfit
 from lissom.export.onnx_file import caller, open_session
 from lissom.optional import require
 
@@ -74,17 +76,19 @@ def normalise(model: Any) -> Normalised:
 
 
 def check_tensors(model: Any) -> None:
-    """Refuse a model that takes or gives something else than tensors of numbers.
+    """Refuse a model that takes something else than tensors of numbers, or gives nothing but that.
 
     Raises:
-        ModelError: an input or output is a sequence, a map, optional, text, or of a type that NumPy lacks.
+        ModelError: an input, or every output, is a sequence, a map, optional, text, or of a type that NumPy
+            lacks.
     """
     names = _initializers(model.graph)
     for value in model.graph.input:
         if value.name not in names:
             _check_tensor(value, "input")
-    for value in model.graph.output:
-        _check_tensor(value, "output")
+    if all(unfit(value.type) for value in model.graph.output):
+        for value in model.graph.output:
+            _check_tensor(value, "output")
 
 
 def repeats_names(model: Any) -> bool:
@@ -112,6 +116,11 @@ def separate_names(model: Any) -> Changed:
                 count += 1
             met.add(node.name)
     return Changed(model, f"{count} nodes had the names of others and have names of their own")
+
+
+def keep_numbers(model: Any) -> Changed:
+    """Outputs that are tensors of numbers only."""
+    return Changed(model, keep_number_outputs(model))
 
 
 def drop_listed_initializers(model: Any) -> Changed:
@@ -198,6 +207,7 @@ def settle_outputs(model: Any) -> Changed:
 
 _STEPS: tuple[Step, ...] = (
     separate_names,
+    keep_numbers,
     drop_listed_initializers,
     densify,
     inline_functions,
@@ -236,15 +246,8 @@ def spec_of(value: Any) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=named)
 
 
-_NUMBERS = (
-    *("FLOAT", "FLOAT16", "DOUBLE", "BOOL"),
-    *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
-)
-"""Types of tensors that an .npz can hold and every engine takes."""
-
-
 def _check_tensor(value: Any, kind: str) -> None:
-    found = _unfit(value.type)
+    found = unfit(value.type)
     if not found:
         return
     advice = {
@@ -257,21 +260,6 @@ def _check_tensor(value: Any, kind: str) -> None:
         f"the {kind} {value.name!r} of the model is {found}; lissom works with tensors of numbers",
         hint=advice,
     )
-
-
-def _unfit(kind: Any) -> str:
-    """What a type of ONNX is, where it is no tensor of numbers that NumPy has; empty where it is one."""
-    which = kind.WhichOneof("value")
-    if which != "tensor_type":
-        inner = kind.sequence_type.elem_type if which == "sequence_type" else None
-        if inner is not None and inner.WhichOneof("value") == "map_type":
-            return "a sequence of maps"
-        names = {"sequence_type": "a sequence of tensors", "optional_type": "optional", "map_type": "a map"}
-        return names.get(which or "", "of no type" if which is None else which.replace("_", " "))
-    name: str = require("onnx", extra="cpu").TensorProto.DataType.Name(kind.tensor_type.elem_type)
-    if name in _NUMBERS:
-        return ""
-    return "text" if name == "STRING" else f"a tensor of {name.lower()}"
 
 
 def _initializers(graph: Any) -> set[str]:

@@ -32,6 +32,7 @@ def metadata(model: ServedModel) -> dict[str, Any]:
             "preprocessing": [step.model_dump(mode="json") for step in manifest.preprocessing],
             "input_ranges": [one.model_dump(mode="json") for one in manifest.input_ranges],
             "batching": describe_batching(model.batching),
+            "batch_axes": model.batching.model_dump(mode="json", include={"inputs", "outputs", "states"}),
         },
     }
 

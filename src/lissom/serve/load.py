@@ -22,7 +22,7 @@ from lissom.logs import NoProgress, Progress
 from lissom.serve.client import Client
 from lissom.serve.generator import Outcome, Sent, Target, request_bytes, send_in_turn, send_planned
 from lissom.serve.messages import Address, address_of, headers_of, infer_body, model_path
-from lissom.serve.tensors import DATATYPES
+from lissom.serve.queries import queries_of, random_queries
 
 LOAD_SCHEMA = "lissom.load/1"
 SHARES_OF_CAPACITY = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -33,11 +33,7 @@ MAX_SEARCHED = 6
 """Rates that are asked beside the shares to find the highest that is answered in time."""
 _CLOSE_ENOUGH, _STEP = 1.05, 1.25
 _LATE_GENERATOR = 1e-3
-_NUM_MESSAGES = 64
 _LEAST_QUERIES = 100
-_FREE_SIZE = 16
-"""Of an axis whose size is free, other than that of the samples."""
-_DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
 
 
 class LoadRequest(NamedTuple):
@@ -214,12 +210,10 @@ def prepare(request: LoadRequest, samples: Mapping[str, np.ndarray] | None, sour
     with Client(request.url, api_key=request.api_key, timeout=request.timeout_ms / 1e3, retries=1) as client:
         name = request.model or _only_model(client)
         metadata = _metadata(client, name)
-        inputs = metadata["inputs"]
-        remarks = []
         if samples is None:
-            queries, remarks = _random_queries(inputs, request.seed), _of_sizes(inputs)
+            queries, remarks = random_queries(metadata, request.seed)
         else:
-            queries = _queries(inputs, samples, source)
+            queries, remarks = queries_of(metadata, samples, source), []
         try:
             client.infer(name, queries[0])
         except ServerError as exc:
@@ -327,63 +321,6 @@ def _metadata(client: Client, name: str) -> dict[str, Any]:
         except ServerError:
             hint = ""
         raise RequestError(f"the server has no model {name!r}: {exc.message}", hint=hint) from exc
-
-
-def _shape(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Of one sample: a free size in front is that of the samples."""
-    return tuple(size if size >= 0 else 1 if place == 0 else _FREE_SIZE for place, size in enumerate(sizes))
-
-
-def _of_sizes(inputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    free = [entry["name"] for entry in inputs if any(size < 0 for size in entry["shape"][1:])]
-    told = f"sizes that may vary of {', '.join(free)} were taken as {_FREE_SIZE}; name others with --data"
-    return [told] if free else []
-
-
-def _random_queries(inputs: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, np.ndarray]]:
-    """Queries of random numbers; whole numbers are 0 and 1, which every vocabulary has, bytes any."""
-    generator = np.random.default_rng(seed)
-
-    def tensor(entry: Mapping[str, Any]) -> np.ndarray:
-        dtype, shape = _dtype(entry), _shape(entry["shape"])
-        if dtype.kind == "f":
-            return generator.standard_normal(shape).astype(dtype)
-        return generator.integers(256 if dtype == np.uint8 else 2, size=shape).astype(dtype)
-
-    return [{entry["name"]: tensor(entry) for entry in inputs} for _ in range(_NUM_MESSAGES)]
-
-
-def _queries(
-    inputs: Sequence[Mapping[str, Any]], samples: Mapping[str, np.ndarray], source: str
-) -> list[dict[str, np.ndarray]]:
-    """Queries of one sample each."""
-    names = [entry["name"] for entry in inputs]
-    for name in names:
-        if name not in samples:
-            raise RequestError(f"{source} has no {name!r}; the model takes {', '.join(names)}")
-    number = min(_NUM_MESSAGES, *(len(samples[name]) for name in names))
-    for entry in inputs:
-        name, sizes = entry["name"], entry["shape"]
-        found = samples[name].shape[1:]
-        if len(found) + 1 != len(sizes) or any(
-            size >= 0 and size != own for size, own in zip(sizes[1:], found, strict=True)
-        ):
-            raise RequestError(
-                f"samples of {name!r} in {source} have the shape {list(found)}, the model takes {sizes[1:]}",
-                hint="queries are tensors after preprocessing; an .npz may hold them",
-            )
-    return [
-        {entry["name"]: samples[entry["name"]][place : place + 1].astype(_dtype(entry)) for entry in inputs}
-        for place in range(number)
-    ]
-
-
-def _dtype(entry: Mapping[str, Any]) -> np.dtype[Any]:
-    if entry["datatype"] not in _DTYPES:
-        raise RequestError(
-            f"input {entry['name']!r} has the datatype {entry['datatype']}, which is not known"
-        )
-    return np.dtype(_DTYPES[entry["datatype"]])
 
 
 def _capacity(prepared: Prepared) -> float:

@@ -303,6 +303,7 @@ def _properties() -> Schema:
     values = {"type": "array", "items": {"type": "number"}}
     steps = {"type": "array", "items": _object(op=_TEXT, input=_TEXT, mean=values, std=values)}
     number: Schema = {"type": "number"}
+    axes: Schema = {"type": "object", "additionalProperties": {"type": ["integer", "null"]}}
     ranges = _object(
         input=_TEXT, low=number, high=number, mean=number, std=number, nonfinite={"type": "boolean"}
     )
@@ -317,6 +318,12 @@ def _properties() -> Schema:
             "type": "array",
             "items": ranges,
             "description": "Of the raw calibration samples; empty in older artifacts.",
+        },
+        batching=_TEXT,
+        batch_axes={
+            **_object(inputs=axes, outputs=axes, states={"type": "object"}),
+            "description": "Axis of the samples of each tensor, null where it has none; and the outputs "
+            "with the next values of recurrent states, which may be left out.",
         },
     )
 
