@@ -408,8 +408,6 @@ def test_an_input_that_is_an_output_too_is_quantized_around(outputs: str, tmp_pa
 
 
 UNREACHED: dict[str, tuple[list[Any], int]] = {
-    "with weights of float64": ([PRODUCT], TensorProto.DOUBLE),
-    "with weights of float16": ([PRODUCT], TensorProto.FLOAT16),
     "whose weight is the first factor": (
         [NODE("Transpose", ["x"], ["t"], perm=[1, 0]), NODE("MatMul", ["w", "t"], ["y"])],
         FLOAT,
@@ -433,7 +431,6 @@ def test_why_nothing_is_quantized_is_said_as_it_is(
     assert main(["quantize", "theirs.onnx", "--data", "data.npz", "--dry-run", "--json"]) == 2
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert reason in error["message"]
-    assert "float32" in error["hint"] or "float16" not in reason
 
 
 QUICK = ["num_rounds=4", "max_rounds=4", "round_ms=1", "num_warmup=1", "energy_seconds=0"]

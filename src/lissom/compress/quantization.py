@@ -35,6 +35,7 @@ from lissom.compress.quantizing.ladder import Ladder
 from lissom.compress.quantizing.lean import Race, leaner
 from lissom.compress.quantizing.preview import QuantizePreview, planned_layers
 from lissom.compress.quantizing.scheme import scheme_of
+from lissom.compress.quantizing.single_precision import in_float32
 from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.unreached import unreached_layers
 from lissom.compress.quantizing.weight_only import weight_only_model
@@ -76,8 +77,10 @@ def _written(
     """The artifact of an ONNX file that becomes quantized."""
     source = require("onnx", extra="cpu").load(path)
     check_model(source)
-    check_layers(source, config.mode)
-    model, precision, notes = _MODES[config.mode](path, parent, config, context)
+    with tempfile.TemporaryDirectory() as place:
+        path = in_float32(path, Path(place))
+        check_layers(require("onnx", extra="cpu").load(path), config.mode)
+        model, precision, notes = _MODES[config.mode](path, parent, config, context)
     before = {**noted, "operators_before": len(source.graph.node)}
     _keep_outputs(model, source)
     with context.draft() as draft:
@@ -130,7 +133,11 @@ def preview(parents: Mapping[str, Artifact], config: QuantizeConfig, context: Co
         raise RecipeError(
             "a dry run of qat would train the model", hint="--mode static --dry-run lists the same layers"
         )
-    path = parent.file(MODEL_FILE)
+    with tempfile.TemporaryDirectory() as place:
+        return _previewed(in_float32(parent.file(MODEL_FILE), Path(place)), parent, config, context)
+
+
+def _previewed(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> QuantizePreview:
     source = require("onnx", extra="cpu").load(path)
     check_model(source)
     check_layers(source, config.mode)

@@ -282,7 +282,7 @@ def free_names(model: Any) -> None:
         for suffix in _SUFFIXES:
             other = f"{name}{suffix}"
             if other in taken and other not in fixed:
-                _rename(model, other, free_name(f"{other}_tensor", taken))
+                rename(model, other, free_name(f"{other}_tensor", taken))
 
 
 def tensor_names(model: Any) -> set[str]:
@@ -301,7 +301,7 @@ def free_name(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def _rename(model: Any, old: str, new: str) -> None:
+def rename(model: Any, old: str, new: str) -> None:
     """Rename a tensor wherever it is read, in branches and bodies too."""
     waiting = [model.graph]
     while waiting:

@@ -36,6 +36,13 @@ def unreached_layers(model: Any) -> list[str]:
     return [f"{number} {reason}" for reason, number in found.items()]
 
 
+def weight_types(model: Any) -> set[int]:
+    """Types of the weights of the layers of a model, as they are stored."""
+    stored = _stored_types(model)
+    layers = (node for node in model.graph.node if node.op_type in (*LAYERS, "Einsum"))
+    return {stored[name] for node in layers for name in node.input[:2] if name in stored}
+
+
 def _stored_types(model: Any) -> Mapping[str, int]:
     """The stored type of every tensor that is made of a single constant, by name."""
     found = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
