@@ -13,11 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime  # noqa: F401  (before a stand-in may be found under its name)
 import pytest
+from onnx import helper, numpy_helper
 from tests.unit.artifacts import tiny_logits, tiny_onnx_artifact
 
 from lissom.artifact import Artifact
 from lissom.bench.selection import ArmKey
+from lissom.cli import main
 from lissom.errors import ArtifactError, LissomError, RequestError
 from lissom.export.external_data import load_onnx
 from lissom.logs import NoProgress
@@ -255,3 +259,53 @@ def test_the_search_for_a_divergence_passes_over_what_kills(
             assert f"SIGSEGV when part was opened, at tensor {deadly} (Op_{deadly})" in caplog.text
     with pytest.raises(ArtifactError, match="at tensor c"):
         bisection._Search(Tensors(right, "c"), Tensors(wrong, "-"), ["c"], {}, LIMITS["float32"]).find()
+
+
+DEADLY = """
+import os, signal, sys
+import onnx
+assert os.getpid() != {parent}
+
+class InferenceSession:
+    def __init__(self, file, *rest, **options):
+        graph = onnx.load(file).graph
+        if {condition}:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    def run(self, names, inputs):
+        return []
+"""
+
+
+DEADLY_GRAPHS = {
+    "with every tensor as an output": ("len(graph.output) > 1", "quantize"),
+    "in int8": ("any(node.op_type == 'DequantizeLinear' for node in graph.node)", "quantize"),
+    "with an axis that is free": ("graph.input[0].type.tensor_type.shape.dim[0].dim_param", "inspect"),
+}
+
+
+@pytest.mark.parametrize("kind", DEADLY_GRAPHS)
+def test_graphs_that_are_made_of_a_model_are_tried_in_a_child_too(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    condition, verb = DEADLY_GRAPHS[kind]
+    random = np.random.default_rng(0)
+    weight = numpy_helper.from_array(random.normal(size=(8, 4)).astype(np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, 1, [1, size]) for name, size in (("x", 8), ("y", 4))]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [weight])
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "theirs.onnx")
+    np.savez(tmp_path / "data.npz", x=random.normal(size=(32, 8)).astype(np.float32))
+    engine = tmp_path / "engine" / "onnxruntime"
+    engine.mkdir(parents=True)
+    (engine / "__init__.py").write_text(DEADLY.format(parent=os.getpid(), condition=condition))
+    isolation._end_child()
+    monkeypatch.syspath_prepend(str(tmp_path / "engine"))  # only a child has yet to import its engine
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main([verb, "theirs.onnx", "--data", "data.npz", "--dry-run", "--json"]) == 2
+    finally:
+        isolation._end_child()
+    message = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["message"]
+    assert "onnxruntime died of SIGSEGV when graph.onnx was opened" in message

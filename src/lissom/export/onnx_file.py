@@ -15,7 +15,7 @@ from lissom.export.refusals import fixed
 from lissom.models.stages import Context, add_predictions
 from lissom.optional import require
 from lissom.runtime.arrays import plain_arrays
-from lissom.runtime.isolation import prove_file
+from lissom.runtime.isolation import prove_file, prove_session
 from lissom.runtime.layout import SAMPLES, Layout
 from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.probe import PROBE_FILE, probe_bytes
@@ -92,7 +92,9 @@ def open_session(model: Path | bytes, *, is_trial: bool = False, exact: bool = F
 
     Raises:
         ModelError: ONNX Runtime cannot open the model.
+        ArtifactError: it ended the child process in which a graph of a model from elsewhere is tried.
     """
+    prove_session(model)
     library: Any = require("onnxruntime", extra="cpu")
     options = library.SessionOptions()
     options.log_severity_level = 4 if is_trial else 3

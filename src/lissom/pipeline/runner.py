@@ -127,6 +127,8 @@ def preview_stage(
     Raises:
         LissomError: the recipe, the data or the machine does not allow it.
     """
+    from lissom.runtime.isolation import guard_sessions
+
     check_machine(recipe)
     progress = progress or NoProgress()
     data = load_data(recipe)
@@ -139,7 +141,8 @@ def preview_stage(
             path = folder / before.folder_name
             made[before.config.name] = _make(recipe, before, data, made, path, progress)
         parents, context = _scene(recipe, stage, data, made, folder / stage.folder_name, progress)
-        return look(parents, stage.config, context)
+        with guard_sessions(bool(context.fields["foreign"])):
+            return look(parents, stage.config, context)
 
 
 def make_artifacts(
@@ -163,8 +166,11 @@ def make_artifacts(
 def _make(
     recipe: Recipe, stage: Planned, data: Data, made: Mapping[str, Artifact], path: Path, progress: Progress
 ) -> Artifact:
+    from lissom.runtime.isolation import guard_sessions
+
     parents, context = _scene(recipe, stage, data, made, path, progress)
-    artifact: Artifact = stage_function(stage.config)(parents, stage.config, context)
+    with guard_sessions(bool(context.fields["foreign"])):
+        artifact: Artifact = stage_function(stage.config)(parents, stage.config, context)
     return artifact
 
 

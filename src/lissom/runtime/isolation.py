@@ -18,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,47 @@ def prove_file(
     with tempfile.TemporaryDirectory() as place, suppress(ModelError):
         given = _write_tensors(Path(place) / "inputs", inputs)
         _asked({"file": str(path), "inputs": given}, "onnxruntime", path.name, seconds)
+    _proven_files.add(_state_of(path))
+
+
+_guarded: ContextVar[bool] = ContextVar("guarded", default=False)
+_proven_files: set[tuple[str, int, int]] = set()
+
+
+def _state_of(path: Path) -> tuple[str, int, int]:
+    state = path.stat()
+    return str(path.absolute()), state.st_mtime_ns, state.st_size
+
+
+@contextmanager
+def guard_sessions(active: bool) -> Iterator[None]:
+    """Have every graph that a stage makes of a model from elsewhere opened in another process first.
+
+    An engine that opens a file may die of the same graph with other axes, outputs or operators.
+    """
+    token = _guarded.set(active or _guarded.get())
+    try:
+        yield
+    finally:
+        _guarded.reset(token)
+
+
+def prove_session(model: Path | bytes) -> None:
+    """Have ONNX Runtime open a graph in another process, where `guard_sessions` asks for it.
+
+    Raises:
+        ArtifactError: the process ended, or took longer.
+    """
+    if not _guarded.get():
+        return
+    if isinstance(model, Path):
+        if model.is_file() and _state_of(model) not in _proven_files:
+            prove_file(model)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "graph.onnx"
+        path.write_bytes(model)
+        prove_file(path)
 
 
 def fault_in_child(name: str, device: str, folder: Path, *, seconds: float = LIMIT_SECONDS) -> str:
