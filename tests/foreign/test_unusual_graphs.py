@@ -464,3 +464,48 @@ def test_quantize_takes_the_data_that_an_artifact_was_made_with(
 ) -> None:
     assert main(["quantize", str(plain.path), "--mode", "dynamic", "--json", *BRIEF]) in (0, 1)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["artifact"]["format"] == "onnx"
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_weights_of_16_bits_in_a_list_of_integers_are_the_same_on_every_engine(
+    kind: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensor = helper.make_tensor("h", kind, [8, 8], WEIGHT.ravel().tolist())
+    assert tensor.int32_data
+    nodes = [NODE("Cast", ["h"], ["w"], to=FLOAT), PRODUCT]
+    if place == "constant":
+        nodes.insert(0, NODE("Constant", [], ["h"], value=tensor))
+    model = model_of(nodes, [ROWS], [SCORES], {})
+    if place == "initializer":
+        model.graph.initializer.append(tensor)
+    onnx.save(model, "theirs.onnx")
+    samples = floats(6, 8)
+    right = answers(model, {"x": samples})[0]
+    artifact = verbs.open_model("theirs.onnx")
+    for engine in ("onnxruntime", "openvino"):
+        with open_runtime(artifact, engine) as runtime:
+            np.testing.assert_allclose(runtime.infer_batch({"x": samples})["y"], right, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_that_are_merged_or_found_are_predicted_sample_by_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples = floats(12, 3, 8)
+    merged = [NODE("Reshape", ["x", "s"], ["r"]), NODE("MatMul", ["r", "w"], ["y"])]
+    found = [NODE("Relu", ["x"], ["r"]), NODE("NonZero", ["r"], ["y"])]
+    ends = value("x", ["n", 3, 8]), value("y", ["m", 8])
+    merged_model = model_of(merged, [ends[0]], [ends[1]], {"w": WEIGHT, "s": np.array([-1, 8])})
+    found_model = model_of(found, [ends[0]], [value("y", [3, "k"], TensorProto.INT64)], {})
+    for name, model in (("merged", merged_model), ("found", found_model)):
+        onnx.save(model, f"{name}.onnx")
+        np.savez(f"{name}.npz", x=samples)
+        artifact = verbs.open_model(f"{name}.onnx", data=f"{name}.npz")
+        labels, outputs = verbs.predict(artifact, {"x": samples})
+        assert labels == []
+        for place in range(12):
+            right = answers(model, {"x": samples[place : place + 1]})[0]
+            np.testing.assert_allclose(outputs[place], right, rtol=1e-5, atol=1e-5)
+        assert main(["predict", f"{name}.onnx", "--data", f"{name}.npz", "--json"]) == 0

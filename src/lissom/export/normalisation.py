@@ -7,6 +7,7 @@ Each step takes a ModelProto and gives one, with a note of what it changed:
     initializers that are inputs too   were needed up to IR 3; a later file means that they may be overridden,
                                        which nobody does, and which keeps engines from folding them
     sparse weights                     dense, as OpenVINO and the quantizers read nothing else
+    16-bit weights in a list of int32  as bytes: OpenVINO takes the pattern of bfloat16 for the number
     functions of the file              put in the place of their calls
     sizes of -1 and 0                  axes that may vary: exporters write so what they do not know
     old operator sets                  converted by onnx.version_converter, and kept only when ONNX Runtime
@@ -149,6 +150,27 @@ def densify(model: Any) -> Changed:
     return Changed(model, f"{count} sparse weights are stored dense" if count else "")
 
 
+def pack_halves(model: Any) -> Changed:
+    """Weights of 16 bits that are listed as integers of 32 as the bytes that they are."""
+    onnx: Any = require("onnx", extra="cpu")
+    kinds = (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16)
+    count = 0
+    for tensor in _stored(model):
+        if tensor.data_type in kinds and tensor.int32_data:
+            tensor.raw_data = np.array(tensor.int32_data, np.uint16).astype("<u2").tobytes()
+            del tensor.int32_data[:]
+            count += 1
+    return Changed(model, f"{count} weights of 16 bits are stored as bytes" if count else "")
+
+
+def _stored(model: Any) -> Iterator[Any]:
+    """Every tensor that a file holds: initializers, and the values of Constant nodes."""
+    for graph in all_graphs(model.graph):
+        yield from graph.initializer
+    for node in all_nodes(model):
+        yield from (item.t for item in node.attribute if item.HasField("t"))
+
+
 def inline_functions(model: Any) -> Changed:
     """The bodies of the file's own functions in the place of their calls."""
     if not model.functions:
@@ -210,6 +232,7 @@ _STEPS: tuple[Step, ...] = (
     keep_numbers,
     drop_listed_initializers,
     densify,
+    pack_halves,
     inline_functions,
     free_unknown_sizes,
     convert_opset,

@@ -117,10 +117,11 @@ def _cause(exc: Exception) -> str:
     >>> _cause(RuntimeError("Exception from core.cpp:132:\nNo scalars.\n\nSummary:\n-- failed: x"))
     'No scalars.'
     """
-    told = str(exc).partition("\nSummary:")[0]
+    told, _, summary = str(exc).partition("\nSummary:")
+    unknown = [line.strip("- ") for line in summary.splitlines() if "No conversion rule" in line]
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     own = [line for line in lines if not line.startswith("Exception from")]
-    return (own or lines or [type(exc).__name__])[-1][:300]
+    return (unknown or (own or lines or [type(exc).__name__])[-1:])[0][:300]
 
 
 def _fused_names(compiled: Any) -> dict[str, tuple[str, ...]]:

@@ -25,9 +25,18 @@ def classifies(manifest: Manifest) -> bool:
     """True when the first output has a score for each class, or one column for two classes."""
     if manifest.task != "classification":
         return False
-    sizes = manifest.signature.outputs[0].shape[1:]
+    sizes = _sizes_of_answer(manifest)
     two = len(manifest.labels) == 2 or (not manifest.labels and manifest.scores == "sigmoids")
     return (two and sizes in ((), (1,))) or (len(sizes) == 1 and sizes != (1,))
+
+
+def _sizes_of_answer(manifest: Manifest) -> tuple[int | str, ...]:
+    """Sizes of the first output for one sample, wherever it has an axis of the samples, or none."""
+    spec, batching = manifest.signature.outputs[0], manifest.signature.batching
+    axis = batching.outputs.get(spec.name, 0) if batching else 0
+    if axis is None:
+        return spec.shape[1:] if spec.shape[:1] == (1,) else spec.shape
+    return (*spec.shape[:axis], *spec.shape[axis + 1 :])
 
 
 def class_columns(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from lissom.artifact import Artifact
-from lissom.errors import RequestError
+from lissom.errors import RaggedAnswers, RequestError
 from lissom.logs import NoProgress, Progress, log
 from lissom.options import ServeOptions
 from lissom.verbs.shared import open_artifact
@@ -39,7 +39,8 @@ def predict(
 
     Returns:
         The label of each sample, and the scores of shape [samples, classes]; where the model does not
-        classify each sample, no labels, and its first output.
+        classify each sample, no labels, and its first output: an array of objects, one a sample, where
+        answers differ in shape.
 
     Raises:
         AnswerError: a class of a sample has no finite score, so that its label would be a guess.
@@ -70,7 +71,10 @@ def predict(
     for text in InputCheck(opened).warnings(inputs, samples_first=True):
         log.warning("%s", text)
     with open_checked(opened, runtime) as session:
-        outputs = predict_batches(session.infer_batch, tensors)
+        try:
+            outputs = predict_batches(session.infer_batch, tensors)
+        except RaggedAnswers:
+            return [], _ragged(session.infer_batch, tensors)
     if not classifies(manifest):
         return [], outputs
     with np.errstate(invalid="ignore"):
@@ -79,6 +83,18 @@ def predict(
     columns = class_columns(outputs, manifest.scores)
     names = manifest.labels or [str(index) for index in range(columns.shape[-1])]
     return [names[index] for index in columns.argmax(axis=-1)], scores
+
+
+def _ragged(call: Callable[..., Mapping[str, np.ndarray]], tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first output of each sample alone, as objects: a detector finds another number in each."""
+    import numpy as np
+
+    count = len(next(iter(tensors.values())))
+    found = np.empty(count, dtype=object)
+    for place in range(count):
+        answer = call({name: array[place : place + 1] for name, array in tensors.items()})
+        found[place] = next(iter(answer.values()))[0]
+    return found
 
 
 def inspect(artifact: str | Path) -> Artifact:
