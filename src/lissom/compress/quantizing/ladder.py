@@ -99,7 +99,7 @@ class Ladder:
             for name in wanted:
                 for what, plan in RUNGS[name](self) if not self._done(name) else ():
                     self._try(name, what, plan)
-                    if self._done(name):
+                    if self._done(name) and name != "more-float":  # which ends when it found the fewest
                         break
                 advance(1)
         return self.plan, self.model
@@ -162,7 +162,8 @@ class Ladder:
         slight = len(plan.exclude) > len(self.plan.exclude) and (
             figures.sqnr_db < self.best.sqnr_db + _WORTH_DB and not self.goal.reached(figures)
         )
-        if helps(self.best, figures) and not slight:
+        fewer = len(plan.exclude) < len(self.plan.exclude) and self.goal.reached(figures)
+        if fewer or (helps(self.best, figures) and not slight):
             self.plan, self.model, self.best = plan, model, figures
             self.trials[-1] = self.trials[-1]._replace(kept=True)
 
@@ -256,21 +257,40 @@ def _adaround(ladder: Ladder) -> Candidates:
 
 
 def _more_float(ladder: Ladder) -> Candidates:
-    """With the operators between layers in float32 too: integers between them would be nothing but noise."""
-    yield from _excluding(ladder, len(Graph(ladder.quantizer.model).layers) - 1, operators="layers")
+    """1, 2, 4 and so on until the goal is reached, then bisected: as few layers in float32 as it takes.
+
+    The operators between layers are in float32 too: integers between them would be nothing but noise.
+    """
+    first, names = ladder.plan, _quantized(ladder)
+    most = len(names) - 1
+    short, enough, number = 0, most + 1, min(1, most)
+    while short < number < enough:
+        yield _in_float(first._replace(operators="layers"), names[:number])
+        if ladder.goal.reached(ladder.trials[-1].figures):
+            enough = number
+        else:
+            short = number
+        number = min(2 * short, most) if enough > most else (short + enough) // 2
 
 
-def _excluding(ladder: Ladder, most: int, **changed: Any) -> Candidates:
+def _excluding(ladder: Ladder, most: int) -> Candidates:
     """1, 2, 4 and so on of the worst layers in float32, at most `most`; one at least stays quantized."""
-    before = ladder.plan.exclude
-    names = [name for name, _ in ladder.sensitive() if name not in before]
+    first, names = ladder.plan, _quantized(ladder)
     most = min(most, len(names) - 1)
     doubled = [1 << power for power in range(most.bit_length())]
     for number in dict.fromkeys((*doubled, most) if most > 0 else ()):
-        chosen = tuple(dict.fromkeys((*before, *names[:number])))
-        if len(chosen) > len(before):
-            told = names[0] if number == 1 else f"{number} layers, down to {names[number - 1]}"
-            yield told, ladder.plan._replace(exclude=chosen, **changed)
+        yield _in_float(first, names[:number])
+
+
+def _quantized(ladder: Ladder) -> list[str]:
+    """Layers that the best plan quantizes, the worst first."""
+    return [name for name, _ in ladder.sensitive() if name not in ladder.plan.exclude]
+
+
+def _in_float(plan: Plan, names: Sequence[str]) -> tuple[str, Plan]:
+    """A plan with further layers in float32, and how it is told."""
+    told = names[0] if len(names) == 1 else f"{len(names)} layers, down to {names[-1]}"
+    return told, plan._replace(exclude=(*plan.exclude, *names))
 
 
 RUNGS: dict[str, Callable[[Ladder], Candidates]] = {

@@ -11,7 +11,7 @@ from tests.unit.compress.quantizing.test_static import X86
 
 from lissom.compress.quantizing.evidence import Figures, Goal, Judge, helps
 from lissom.compress.quantizing.graph import operator_counts
-from lissom.compress.quantizing.ladder import RUNGS, Ladder
+from lissom.compress.quantizing.ladder import RUNGS, Ladder, Trial
 from lissom.compress.quantizing.observers import OBSERVERS
 from lissom.compress.quantizing.static import Plan, StaticQuantizer
 from lissom.export.onnx_file import caller, open_session
@@ -73,6 +73,24 @@ def test_the_end_of_the_ladder_gives_the_best_model_and_says_that_it_is_too_low(
     assert len(plan.exclude) <= 3  # of four: one is worth its noise
     assert operator_counts(model)["computing_int8"] >= 1
     assert climbed.worst[0][1] <= climbed.worst[-1][1]
+
+
+@pytest.mark.parametrize("enough", [1, 2, 3, 5, 6, 7])
+def test_as_few_layers_stay_float_as_it_takes(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple("abcdefgh")
+    climbed = ladder(separable(), images(), Goal(0.0, 1.0, 30.0))
+    climbed.worst = tuple((name, 0.0) for name in names)
+
+    def measured(rung: str, what: str, plan: Plan) -> tuple[Any, Figures]:
+        reached = len(plan.exclude) >= enough
+        found = Figures(40.0 + len(plan.exclude) if reached else 10.0 + 2 * len(plan.exclude), 1.0, 1.0)
+        climbed.trials.append(Trial(rung, what, found, kept=rung == "plain"))
+        return plan, found
+
+    monkeypatch.setattr(climbed, "_measured", measured)
+    plan, _ = climbed.climb(Plan("all"), rungs=("more-float",))
+    assert plan.exclude == names[:enough]
+    assert plan.operators == "layers"
 
 
 def test_only_the_rungs_that_are_named_are_climbed() -> None:
