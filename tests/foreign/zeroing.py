@@ -117,7 +117,8 @@ def _normalized(norm: Any, x: Tensor, index: Tensor) -> Tensor:
     elif isinstance(norm, nn.RMSNorm):
         out[..., index] = functional.rms_norm(x[..., index], (len(index),), norm.weight[index], norm.eps)
     else:
+        number = len(index) if norm.num_groups == norm.num_channels else norm.num_groups
         out[:, index] = functional.group_norm(
-            x[:, index], norm.num_groups, norm.weight[index], norm.bias[index], norm.eps
+            x[:, index], number, norm.weight[index], norm.bias[index], norm.eps
         )
     return out

@@ -141,7 +141,8 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         if not {id(layer) for layer in attention.layers} & {id(module) for module in left_out}
     ]
     pruned = {layer for group in (*found, *heads) for layer in group.layers}
-    left = {name: reason for name, reason in _left(units, ledger).items() if name not in pruned}
+    left = {name or "the model": why for name, why in _left(units, ledger).items() if name not in pruned}
+    left |= _indivisible(found)
     return Groups([*found, *heads], graph, ledger, units, left, names)
 
 
@@ -185,6 +186,17 @@ def _left(units: Units, ledger: Ledger) -> dict[str, str]:
             if reasons:
                 found[place.module] = reasons[0]
     return found
+
+
+def _indivisible(groups: Iterable[Group]) -> dict[str, str]:
+    """Groups of which nothing can go although nothing keeps them, and why."""
+    return {
+        group.name: "each of its parts has one unit"
+        if group.segments > 1
+        else "its channels go only together"
+        for group in groups
+        if group.num_units <= group.segments and group.segments * group.unit > 1
+    }
 
 
 class _Member(NamedTuple):

@@ -110,13 +110,20 @@ def settle(model: nn.Module, groups: Groups, example: Sequence[Tensor]) -> Group
 
 
 def _can_lose_one(model: nn.Module, groups: Groups, lost: Sequence[Group], example: Sequence[Tensor]) -> bool:
-    """True when each segment of these groups can lose one unit, not the same of each."""
-    kept: dict[str, list[int]] = {}
-    for group in lost:
-        size = group.num_units // group.segments
-        gone = {segment * size + (5 * segment + 2) % size for segment in range(group.segments)}
-        kept[group.name] = [unit for unit in range(group.num_units) if unit not in gone]
-    return isinstance(_attempt(model, groups, kept, example), Proof)
+    """True when each segment of these groups can lose one unit: the same of each, and another of each."""
+    return all(
+        isinstance(
+            _attempt(model, groups, {group.name: _all_but_one(group, step) for group in lost}, example), Proof
+        )
+        for step in (5, 0)
+    )
+
+
+def _all_but_one(group: Group, step: int) -> list[int]:
+    """The units of a group without one of each segment, which lies `step` further on in the next one."""
+    size = group.num_units // group.segments
+    gone = {segment * size + (step * segment + 2) % size for segment in range(group.segments)}
+    return [unit for unit in range(group.num_units) if unit not in gone]
 
 
 def remove_units(model: nn.Module, groups: Groups, proof: Proof) -> None:
@@ -223,10 +230,10 @@ def _labels_left(groups: Groups, order: Mapping[Place, Tensor]) -> dict[Key, Ten
 def _match(has: Tensor, wanted: Tensor, name: str) -> Tensor:
     """Places of `has` in the order of `wanted`; the first of a unit for the first, and so on."""
     if len(has) != len(wanted):
-        raise ValueError(f"{name} reads {len(has)} channels and gets {len(wanted)}")
+        raise ModelError(f"{name} reads {len(has)} channels and would get {len(wanted)}")
     by_unit, sorted_wanted = has.argsort(stable=True), wanted.argsort(stable=True)
     if not torch.equal(has[by_unit], wanted[sorted_wanted]):
-        raise ValueError(f"other channels arrive at {name} than it read before")
+        raise ModelError(f"other channels would arrive at {name} than it reads now")
     places = torch.empty_like(by_unit)
     places[sorted_wanted] = by_unit
     return places

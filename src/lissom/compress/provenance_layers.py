@@ -124,7 +124,7 @@ def normalize(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: d
         if own is not None:
             shape = tuple(own.shape) if last else (-1, *[1] * (labels.dim() - 2))
             labels = tracer.meet(labels, own.reshape(shape)).expand(result.shape)
-    if name == "group_norm" and tracer.dead is None:
+    if name == "group_norm" and tracer.dead is None and int(args[1]) < labels.shape[1]:
         lines = thin(labels.movedim(1, 0)).flatten(1)
         tracer.ledger.blocks.append((lines[:, 0].long(), int(args[1])))
     return tracer.note(result, labels)

@@ -12,8 +12,7 @@ from lissom.compress.provenance import Weight, tensors_of, thin, varying
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
 
-_RESHAPES = ("view", "reshape", "unflatten", "_unsafe_view")
-_VIEWS = ("view", "view_as", "view_copy", "_unsafe_view", "_reshape_alias")
+_RESHAPES = ("view", "reshape", "unflatten", "flatten", "_unsafe_view", "_reshape_alias", "view_as")
 _TURNS = ("t", "transpose", "permute", "mT", "numpy_T", "T", "swapaxes", "swapdims")
 _SAME_WEIGHT = ("clone", "contiguous", "alias", "detach", "to", "_to_copy", "lift_fresh")
 
@@ -40,26 +39,23 @@ def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     tensors = tensors_of(args[:1])
     if all(tracer.labels(tensor) is None for tensor in tensors):
         return result
-    first = args[0]
-    if name in _VIEWS and result.numel() != first.numel():  # a view as another type
-        return keep_all(tracer, func, args, kwargs)
-    moved = _moved_labels(tracer, func, args, kwargs, result)
+    first, others = args[0], args[1:]
+    if name in _RESHAPES and isinstance(first, Tensor):
+        labels = tracer.labels(first)
+        assert labels is not None
+        moved = labels.reshape(result.shape)  # a view of the numbers need not be one of repeated labels
+    else:
+        moved = func(
+            [_or_none(tracer, item) for item in first]
+            if isinstance(first, tuple | list)
+            else tracer.labels(first),
+            *others,
+            **kwargs,
+        )
     _note_each(tracer, result, moved)
     if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
         _note_split(tracer, tracer.labels(first), moved)
     return result
-
-
-def _moved_labels(
-    tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-) -> Any:
-    first, *others = args
-    if isinstance(first, tuple | list):
-        return func([_or_none(tracer, item) for item in first], *others, **kwargs)
-    labels = tracer.labels(first)
-    if func.overloadpacket.__name__ in _VIEWS and labels is not None:
-        return labels.reshape(result.shape)  # labels lie otherwise in memory, where they may have no view
-    return func(labels, *others, **kwargs)
 
 
 def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
@@ -111,11 +107,25 @@ def _turn(name: str, tensor: Tensor, args: Any, kwargs: Any) -> Tensor:
 
 
 def pad(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pad with what has no label."""
+    """Pad channels with what has no label; what is padded along another axis is of the same channel."""
     result = func(*args, **kwargs)
-    if (labels := tracer.labels(args[0])) is not None:
-        tracer.note_moved(result, torch.ops.aten.constant_pad_nd(labels, args[1], 0.0))
-    return result
+    if (labels := tracer.labels(args[0])) is None:
+        return result
+    axes = varying(labels)
+    for axis in set(range(labels.dim())) - axes:
+        labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
+    sizes = [size if labels.dim() - 1 - index // 2 in axes else 0 for index, size in enumerate(args[1])]
+    return tracer.note(result, torch.ops.aten.constant_pad_nd(labels, sizes, 0.0).expand(result.shape))
+
+
+def take_patches(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Patches of places, one after the other; those beyond the border are of the same channel."""
+    result = func(*args, **kwargs)
+    if (labels := tracer.labels(args[0])) is None:
+        return result
+    patches = func(labels.contiguous(), *args[1:], **kwargs)
+    inside = not varying(labels) & {labels.dim() - 1, labels.dim() - 2}
+    return tracer.note(result, patches.amax(-1, keepdim=True) if inside else patches)
 
 
 def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -128,3 +138,26 @@ def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs:
         elif one.shape == args[0].shape and (labels := tracer.labels(args[0])) is not None:
             tracer.note_moved(one, labels)
     return result
+
+
+def fold(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Patches are added up where they overlap; channels stay where all that meet are of one channel."""
+    result = func(*args, **kwargs)
+    if (labels := tracer.labels(args[0])) is None:
+        return result
+    sums = [
+        func(part.double().contiguous(), *args[1:], **kwargs)
+        for part in (labels > 0, labels, labels.square())
+    ]
+    number = sums[0].clamp(min=1)
+    mean = sums[1] / number
+    if bool((sums[2] / number - mean.square() > 0.5).any()) or bool((mean != mean.round()).any()):
+        return keep_all(tracer, func, args, kwargs)
+    return tracer.note(result, mean)
+
+
+def make_alike(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A new tensor in the shape of another has as many channels as that."""
+    result: Tensor = func(*args, **kwargs)
+    labels = tracer.labels(args[0])
+    return result if labels is None else tracer.note(result, labels)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lissom.compress import statistics
 from lissom.compress.provenance import CROSSED, FIXED, Weight, tensors_of, varying
 from lissom.compress.provenance_layers import attend, convolve, embed, linear, normalize, recur
-from lissom.compress.provenance_moves import keep_all, move, pad, repeat_same
+from lissom.compress.provenance_moves import fold, keep_all, make_alike, move, pad, repeat_same, take_patches
 
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
@@ -139,10 +139,15 @@ def join(tracer: ChannelTracer, operands: Sequence[Tensor], shape: Sequence[int]
         axes = varying(found)
     for tensor in operands:
         if tracer.labels(tensor) is None and tracer.is_given(tensor):
-            sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
-            if any(sizes[axis] == shape[axis] for axis in axes):
+            lead = len(shape) - tensor.dim()
+            if any(axis >= lead and _varies(tensor, axis - lead) for axis in axes):
                 tracer.keep(found, FIXED)
     return found.expand(tuple(shape))
+
+
+def _varies(tensor: Tensor, axis: int) -> bool:
+    """True when numbers may differ along an axis: it is longer than 1 and not one number that is repeated."""
+    return tensor.shape[axis] > 1 and tensor.stride(axis) != 0
 
 
 def _join_two(
@@ -247,7 +252,10 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"), convolve
     ),
-    "masked_fill": compute_by_number,
+    **dict.fromkeys(_names("masked_fill _prelu_kernel"), compute_by_number),
+    **dict.fromkeys(_names("zeros_like ones_like full_like empty_like rand_like randn_like"), make_alike),
+    "im2col": take_patches,
+    "col2im": fold,
     "constant_pad_nd": pad,
     "glu": glu,
     "linear": linear,

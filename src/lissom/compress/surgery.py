@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lissom.compress.recurrence import keep_inputs, keep_units
 from lissom.compress.tracing import is_turned
 from lissom.compress.units import Place
+from lissom.errors import ModelError
 
 _COUNTS = ("num_features", "num_channels", "num_parameters")
 
@@ -20,7 +21,7 @@ def select(model: nn.Module, chosen: Mapping[Place, Tensor]) -> None:
     """Leave each place with these of its channels, in this order.
 
     Raises:
-        ValueError: blocks of a grouped convolution would become unequal.
+        ModelError: blocks of a grouped convolution would become unequal.
     """
     by_module: dict[str, dict[bool, Tensor]] = {}
     for place, index in chosen.items():
@@ -43,6 +44,8 @@ def _select_loose(module: Any, place: Place, index: Tensor) -> None:
 
 
 def _resize(module: Any, before: int, after: int, *, axis: int = 0, dim: int = 1) -> None:
+    if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels == before:
+        module.num_groups = after  # a norm of each channel by itself
     for name in _COUNTS:
         if vars(module).get(name) == before:
             setattr(module, name, after)
@@ -115,7 +118,7 @@ def _select_depthwise(module: Any, gives: Tensor) -> None:
     times = module.out_channels // module.in_channels
     inputs = gives.reshape(-1, times) // times
     if bool((inputs != inputs[:, :1]).any()):
-        raise ValueError("the channels made from one channel are apart")
+        raise ModelError("the channels made from one channel would be apart")
     _replace(module, "weight", lambda weight: weight[inputs[:, 0] if module.transposed else gives])
     if module.bias is not None:
         _replace(module, "bias", lambda bias: bias[gives])
@@ -125,10 +128,10 @@ def _select_depthwise(module: Any, gives: Tensor) -> None:
 def _in_blocks(index: Tensor, number: int, blocks: int) -> list[Tensor]:
     """The channels of each block, as many of each."""
     if len(index) % blocks:
-        raise ValueError(f"{len(index)} channels do not make {blocks} blocks")
+        raise ModelError(f"{len(index)} channels do not make {blocks} blocks")
     found = index.reshape(blocks, -1)
     if bool((found // (number // blocks) != torch.arange(blocks).unsqueeze(1)).any()):
-        raise ValueError("the blocks of channels would mix")
+        raise ModelError("the blocks of a grouped convolution would mix")
     return list(found)
 
 
