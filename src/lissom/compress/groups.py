@@ -189,12 +189,11 @@ def _left(units: Units, ledger: Ledger) -> dict[str, str]:
 
 
 def _indivisible(groups: Iterable[Group]) -> dict[str, str]:
-    """Groups of which nothing can go although nothing keeps them, and why."""
+    """Layers of which nothing can go although nothing keeps them, and why."""
     return {
-        group.name: "each of its parts has one unit"
-        if group.segments > 1
-        else "its channels go only together"
+        layer: "each of its parts has one unit" if group.segments > 1 else "its channels go only together"
         for group in groups
+        for layer in group.layers
         if group.num_units <= group.segments and group.segments * group.unit > 1
     }
 

@@ -154,6 +154,10 @@ def _join_two(
     tracer: ChannelTracer, one: tuple[set[int], Tensor], two: tuple[bool, set[int], Tensor]
 ) -> Tensor:
     (axes, found), (loose, other, labels) = one, two
+    if other and other < axes:  # one for each row of channels, such as the weight of an expert: rows stay
+        if not loose:
+            tracer.keep(labels, FIXED)
+        return found
     if axes & other or (not axes and not other and not loose):
         return tracer.meet(found, labels)
     if not other or not axes:  # one channel for all
