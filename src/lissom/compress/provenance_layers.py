@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lissom.compress import statistics
-from lissom.compress.provenance import PRODUCT, broadcast, tensors_of, thin
+from lissom.compress.provenance import PRODUCT, broadcast, tensors_of, thin, varying
 from lissom.compress.provenance_moves import keep_all
 
 if TYPE_CHECKING:
@@ -25,12 +25,37 @@ def attend(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict
         if weight.axes == ("in", "out"):
             return _layer(tracer, weight.module, args[start], result, -1, -1)
         tracer.keep_module(weight.module, "its weight is used in another way than by its own layer")
+    elif name in ("mm", "addmm", "bmm", "baddbmm") and (
+        _multiply(tracer, args[start], args[start + 1], -2)
+        or _multiply(tracer, args[start + 1].mT, args[start].mT, -2)
+    ):
+        return result
     for tensor in tensors_of((args, kwargs)):
         tracer.keep(tracer.labels(tensor), PRODUCT)
         tracer.keep_owner(tensor, "it multiplies with a matrix of its own, and is no layer that is known")
         if (found := tracer.weight(tensor)) is not None:
             tracer.keep_module(found.module, "its weight is multiplied in another way than by its own layer")
     return result
+
+
+def _multiply(tracer: ChannelTracer, given: Tensor, matrix: Tensor, axis: int) -> bool:
+    """True when a matrix of the model's own is multiplied with channels: along this axis it goes with them.
+
+    What comes out has no labels: it stays as wide as it is.
+    """
+    own, reads = tracer.labels(matrix), tracer.labels(given)
+    if own is None or tracer.is_given(matrix) or not tracer.is_given(given):
+        return False
+    last = given.dim() - 1
+    if reads is None or varying(reads) - {last}:
+        return False
+    if tracer.dead is None:
+        line = thin(reads.movedim(last, 0)).flatten(1)[:, 0].expand(given.shape[-1])
+        shape = [1] * own.dim()
+        shape[axis] = len(line)
+        one, other = broadcast(line.reshape(shape), own)
+        tracer.pair(one.flatten(), other.flatten())
+    return True
 
 
 def _layer(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis: int, out: int) -> Tensor:
@@ -43,6 +68,8 @@ def _layer(tracer: ChannelTracer, name: str, given: Tensor, result: Tensor, axis
 def linear(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A linear layer reads the last axis."""
     weight = tracer.weight(args[1])
+    if weight is None and _multiply(tracer, args[0], args[1], -1):
+        return func(*args, **kwargs)
     if weight is None or weight.axes != ("out", "in"):
         return attend(tracer, func, args, kwargs)
     return _layer(tracer, weight.module, args[0], func(*args, **kwargs), -1, -1)

@@ -14,6 +14,7 @@ from lissom.compress.units import Place
 from lissom.errors import ModelError
 
 _COUNTS = ("num_features", "num_channels", "num_parameters")
+_INPUTS = ("in_features", "in_channels", "input_size")
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def _select_loose(module: Any, place: Place, index: Tensor) -> None:
 def _resize(module: Any, before: int, after: int, *, axis: int = 0, dim: int = 1) -> None:
     if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels == before:
         module.num_groups = after  # a norm of each channel by itself
-    for name in _COUNTS:
+    for name in _COUNTS if dim == 1 else (*_COUNTS, *_INPUTS):
         if vars(module).get(name) == before:
             setattr(module, name, after)
     shape = vars(module).get("normalized_shape")
