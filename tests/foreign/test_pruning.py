@@ -522,8 +522,8 @@ FOREIGN: dict[str, Row] = {
     "mixer": (Mixer, IMAGES, {"places_in": 12, "wide": 16}),
     "quarters": (Res2, IMAGES, {"a": 16, "inner.0": 4, "inner.1": 4, "inner.2": 4}),
     "a tied layer": (tied_within, VECTORS, {"b": 12}),
-    "a cell in a loop": (lambda: loop(nn.GRUCell(32, 16)), VECTORS, {"c": 12}),
-    "a plain cell in a loop": (lambda: loop(nn.RNNCell(32, 16)), VECTORS, {"c": 12}),
+    "a cell in a loop": (lambda: loop(nn.GRUCell(32, 16)), VECTORS, {"a": 16, "c": 12}),
+    "a plain cell in a loop": (lambda: loop(nn.RNNCell(32, 16)), VECTORS, {"a": 16, "c": 12}),
     "a running sum over channels": (
         lambda: vectors(lambda s, x: s.b(fn.relu(s.c(s.a(x).cumsum(1)))), c=nn.Linear(32, 32)),
         VECTORS,

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lissom.compress.label_tensors import broadcast, distinct, distinct_pairs, thin
 from lissom.compress.recurrence import WHOLE
 from lissom.compress.tracing import is_layer, is_turned
 
@@ -46,6 +47,20 @@ class Weight(NamedTuple):
 
     module: str
     axes: tuple[str, ...]
+
+
+class Statistic(NamedTuple):
+    """What a number is that was computed from several channels of one row, as by a group norm.
+
+    Attributes:
+        labels: In the shape of the numbers; one of the labels of each row stands for all of them.
+        members: Labels of the channels that it was computed from.
+        rows: The label that stands for each of them.
+    """
+
+    labels: Tensor
+    members: Tensor
+    rows: Tensor
 
 
 @dataclass
@@ -108,6 +123,7 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ledger, self.dead, self.double = ledger, dead, double
         self.dead_inputs = dead_inputs or {}
         self._labels: Any = WeakTensorKeyDictionary()
+        self._statistics: Any = WeakTensorKeyDictionary()
         self._weights: Any = WeakTensorKeyDictionary()
         self._given: Any = WeakTensorKeyDictionary()
         self._loose: Any = WeakTensorKeyDictionary()
@@ -188,9 +204,38 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(tensor, Tensor):
             return None
         found: Tensor | None = self._labels.get(tensor)
+        if found is None and (statistic := self.statistic(tensor)) is not None:
+            return self._tie(tensor, statistic)
         if found is None and tensor in self._loose:
             found = self.ledger.labels_of(self._loose[tensor], tensor.shape)
         return found
+
+    def statistic(self, tensor: Any) -> Statistic | None:
+        """What rows of channels a tensor is a statistic of, as long as only they were computed with it."""
+        found: Statistic | None = self._statistics.get(tensor) if isinstance(tensor, Tensor) else None
+        return found
+
+    def note_statistic(self, result: Tensor, statistic: Statistic) -> None:
+        """Remember that a tensor is a statistic of rows of channels."""
+        self._statistics[result] = statistic._replace(labels=statistic.labels.expand(result.shape))
+
+    def tie(self, tensors: Iterable[Tensor]) -> None:
+        """Let the channels of a row go together where a statistic of them is used for something else."""
+        for tensor in tensors:
+            if (statistic := self.statistic(tensor)) is not None:
+                self._tie(tensor, statistic)
+
+    def _tie(self, tensor: Tensor, statistic: Statistic) -> Tensor:
+        """Labels of what was a statistic; see `tie`."""
+        del self._statistics[tensor]
+        self._labels[tensor] = labels = statistic.labels
+        if self.dead is None:
+            self.pair(statistic.members, statistic.rows)
+        elif tensor.is_floating_point():
+            small = thin(tensor)
+            own = labels[tuple(slice(size) for size in small.shape)]
+            small.masked_fill_(self.is_dead(own), 0.0)
+        return labels
 
     def note(self, result: Tensor, labels: Tensor | None) -> Tensor:
         """Give labels to a result, and silence what is dead in it."""
@@ -290,10 +335,10 @@ def trace_channels(
             tracer.watch(given)
             with _reading_norms(tracer), tracer:
                 outputs = list(tensors_of(model(*given)))
+            for tensor in outputs:
+                tracer.keep(tracer.labels(tensor), OUTPUT)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    for tensor in outputs:
-        tracer.keep(tracer.labels(tensor), OUTPUT)
     return outputs
 
 
@@ -330,43 +375,6 @@ def matrix_axes(module: Any) -> tuple[str, ...]:
         pair = ("in", "out") if module.transposed else ("out", "in")
         return (*pair, *[""] * (module.weight.dim() - 2))
     return ("out", "in") if is_layer(module) else ()
-
-
-def thin(labels: Tensor) -> Tensor:
-    """The same without what is repeated along an axis."""
-    for axis, stride in enumerate(labels.stride()):
-        if stride == 0 and labels.shape[axis] > 1:
-            labels = labels.narrow(axis, 0, 1)
-    return labels
-
-
-def distinct(labels: Tensor) -> Tensor:
-    """Each label once."""
-    found: Tensor = torch.unique(labels)
-    return found
-
-
-def distinct_pairs(one: Tensor, other: Tensor) -> Tensor:
-    """Each pair of labels once, shape [2, pairs]."""
-    base = int(other.max()) + 1
-    pairs = distinct(one * base + other)  # one number for each pair: lines would be compared far more slowly
-    return torch.stack([pairs // base, pairs % base])
-
-
-def broadcast(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one shape."""
-    shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
-    return one.expand(shape), other.expand(shape)
-
-
-def varying(labels: Tensor) -> set[int]:
-    """Axes along which labels differ."""
-    labels = thin(labels)
-    return {
-        axis
-        for axis, size in enumerate(labels.shape)
-        if size > 1 and bool((labels != labels.narrow(axis, 0, 1)).any())
-    }
 
 
 def tensors_of(found: Any) -> Iterable[Tensor]:

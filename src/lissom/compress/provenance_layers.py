@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 from lissom.compress import statistics
-from lissom.compress.provenance import PRODUCT, broadcast, tensors_of, thin, varying
+from lissom.compress.label_tensors import broadcast, thin, varying
+from lissom.compress.provenance import PRODUCT, tensors_of
 from lissom.compress.provenance_moves import keep_all
 
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
+
+
+_MOST = 2**23
+"""Elements of a matrix of the model's own that are followed one by one; a larger one keeps what it reads."""
 
 
 def attend(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -44,7 +49,7 @@ def _multiply(tracer: ChannelTracer, given: Tensor, matrix: Tensor, axis: int) -
     What comes out has no labels: it stays as wide as it is.
     """
     own, reads = tracer.labels(matrix), tracer.labels(given)
-    if own is None or tracer.is_given(matrix) or not tracer.is_given(given):
+    if own is None or own.numel() > _MOST or tracer.is_given(matrix) or not tracer.is_given(given):
         return False
     last = given.dim() - 1
     if reads is None or varying(reads) - {last}:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lissom.compress.provenance import Weight, tensors_of, thin, varying
+from lissom.compress.label_tensors import thin, varying
+from lissom.compress.provenance import Weight, tensors_of
 
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
@@ -32,30 +33,40 @@ def keep_all(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: di
 def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Carry out on the labels what moves the numbers."""
     name = func.overloadpacket.__name__
+    if not args:
+        return func(**kwargs)
+    if not isinstance(args[0], Tensor):
+        tracer.tie(tensors_of(args[0]))
     result = func(*args, **kwargs)
-    if args and (weight := tracer.weight(args[0])) is not None:
+    if (weight := tracer.weight(args[0])) is not None:
         _move_weight(tracer, name, weight, args, kwargs, result)
         return result
-    tensors = tensors_of(args[:1])
-    if all(tracer.labels(tensor) is None for tensor in tensors):
+    first = args[0]
+    if (statistic := tracer.statistic(first)) is not None:
+        for one, other in _each(result, _moved(func, name, statistic.labels, args[1:], kwargs, result)):
+            tracer.note_statistic(one, statistic._replace(labels=other))
         return result
-    first, others = args[0], args[1:]
-    if name in _RESHAPES and isinstance(first, Tensor):
-        labels = tracer.labels(first)
-        assert labels is not None
-        moved = labels.reshape(result.shape)  # a view of the numbers need not be one of repeated labels
-    else:
-        moved = func(
-            [_or_none(tracer, item) for item in first]
-            if isinstance(first, tuple | list)
-            else tracer.labels(first),
-            *others,
-            **kwargs,
-        )
-    _note_each(tracer, result, moved)
+    if all(tracer.labels(tensor) is None for tensor in tensors_of(first)):
+        return result
+    labels = tracer.labels(first) if isinstance(first, Tensor) else [_or_none(tracer, item) for item in first]
+    moved = _moved(func, name, labels, args[1:], kwargs, result)
+    for one, other in _each(result, moved):
+        tracer.note_moved(one, other)
     if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
         _note_split(tracer, tracer.labels(first), moved)
     return result
+
+
+def _moved(func: Any, name: str, labels: Any, others: Any, kwargs: Any, result: Any) -> Any:
+    """Labels where an operation puts them."""
+    if name in _RESHAPES and isinstance(result, Tensor):
+        return labels.reshape(result.shape)  # a view of the numbers need not be one of repeated labels
+    return func(labels, *others, **kwargs)
+
+
+def _each(result: Any, moved: Any) -> list[tuple[Tensor, Tensor]]:
+    """Every tensor that an operation gives, with its labels."""
+    return [(result, moved)] if isinstance(result, Tensor) else list(zip(result, moved, strict=True))
 
 
 def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
@@ -73,14 +84,6 @@ def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> 
 def _or_none(tracer: ChannelTracer, tensor: Tensor) -> Tensor:
     found = tracer.labels(tensor)
     return torch.zeros((), dtype=torch.float64).expand(tensor.shape) if found is None else found
-
-
-def _note_each(tracer: ChannelTracer, result: Any, moved: Any) -> None:
-    if isinstance(result, Tensor):
-        tracer.note_moved(result, moved)
-    else:
-        for one, other in zip(result, moved, strict=True):
-            tracer.note_moved(one, other)
 
 
 def _move_weight(
@@ -135,6 +138,8 @@ def repeat_same(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs:
     for one in tensors_of(result):
         if weight is not None and one.shape == args[0].shape:
             tracer.carry_weight(one, weight)
+        elif one.shape == args[0].shape and (statistic := tracer.statistic(args[0])) is not None:
+            tracer.note_statistic(one, statistic)
         elif one.shape == args[0].shape and (labels := tracer.labels(args[0])) is not None:
             tracer.note_moved(one, labels)
     return result

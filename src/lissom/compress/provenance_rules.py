@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lissom.compress import statistics
-from lissom.compress.provenance import CROSSED, FIXED, Weight, tensors_of, varying
+from lissom.compress.label_tensors import broadcast, distinct_pairs, thin, varying
+from lissom.compress.provenance import CROSSED, FIXED, Statistic, Weight, tensors_of
 from lissom.compress.provenance_layers import attend, convolve, embed, linear, normalize, recur
 from lissom.compress.provenance_moves import fold, keep_all, make_alike, move, pad, repeat_same, take_patches
 
@@ -70,6 +71,8 @@ def apply_rule(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: 
             if found is not NotImplemented:
                 return found
         rule = keep_all
+    if rule not in (compute_by_number, move, repeat_same):
+        tracer.tie(tensors_of((args, kwargs)))
     return rule(tracer, func, args, kwargs)
 
 
@@ -78,11 +81,15 @@ def compute_by_number(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], k
     name = func.overloadpacket.__name__
     operands = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
     fresh = not (name.endswith("_") and not name.startswith("__"))
+    statistic, operands = _met_by_number(tracer, operands)
     result = func(*args, **kwargs)
     if not isinstance(result, Tensor):
         return keep_all(tracer, func, args, kwargs) if not fresh else _keep_lists(tracer, func, args, result)
     if (weight := next((found for item in operands if (found := tracer.weight(item))), None)) is not None:
         _compute_weight(tracer, weight, operands, result)
+        return result
+    if statistic is not None:
+        tracer.note_statistic(result, statistic)
         return result
     labels = join(tracer, operands, result.shape)
     if not fresh and labels is not None and args[0]._is_view() and tracer.labels(args[0]) is None:
@@ -110,7 +117,7 @@ def _compute_weight(
         if labels is None or not varying(labels):
             continue
         out = weight.axes.index("out")
-        lead = labels.reshape((1,) * (result.dim() - labels.dim()) + tuple(labels.shape))
+        lead = _led(labels, result.dim())
         if varying(lead) == {out} and "in" in weight.axes:
             own = tracer.outputs_of(weight.module, result.shape[out], result.shape, out)
             tracer.meet(own.narrow(0, 0, result.shape[0]), lead)
@@ -119,17 +126,63 @@ def _compute_weight(
             tracer.keep_module(weight.module, "its weight is computed from other parameters")
 
 
+def _passed_on(tracer: ChannelTracer, operands: Sequence[Tensor]) -> Statistic | None:
+    """The statistic that operands are of, where none of them is anything else that depends on the samples."""
+    found = [statistic for tensor in operands if (statistic := tracer.statistic(tensor)) is not None]
+    others = [tensor for tensor in operands if tracer.statistic(tensor) is None]
+    if not found or any(tracer.is_given(tensor) or tracer.labels(tensor) is not None for tensor in others):
+        return None
+    rows = [statistic.rows for statistic in found]
+    return found[0] if all(torch.equal(row, rows[0]) for row in rows) else None
+
+
+def _met_by_number(
+    tracer: ChannelTracer, operands: Sequence[Tensor]
+) -> tuple[Statistic | None, list[Tensor]]:
+    """The statistic that the operands are of; else those but for statistics of the rows that they meet."""
+    if all(tracer.statistic(tensor) is None for tensor in operands):
+        return None, list(operands)
+    if (passed := _passed_on(tracer, operands)) is not None:
+        return passed, list(operands)
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in operands))  # type: ignore[no-untyped-call]
+    met = [
+        labels
+        for tensor in operands
+        if tracer.statistic(tensor) is None and (labels := tracer.labels(tensor)) is not None
+    ]
+    left = [
+        tensor
+        for tensor in operands
+        if (statistic := tracer.statistic(tensor)) is None
+        or not any(_meets_itself(tracer, statistic, labels, shape) for labels in met)
+    ]
+    tracer.tie(left)
+    return None, left
+
+
+def _meets_itself(tracer: ChannelTracer, statistic: Statistic, labels: Tensor, shape: Sequence[int]) -> bool:
+    """True when every channel meets the statistic of its own row, and rows have as many channels each."""
+    members, rows = distinct_pairs(statistic.members.long(), statistic.rows.long())
+    sizes = rows.unique(return_counts=True)[1]
+    if not members.all() or bool((sizes != sizes[0]).any()):
+        return False
+    row_of = torch.zeros(tracer.ledger.size, dtype=torch.float64)
+    row_of[members] = rows.double()
+    one, other = broadcast(thin(_led(labels, len(shape))), thin(statistic.labels.expand(tuple(shape))))
+    if not torch.equal(row_of[one.long()], other):
+        return False
+    if tracer.dead is None:
+        tracer.ledger.blocks.append((members[rows.argsort(stable=True)], len(sizes)))
+    return True
+
+
 def join(tracer: ChannelTracer, operands: Sequence[Tensor], shape: Sequence[int]) -> Tensor | None:
     """Labels of what is computed from several tensors that are broadcast to one shape."""
     views = []
     for tensor in operands:
         if (labels := tracer.labels(tensor)) is not None:
-            lead = (
-                labels.reshape((1,) * (len(shape) - labels.dim()) + tuple(labels.shape))
-                if (labels.dim() < len(shape))
-                else labels
-            )
-            views.append((tracer.is_loose(tensor), varying(lead), lead))
+            whole = _led(labels, len(shape))
+            views.append((tracer.is_loose(tensor), varying(whole), whole))
     if not views:
         return None
     views.sort(key=lambda view: (view[0], -len(view[1])))
@@ -139,10 +192,15 @@ def join(tracer: ChannelTracer, operands: Sequence[Tensor], shape: Sequence[int]
         axes = varying(found)
     for tensor in operands:
         if tracer.labels(tensor) is None and tracer.is_given(tensor):
-            lead = len(shape) - tensor.dim()
-            if any(axis >= lead and _varies(tensor, axis - lead) for axis in axes):
+            before = len(shape) - tensor.dim()
+            if any(axis >= before and _varies(tensor, axis - before) for axis in axes):
                 tracer.keep(found, FIXED)
     return found.expand(tuple(shape))
+
+
+def _led(labels: Tensor, dim: int) -> Tensor:
+    """Labels with axes of size 1 before their own, so that there are `dim`."""
+    return labels.reshape((1,) * (dim - labels.dim()) + tuple(labels.shape)) if labels.dim() < dim else labels
 
 
 def _varies(tensor: Tensor, axis: int) -> bool:
@@ -154,7 +212,7 @@ def _join_two(
     tracer: ChannelTracer, one: tuple[set[int], Tensor], two: tuple[bool, set[int], Tensor]
 ) -> Tensor:
     (axes, found), (loose, other, labels) = one, two
-    if other and other < axes:  # one for each row of channels, such as the weight of an expert: rows stay
+    if other and other < axes and _scales_layers(tracer, labels, found):
         if not loose:
             tracer.keep(labels, FIXED)
         return found
@@ -171,6 +229,22 @@ def _join_two(
     return found
 
 
+def _scales_layers(tracer: ChannelTracer, few: Tensor, many: Tensor) -> bool:
+    """True when one number meets all channels of a layer, as the weight of an expert does."""
+    one, other = (part.flatten().long() for part in broadcast(thin(few), thin(many)))
+    both = (one > 0) & (other > 0)
+    if not both.any():
+        return False
+    sources = list(tracer.ledger.labels.values())
+    starts = torch.stack([labels.flatten()[0] for labels in sources if labels.numel()]).long()
+    sizes = torch.tensor([labels.numel() for labels in sources if labels.numel()])
+    one, other = distinct_pairs(one[both], other[both])
+    source = torch.searchsorted(starts, other, right=True) - 1
+    pairs, met = torch.unique(torch.stack([one, source]), dim=1, return_counts=True)
+    size = sizes[pairs[1]]
+    return bool(((met == size) & (size > 1)).any())
+
+
 def reduce(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Over other axes than that of the channels labels stay; over channels it is a statistic."""
     if func._overloadname == "other":
@@ -181,25 +255,19 @@ def reduce(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict
     dead = None if tracer.dead is None else tracer.is_dead(labels)
     result = statistics.reduce(dead, func, args, kwargs)
     axes, keepdim = statistics.axes_of(func, args, kwargs, labels.dim())
-    left = _reduced(tracer, labels, axes)
-    if left is None:
-        return result
-    if not keepdim:
-        left = left.squeeze(tuple(axes)) if axes else left
+    rest = varying(labels) - set(axes)
+    if varying(labels) & set(axes) and not rest:
+        return result  # a statistic of all channels, which belongs to none
+    flat = thin(labels)
+    left = flat.amax(dim=tuple(axes), keepdim=True) if axes else flat
+    statistic = Statistic(left, flat.flatten(), left.expand(flat.shape).flatten())
     for one in tensors_of(result):
-        if one.dim() == left.dim():
-            tracer.note(one, left)
+        kept = left if keepdim or not axes else left.squeeze(tuple(axes))
+        if one.dim() == kept.dim() and varying(labels) & set(axes):
+            tracer.note_statistic(one, statistic._replace(labels=kept))
+        elif one.dim() == kept.dim():
+            tracer.note(one, kept)
     return result
-
-
-def _reduced(tracer: ChannelTracer, labels: Tensor, axes: Sequence[int]) -> Tensor | None:
-    """With the axes at size 1; None for a statistic of all channels, which belongs to none."""
-    along = varying(labels) & set(axes)
-    if not along:
-        for axis in axes:
-            labels = labels.narrow(axis, 0, 1)
-        return labels
-    return tracer.merge(labels, list(axes)) if varying(labels) - set(axes) else None
 
 
 def pool(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

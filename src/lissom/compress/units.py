@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lissom.compress.provenance import FIXED, Key, Ledger, distinct, distinct_pairs
+from lissom.compress.label_tensors import distinct, distinct_pairs
+from lissom.compress.provenance import FIXED, Key, Ledger
 
 
 class Place(NamedTuple):
