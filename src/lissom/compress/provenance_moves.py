@@ -48,12 +48,16 @@ def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
         return result
     if all(tracer.labels(tensor) is None for tensor in tensors_of(first)):
         return result
-    labels = tracer.labels(first) if isinstance(first, Tensor) else [_or_none(tracer, item) for item in first]
+    labels: Any = (
+        tracer.labels(first) if isinstance(first, Tensor) else [_or_none(tracer, item) for item in first]
+    )
     moved = _moved(func, name, labels, args[1:], kwargs, result)
     for one, other in _each(result, moved):
         tracer.note_moved(one, other)
     if name in _RESHAPES and tracer.dead is None and isinstance(first, Tensor):
-        _note_split(tracer, tracer.labels(first), moved)
+        _note_split(tracer, labels, moved)
+    if name == "channel_shuffle" and tracer.dead is None:
+        tracer.ledger.splits.append((thin(labels.movedim(1, 0)).flatten(1)[:, 0].long(), args[1]))
     return result
 
 
@@ -69,9 +73,8 @@ def _each(result: Any, moved: Any) -> list[tuple[Tensor, Tensor]]:
     return [(result, moved)] if isinstance(result, Tensor) else list(zip(result, moved, strict=True))
 
 
-def _note_split(tracer: ChannelTracer, before: Tensor | None, after: Tensor) -> None:
+def _note_split(tracer: ChannelTracer, before: Tensor, after: Tensor) -> None:
     """Note that channels were cut into rows, of which each may have to lose as many."""
-    assert before is not None
     axes, new = varying(before), sorted(varying(after))
     if len(axes) != 1 or len(new) != 2:
         return
