@@ -43,16 +43,6 @@ FEW = 2
 """Samples that are enough to trace."""
 
 
-class _Every:
-    """Holds every name: heads are proven with all other groups, see `proof`."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-_EVERY = _Every()
-
-
 @dataclass(frozen=True)
 class Group:
     """Units that are removed one by one, and what each of them is made of.
@@ -124,7 +114,7 @@ def find_groups(model: nn.Module, example: list[Tensor], exclude: Sequence[str] 
         with quiet_libraries(), without_cache(model):
             with torch.enable_grad(), all_require_grad(model), seen_as_one(model):
                 graph = read_graph(model, example)
-                attentions = attentions_of(model, graph, example, _EVERY)
+                attentions = attentions_of(model, graph)
                 reasons = _kept(model, graph, left_out)
             trace_channels(model, few(example), ledger)
     except Exception as exc:  # the user's forward may raise anything

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_PRODUCTS = ("ScaledDotProduct", "BmmBackward")  # of activations with activations
 _TURNS = ("TBackward0", "TransposeBackward0", "PermuteBackward0")
 _LIBRARIES = ("site-packages", str(Path(__file__).parents[1]), "<frozen")
 
@@ -27,16 +26,12 @@ class Graph(NamedTuple):
         shapes: Of the outputs.
         nodes: Every operation.
         owners: The layer that owns a weight, by the weight's id.
-        last: Layers whose width shows in an output, such as one logit for each class.
-        multiplied: Layers whose outputs are multiplied with each other, as those of an attention are.
         shared: Modules whose weight another module or operation uses too.
     """
 
     shapes: list[tuple[int, ...]]
     nodes: set[Any]
     owners: Mapping[int, nn.Module]
-    last: list[nn.Module]
-    multiplied: list[nn.Module]
     shared: list[nn.Module]
 
 
@@ -72,23 +67,17 @@ def widths(model: nn.Module) -> dict[str, int]:
 
 
 def read_graph(model: nn.Module, example: list[Tensor]) -> Graph:
-    """Call the model and read its autograd graph.
-
-    A model that computes without gradients has no graph; then its last layer is the one defined last.
-    """
+    """Call the model and read its autograd graph; a model that computes without gradients has none."""
     layers = [module for module in model.modules() if is_layer(module)]
     with all_require_grad(model), torch.enable_grad():
         outputs = tensors_in(model(*example))
     owners = {id(module.weight): module for module in layers}
     ends = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     nodes = _nodes_behind(ends)
-    products = [node for node in nodes if node.name().startswith(_PRODUCTS)]
     return Graph(
         shapes=[tuple(tensor.shape) for tensor in outputs],
         nodes=nodes,
         owners=owners,
-        last=first_layers_behind(ends, owners) or list(layers[-1:]),
-        multiplied=first_layers_behind([child for node in products for child in children(node)], owners),
         shared=_shared(model, nodes),
     )
 

@@ -10,14 +10,16 @@ from tests.unit.compress.scenes import built, outputs, samples
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lissom.compress.groups import find_groups
 from lissom.compress.heads import Attention, attentions_of
+from lissom.compress.proof import settle
 from lissom.compress.tracing import read_graph
 
 TRANSFORMERS = ["vit", "bert", "bert_mlm", "gpt"]
 
 
 def found_in(model: nn.Module, example: list[Tensor]) -> list[Attention]:
-    return attentions_of(model, read_graph(model, example), example)
+    return attentions_of(model, read_graph(model, example))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -79,6 +81,8 @@ def test_an_attention_whose_heads_lie_otherwise_is_left_alone() -> None:
     torch.manual_seed(0)
     model, example = Fused("heads first").eval(), [torch.randn(2, 5, 8)]
     whole = copy.deepcopy(model)
-    assert found_in(model, example) == []
+    groups = settle(model, find_groups(model, example), example)
+    assert not any(group.attention for group in groups.groups)
+    assert "heads cannot be told" in groups.left["joint"]
     with torch.no_grad():
         assert torch.equal(model(*example), whole(*example))
