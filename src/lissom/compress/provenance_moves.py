@@ -13,7 +13,16 @@ from lissom.compress.provenance import Weight, tensors_of
 if TYPE_CHECKING:
     from lissom.compress.provenance import ChannelTracer
 
-_RESHAPES = ("view", "reshape", "unflatten", "flatten", "_unsafe_view", "_reshape_alias", "view_as")
+_RESHAPES = (
+    "view",
+    "reshape",
+    "unflatten",
+    "flatten",
+    "_unsafe_view",
+    "_reshape_alias",
+    "view_as",
+    "view_copy",
+)
 _TURNS = ("t", "transpose", "permute", "mT", "numpy_T", "T", "swapaxes", "swapdims")
 _SAME_WEIGHT = ("clone", "contiguous", "alias", "detach", "to", "_to_copy", "lift_fresh")
 
@@ -48,6 +57,8 @@ def move(tracer: ChannelTracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
         return result
     if all(tracer.labels(tensor) is None for tensor in tensors_of(first)):
         return result
+    if name in _RESHAPES and result.numel() != first.numel():  # a view as another type
+        return keep_all(tracer, func, args, kwargs)
     labels: Any = (
         tracer.labels(first) if isinstance(first, Tensor) else [_or_none(tracer, item) for item in first]
     )
