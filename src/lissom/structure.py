@@ -163,6 +163,14 @@ def factory_of(artifact: Artifact) -> Factory:
     return find(factory, artifact.path)
 
 
+def is_accepted(artifact: Artifact) -> bool:
+    """True where the source of a torch artifact has changed, and the user goes on with what it builds now."""
+    if artifact.manifest.format != "torch" or not os.environ.get(ACCEPT_VARIABLE):
+        return False
+    made = artifact.manifest.factory
+    return made is not None and factory_of(artifact).sha256 != made.sha256
+
+
 def _load_changed(
     artifact: Artifact, factory: Factory, structure: Mapping[str, Any], weights: bytes
 ) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from tests.unit.small import make
 
 from lissom.artifact import Artifact
+from lissom.cli import main
 from lissom.errors import ArtifactError
 from lissom.models.data import Data
 from lissom.models.dataset import Dataset
@@ -164,3 +167,50 @@ def test_what_changed_beside_a_factory_is_seen_at_once(tmp_path: Path) -> None:
         load_model(artifact)
     beside.write_text("# a comment\n" + beside.read_text().replace("tanh", "relu"))
     assert np.isfinite(answer(artifact)).all()
+
+
+@pytest.fixture
+def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    """An artifact with its data in a file, whose factory builds another activation by now."""
+    monkeypatch.chdir(tmp_path)
+    classes = ("0", "1", "2", "3")
+    np.savez("samples.npz", x=SAMPLES, y=np.arange(60) % 4)
+    Path("net.py").write_text(SOURCE)
+    data = Data("samples.npz", Dataset({"x": SAMPLES}, np.arange(60) % 4, classes))
+    artifact = make(tmp_path / "runs" / "01-load", data, "load", model=ModelConfig(source="net.py:make"))
+    Path("net.py").write_text(SOURCE.replace("nn.ReLU()", "nn.Tanh()"))
+    return artifact
+
+
+def commands(artifact: Artifact) -> dict[str, list[str]]:
+    path = str(artifact.path)
+    return {
+        "predict": ["predict", path, "--data", "samples.npz", "--out", "predictions"],
+        "evaluate": ["evaluate", path],
+        "verify": ["verify", path, path],
+    }
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "verify"])
+def test_every_verb_refuses_another_answer_and_goes_on_where_it_is_accepted(
+    changed: Artifact, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    words = [*commands(changed)[verb], "--json"]
+    assert main(words) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert "answers otherwise" in error["message"]
+    assert "--accept-source" in error["hint"]
+    assert main([*words, "--accept-source"]) == 0
+    assert "it is accepted, though answers of the probe differ" in capsys.readouterr().err
+
+
+def test_what_is_accepted_is_what_the_source_builds_now(changed: Artifact) -> None:
+    words = ["predict", str(changed.path), "--data", "bare.npz", "--out", "found", "--accept-source"]
+    np.savez("bare.npz", x=SAMPLES[:20])
+    assert main(words) == 0
+    space: dict[str, object] = {}
+    exec(Path("net.py").read_text(), space)
+    with torch.no_grad():
+        right = space["make"]()(torch.from_numpy(SAMPLES[:20])).argmax(1)  # type: ignore[operator]
+    with Path("found/predictions.csv").open() as lines:
+        assert [int(line["label"]) for line in csv.DictReader(lines)] == right.tolist()

@@ -79,13 +79,14 @@ def _is_within(found: Tensors, wanted: Tensors, tolerance: Tolerance) -> bool:
 def check_probe(runtime: Runtime) -> None:
     """Refuse an engine that gives other answers than those that were stored when the artifact was made.
 
-    A model with random operators, which answers the same samples in two ways, cannot be held against them.
+    A model with random operators, which answers the same samples in two ways, cannot be held against them,
+    nor one whose source has changed and was accepted.
 
     Raises:
         ArtifactError: saying how far the answers are apart.
     """
     error = probe_error(runtime)
-    if error.passed:
+    if error.passed or _is_accepted(runtime):
         return
     inputs, _ = load_probe(runtime.artifact)
     one, other = runtime.infer_batch(inputs), runtime.infer_batch(inputs)
@@ -96,6 +97,14 @@ def check_probe(runtime: Runtime) -> None:
         f"{error.told}",
         hint="name another runtime with --runtime, or run the recipe again on this machine",
     )
+
+
+def _is_accepted(runtime: Runtime) -> bool:
+    if runtime.artifact.manifest.format != "torch":
+        return False
+    from lissom.structure import is_accepted  # imports torch
+
+    return is_accepted(runtime.artifact)
 
 
 def open_checked(artifact: Artifact, name: str | None = None, *, only_warn: bool = False) -> Runtime:
