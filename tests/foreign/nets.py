@@ -28,6 +28,8 @@ ENDINGS: dict[str, Ending] = {
     "log_softmax": lambda z: z.log_softmax(-1),
     "logarithm of softmax": lambda z: z.softmax(-1).clamp_min(1e-9).log(),
     "less the logsumexp": lambda z: z - z.logsumexp(-1, keepdim=True),
+    "logarithm of sigmoid": functional.logsigmoid,
+    "less a softplus": lambda z: -functional.softplus(-z),
     "sigmoid": torch.sigmoid,
     "sigmoid by hand": lambda z: 1 / (1 + torch.exp(-z)),
     "half of tanh": lambda z: (torch.tanh(z) + 1) / 2,
@@ -39,6 +41,8 @@ KINDS = {
     **dict.fromkeys(("softmax", "softmax by hand", "softmax of a temperature"), "probabilities"),
     **dict.fromkeys(("mean of two softmaxes", "shares of a sum"), "probabilities"),
     **dict.fromkeys(("log_softmax", "logarithm of softmax", "less the logsumexp"), "log_probabilities"),
+    # Of several classes no sum is one; of two classes one number tells both.
+    **dict.fromkeys(("logarithm of sigmoid", "less a softplus"), "logits"),
     **dict.fromkeys(("sigmoid", "sigmoid by hand", "half of tanh", "hardsigmoid"), "sigmoids"),
 }
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lissom import predict
 from lissom.artifact import Artifact
+from lissom.export.loading import data_for_model
 from lissom.models.data import Data
 from lissom.models.dataset import Dataset
 from lissom.models.evaluation import evaluate, judge
@@ -68,6 +69,37 @@ def test_a_single_column_is_a_sigmoid_where_no_weights_drive_it_out_of_its_range
     ending: str, squeezed: bool
 ) -> None:
     assert _kind(ended(ending=ending, num_outputs=1, norm=True, squeezed=squeezed), TWO) == KINDS[ending]
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+@pytest.mark.parametrize("ending", ["logarithm of sigmoid", "less a softplus"])
+def test_a_single_column_that_is_never_above_zero_is_a_logarithm(
+    tmp_path: Path, ending: str, squeezed: bool
+) -> None:
+    options = {"ending": ending, "num_outputs": 1, "norm": True, "squeezed": squeezed}
+    assert _kind(ended(**options), TWO) == "log_probabilities"
+    trained = make(
+        tmp_path / "train", TWO, "train", model=ModelConfig(source=f"{NAME}:ended", kwargs=options), epochs=8
+    )
+    exported = make(tmp_path / "export", TWO, "export", parents={"input": trained})
+    model = ModelConfig(source=str(next(exported.path.rglob("*.onnx"))))
+    foreign = make(tmp_path / "foreign", data_for_model(str(npz(tmp_path)), model), "load", model=model)
+    rows = TWO.tensors("report")["x"]
+    for artifact, runtime in ((trained, "torch"), (exported, "onnxruntime"), (foreign, "onnxruntime")):
+        assert artifact.manifest.scores == "log_probabilities"
+        with open_runtime(artifact, runtime) as opened:
+            (output,) = opened.infer({"x": rows}).values()
+        second = np.exp(output.reshape(-1).astype(np.float64)) > 0.5
+        assert (second == TWO.labels("report")).mean() > 0.9
+        labels, _ = predict(artifact, {"x": rows}, runtime=runtime)
+        known = TWO.dataset.label_names if artifact is not foreign else foreign.manifest.labels
+        assert labels == [known[int(one)] for one in second]
+
+
+def npz(folder: Path) -> Path:
+    """The rows of TWO as a user keeps them."""
+    np.savez(folder / "two.npz", x=TWO.dataset.inputs["x"], y=TWO.dataset.labels)
+    return folder / "two.npz"
 
 
 def _focal(log_shares: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ where the graph ends in one, or where larger inputs drive them to both ends and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ _MOVING = frozenset(
 ) | {"Concat", "Split", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operators that leave numbers in [0, 1] there."""
 _BOUNDED = frozenset(("Sigmoid", "HardSigmoid", "Softmax"))
+_LOGARITHMS = frozenset(("Log", "LogSoftmax", "Neg"))
+"""How the logarithm of a share ends; Neg follows Softplus, or else a number that nothing drives above 0."""
 _END = 0.02
 """Distance from 0 and from 1 at which a sigmoid counts as driven to its end."""
 _MAX_BYTES = 1_000_000_000
@@ -47,15 +49,17 @@ def kind_of_onnx(model: Any, signature: Signature, data: Data, task: str) -> Sco
         kind = kind_of_calls(watched, tensors)
     except ModelError:
         return "logits"  # the file is opened and called again when it is written, where what fails is told
-    if kind != "sigmoids" or _ends_bounded(model, names[0]):
+    if kind == "log_probabilities" and all(array[0].size == 1 for array in seen):
+        return kind if _ends_in(model, names[0], _LOGARITHMS) else "logits"
+    if kind != "sigmoids" or _ends_in(model, names[0], _BOUNDED):
         return kind
     reached = np.concatenate([array.reshape(-1) for array in seen])
     driven = np.nanmin(reached) < _END and np.nanmax(reached) > 1 - _END
     return kind if driven else "logits"
 
 
-def _ends_bounded(model: Any, name: str) -> bool:
-    """True when everything that reaches an output was bounded to [0, 1] by its operator."""
+def _ends_in(model: Any, name: str, known: Collection[str]) -> bool:
+    """True when everything that reaches an output comes from one of some operators."""
     makers = {output: node for node in model.graph.node for output in node.output}
     pending, seen = [name], set()
     while pending:
@@ -66,7 +70,7 @@ def _ends_bounded(model: Any, name: str) -> bool:
         node = makers.get(tensor)
         if node is None:
             return False
-        if node.op_type in _BOUNDED:
+        if node.op_type in known:
             continue
         if node.op_type not in _MOVING:
             return False

@@ -55,6 +55,9 @@ def kind_of(rows: np.ndarray, tolerance: float = _TOLERANCE) -> ScoreKind:
     several = rows.shape[1] > 1
     if rows.max() <= tolerance and several and _is_one(np.exp(rows).sum(axis=1), tolerance):
         return "log_probabilities"
+    # One number that is never above 0 would, as a logit, never say the second class.
+    if rows.max() <= tolerance and not several and rows.min() < 0:
+        return "log_probabilities"
     if rows.min() < 0 or rows.max() > 1 + tolerance:
         return "logits"
     return "probabilities" if several and _is_one(rows.sum(axis=1), tolerance) else "sigmoids"
@@ -115,6 +118,8 @@ def kind_of_call(call: Call, tensors: Mapping[str, np.ndarray], *, slack: float 
         return "logits"
     flat = rows.reshape(-1, rows.shape[-1] if rows.ndim > 1 else 1)
     known = flat[~(np.isnan(flat) | np.isposinf(flat)).any(axis=1)]
+    if slack > 1 and known.shape[1] == 1 and np.abs(known).max(initial=0.0) <= _TOLERANCE * slack:
+        return None  # the end of a sigmoid, and of the logarithm of one
     return kind_of(known, _TOLERANCES.get(rows.dtype.name, _TOLERANCE * slack)) if len(known) else None
 
 
