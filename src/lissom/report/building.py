@@ -44,6 +44,7 @@ from lissom.report.schema import (
     Step,
     Verdict,
 )
+from lissom.report.wording import size_change
 
 
 def build_report(
@@ -351,7 +352,8 @@ def _sentence(run: Run, judged: Sequence[Gate], chosen: ArmKey | None, size: flo
 
 def _compared(run: Run, judged: Sequence[Gate], chosen: ArmKey, size: float) -> Iterator[str]:
     """What the chosen arm gains and loses against the reference."""
-    yield f"{size:.1f}x smaller"
+    resized, word = size_change(size)
+    yield f"{resized:.1f}x {word}"
     if speedup := _speedup(run, run.reference_best, chosen):
         yield f"{_times(speedup)} as fast as the original at its best ({_named(run.reference_best)})"
     if eager := _speedup(run, run.eager, chosen):

@@ -264,6 +264,7 @@ def _rows_layout(rows: Sequence[str], title: str, span: list[float], **axis: Any
     """Names above their lines, the figure across."""
     return {
         "margin": {"l": 6, "r": 12, "t": 0, "b": 8},
+        "minreducedheight": 24,  # plotly would rather put the title over the ticks of a single row
         "xaxis": linear_axis(title, range=span, **axis),
         "yaxis": linear_axis("", range=[len(rows) - 0.5, -0.8], visible=False),
         "annotations": [row_name(row, shortened(name, 36)) for row, name in enumerate(rows)],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lissom.artifact import canonical_json, write_atomic
+from lissom.artifact import Artifact, canonical_json, write_atomic
 from lissom.models.inspection import Held, Inside, Layer
 from lissom.optional import version
 from lissom.report.dissection import Dissection, Side, document
@@ -54,7 +54,7 @@ def html_from_dissection(found: Dissection) -> str:
     last, sentences = found.sides[-1].artifact, told(found)
     body = filled(
         "dissection.html",
-        name=escape(f"{last.manifest.recipe}: {last.name}"),
+        name=escape(_name(last)),
         kind=escape(_kind(found)),
         summary=escape(sentences[0]),
         rest=escape(" ".join(sentences[1:])),
@@ -69,8 +69,14 @@ def html_from_dissection(found: Dissection) -> str:
         version=escape(version("lissom")),
         machine=escape(found.machine),
     )
-    title = f"Inside {escape(last.manifest.recipe)}: {escape(last.name)} · lissom"
+    title = f"Inside {escape(_name(last))} · lissom"
     return framed(body, title=title, skip="Skip to the summary")
+
+
+def _name(artifact: Artifact) -> str:
+    """Of the recipe and of the artifact; a file from elsewhere gives both the same."""
+    recipe = artifact.manifest.recipe
+    return artifact.name if artifact.name == recipe else f"{recipe}: {artifact.name}"
 
 
 def told(found: Dissection) -> list[str]:

@@ -35,6 +35,7 @@ from lissom.report.wording import (
     points,
     significant,
     size,
+    size_change,
     times,
 )
 
@@ -262,7 +263,8 @@ def _facts(report: Report) -> str:
             (times(answer.speedup_eager.value), f"as fast as {answer.reference} in torch eager", interval)
         )
     if answer.size_ratio is not None:
-        facts.append((times(answer.size_ratio), "smaller", _sizes(report)))
+        resized, word = size_change(answer.size_ratio)
+        facts.append((times(resized), word, _sizes(report)))
     if arm and arm.accuracy:
         drop = arm.accuracy.drop
         what, change = ("drop", drop) if drop.value >= 0 else ("gain", negated(drop))

@@ -94,6 +94,15 @@ def times(ratio: float) -> str:
     return f"{significant(ratio)}×"
 
 
+def size_change(ratio: float) -> tuple[float, str]:
+    """How many times smaller or larger a model became, from its size before over that after.
+
+    >>> size_change(4.8), size_change(0.8)
+    ((4.8, 'smaller'), (1.25, 'larger'))
+    """
+    return (ratio, "smaller") if ratio >= 1 else (1 / ratio, "larger")
+
+
 def points(share: float, *, signed: bool = False) -> str:
     """A difference of two shares, in points, to a tenth.
 
