@@ -156,7 +156,9 @@ def predict(
 def serve(
     artifacts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]ARTIFACT...", help="Artifacts to serve. [named as their recipes]"),
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...", help="Artifacts or .onnx files. [named as their recipes or files]"
+        ),
     ] = None,
     names: Annotated[
         list[str] | None,
@@ -180,7 +182,9 @@ def serve(
     ] = None,
     max_delay_ms: Annotated[
         float | None,
-        typer.Option("--max-delay-ms", min=0, help="That a batch waits for others at most. [5]"),
+        typer.Option(
+            "--max-delay-ms", min=0, help="Milliseconds that a batch waits for more rows at most. [5]"
+        ),
     ] = None,
     max_waiting: Annotated[
         int | None,
@@ -189,7 +193,11 @@ def serve(
     allow_nonfinite: AllowNonfinite = False,
     range_check: Annotated[
         RangeCheck,
-        typer.Option("--range-check", help="For raw samples in another range than those of the calibration."),
+        typer.Option(
+            "--range-check",
+            help="When /predict gets samples in quite another range than the calibration had: a warning in "
+            "the answer, 400, or nothing.",
+        ),
     ] = "warn",
     keys: Annotated[
         Path | None,
@@ -204,7 +212,12 @@ def serve(
     ] = None,
     drain_seconds: Annotated[
         float,
-        typer.Option("--drain-seconds", min=0, max=30, help="How long it says that it ends before it does."),
+        typer.Option(
+            "--drain-seconds",
+            min=0,
+            max=30,
+            help="Seconds of answering 503 before it ends, for a balancer to notice.",
+        ),
     ] = 0.0,
     keep_alive: Annotated[
         float | None,
@@ -213,7 +226,7 @@ def serve(
             metavar="SECONDS",
             min=0.001,
             max=3600,
-            help="That a connection is kept open without a request. [5]",
+            help="Time that a connection is kept open without a request. [5]",
         ),
     ] = None,
     tls_cert: Annotated[
@@ -238,6 +251,9 @@ def serve(
 ) -> Outcome:
     """Serve artifacts over HTTP. POST /predict takes raw input, /v2 is the Open Inference Protocol.
 
+    GET / is a page on which the models can be tried, GET /openapi.json lists every route. A path, and every
+    link in it, is read anew when a key made with --admin posts to /v2/repository/models/NAME/load.
+
     Other machines can reach the server only with API keys. Keys are kept as hashes; a line that is removed
     from the file revokes its key within a second. With a certificate the server speaks TLS 1.2 and 1.3;
     without, keys travel in the clear.
@@ -246,6 +262,7 @@ def serve(
     lissom serve runs/digits/artifact
     curl -s localhost:3000/v2/models/digits
     lissom serve small=runs/train/artifact large=runs/other/artifact
+    lissom serve model.onnx --data samples.npz
     lissom serve --new-key ada --keys keys.txt
     lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --rate-limit 100
     lissom serve runs/digits/artifact --host 0.0.0.0 --keys keys.txt --tls-cert cert.pem --tls-key key.pem

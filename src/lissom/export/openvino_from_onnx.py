@@ -11,7 +11,7 @@ from lissom.artifact import Signature
 from lissom.errors import ModelError
 from lissom.export.onnx_file import name_axes, strip
 from lissom.optional import require
-from lissom.runtime.open_vino import GRAPH_FILE, WEIGHTS_FILE
+from lissom.runtime.open_vino import GRAPH_FILE, WEIGHTS_FILE, reason_of
 
 
 def openvino_from_onnx(model: Any, signature: Signature) -> Mapping[str, bytes]:
@@ -32,11 +32,5 @@ def openvino_from_onnx(model: Any, signature: Signature) -> Mapping[str, bytes]:
             converted.set_friendly_name("lissom")
             library.save_model(converted, graph, compress_to_fp16=False)
         except RuntimeError as exc:
-            raise ModelError(f"OpenVINO cannot convert the model: {_cause(exc)}") from exc
+            raise ModelError(f"OpenVINO cannot convert the model: {reason_of(exc)}") from exc
         return {name: (Path(place) / name).read_bytes() for name in (GRAPH_FILE, WEIGHTS_FILE)}
-
-
-def _cause(exc: Exception) -> str:
-    """The last line of the engine's message that is no place in its source."""
-    lines = [line.strip() for line in str(exc).splitlines()]
-    return next((line for line in reversed(lines) if line and not line.startswith("Check ")), str(exc))

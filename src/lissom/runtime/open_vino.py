@@ -15,6 +15,9 @@ from lissom.runtime.onnx_runtime import MODEL_FILE
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
 GRAPH_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
 _PRECISIONS = {"bfloat16": "bf16", "float16": "f16"}
+_PLACES = ("Exception from ", "Check '", "FrontEnd API failed", "While validating ", "Summary:")
+"""How lines of an error begin that say where it was raised."""
+_MOST_CHARACTERS = 400
 _FIRST_CALLS = 3
 """Calls that prepare weights and memory, hundreds of times slower than those that follow."""
 
@@ -22,6 +25,18 @@ _FIRST_CALLS = 3
 def _text(value: Any) -> str:
     """What OpenVINO keeps about a node, which it wraps in a type of its own or not."""
     return str(value.astype(str)) if hasattr(value, "astype") else str(value)
+
+
+def reason_of(exc: BaseException) -> str:
+    r"""What OpenVINO complains of: its first lines only say where in its own code, its last one sums it up.
+
+    >>> reason_of(RuntimeError("Exception from a.cpp:1:\nCheck 'b' failed at c.cpp:2:\nunknown rank\n"))
+    'unknown rank'
+    """
+    lines = [line.strip().removeprefix("-- ") for line in str(exc).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_PLACES)]
+    told = telling[:1] + telling[-1:] if len(telling) > 1 else telling or lines[:1]
+    return " ".join(dict.fromkeys(told))[:_MOST_CHARACTERS]
 
 
 class OpenVino(Runtime):
