@@ -157,13 +157,13 @@ def write(cases: list[dict[str, Any]]) -> None:
         "# What the checks of pruning take of `lissom prune`",
         "",
         f"{here['cpu']}, {here['cores']} cores, torch {torch.__version__}, {day}. Medians of "
-        f"{len(cases[0]['rounds'])} calls of the verb with its defaults; target: at most {TARGET:.0%} of its "
+        f"calls of the verb with its defaults; target: at most {TARGET:.0%} of its "
         "wall time.",
         "",
-        "| model | verb, s | checks, s | of wall time | of processor time | trace, s |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| model | calls | verb, s | checks, s | of wall time | of processor time | trace, s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
         *(
-            f"| {case['case']} | {seconds(case, 'verb'):.1f} | {seconds(case, 'checks'):.2f} "
+            f"| {case['case']} | {len(case['rounds'])} | {seconds(case, 'verb'):.1f} | {seconds(case, 'checks'):.2f} "
             f"| {share(case, 'checks', 'wall'):.1%} | {share(case, 'checks', 'processor'):.1%} "
             f"| {seconds(case, 'trace'):.2f} |"
             for case in cases
