@@ -163,7 +163,8 @@ def write(cases: list[dict[str, Any]]) -> None:
         "| model | calls | verb, s | checks, s | of wall time | of processor time | trace, s |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *(
-            f"| {case['case']} | {len(case['rounds'])} | {seconds(case, 'verb'):.1f} | {seconds(case, 'checks'):.2f} "
+            f"| {case['case']} | {len(case['rounds'])} | {seconds(case, 'verb'):.1f} "
+            f"| {seconds(case, 'checks'):.2f} "
             f"| {share(case, 'checks', 'wall'):.1%} | {share(case, 'checks', 'processor'):.1%} "
             f"| {seconds(case, 'trace'):.2f} |"
             for case in cases
