@@ -18,7 +18,9 @@ from tests.foreign.batches import KINDS, Graph, engine, floats, graph, node, who
 from tests.foreign.random_batches import ACROSS, ENDS, WITHIN, Behaviour, drawn, serve, served
 from tests.unit.serve.asgi import send_request
 
+import lissom
 from lissom.artifact import Batching, Signature, TensorSpec
+from lissom.errors import RequestError
 from lissom.export.batch_axes import inputs_of, settle_axes
 from lissom.logs import NoProgress
 from lissom.pipeline import load_data as load_recipe_data
@@ -318,3 +320,17 @@ def test_served_callers_get_their_own_rows(tmp_path: Any, kind: str, name: str) 
         assert response.status == 200
         outputs = {one["name"]: np.reshape(one["data"], one["shape"]) for one in response.json["outputs"]}
         assert_same(outputs, alone(sent))
+
+
+@pytest.mark.parametrize("name", ["temperature", "scales"])
+def test_an_input_for_all_samples_may_be_given_once(tmp_path: Any, name: str) -> None:
+    found = KINDS["an input for all samples"][name]()
+    made, x, once = run_stage(tmp_path, found), found.samples["x"][:3], np.asarray(found.samples["s"][0])
+    right = engine(found.model)({"x": x, "s": once})["y"]
+    shares = np.exp(right) / np.exp(right).sum(axis=-1, keepdims=True)
+    for sent in ({"x": x, "s": once}, {"s": once, "x": x}, {"x": x, "s": found.samples["s"][:3]}):
+        assert_same({"y": lissom.predict(made, sent, runtime="onnxruntime")[1]}, {"y": shares})
+        with open_runtime(made, "onnxruntime", threads=1) as opened:
+            assert_same(opened.infer_batch(sent), {"y": right})
+    with pytest.raises(RequestError, match="'x' is a single number"):
+        lissom.predict(made, {"x": np.float32(1), "s": once}, runtime="onnxruntime")

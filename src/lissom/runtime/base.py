@@ -139,7 +139,7 @@ class Runtime(ABC):
             RequestError: as `infer`.
             RaggedAnswers: the answers to two samples have different shapes.
         """
-        return self.layout.infer_samples(self.infer, inputs, self.max_batch)
+        return self.layout.infer_samples(self.infer, self.layout.whole_samples(inputs), self.max_batch)
 
     def infer_request(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As `infer`, for as many samples as a caller sends, in the layout of the signature."""

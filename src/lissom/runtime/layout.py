@@ -146,6 +146,27 @@ class Layout:
             found[name] = np.asarray(array[0]) if axis is None else plain(np.moveaxis(array, 0, axis))
         return found
 
+    def whole_samples(self, samples: Tensors) -> dict[str, np.ndarray]:
+        """Samples, in which an input that serves all of them may be given once: it is repeated.
+
+        Raises:
+            RequestError: another input is a single number.
+        """
+        found = {name: np.asarray(array) for name, array in samples.items()}
+        rows = next((len(one) for name, one in found.items() if self._has_rows(name, one)), 1)
+        for name, array in found.items():
+            is_shared = name in self._specs and self._inputs.get(name, 0) is None
+            if is_shared and array.ndim == len(self._specs[name].shape):
+                found[name] = np.broadcast_to(array, (rows, *array.shape))
+            elif array.ndim == 0:
+                raise RequestError(
+                    f"input {name!r} is a single number; an array of shape [samples, ...] was expected"
+                )
+        return found
+
+    def _has_rows(self, name: str, array: np.ndarray) -> bool:
+        return self._inputs.get(name, 0) is not None and array.ndim > 0
+
     def with_states(self, tensors: Tensors) -> dict[str, np.ndarray]:
         """Tensors with zeros for each recurrent state that is not among them."""
         found, rows = dict(tensors), self.num_rows(tensors)

@@ -53,7 +53,7 @@ def predict(
     from lissom.models.matching import match_inputs
     from lissom.runtime.finiteness import check_scores, checked_inputs
     from lissom.runtime.input_check import InputCheck
-    from lissom.runtime.layout import given_inputs
+    from lissom.runtime.layout import Layout, given_inputs
     from lissom.runtime.preprocess import prepare_inputs
     from lissom.runtime.probe import open_checked
     from lissom.runtime.scores import class_columns, class_scores, classifies
@@ -65,7 +65,8 @@ def predict(
         {name: np.shape(array)[1:] for name, array in inputs.items()},
         source="predict",
     )
-    inputs = {wanted: inputs[found] for wanted, found in pairs.items()}
+    named = {wanted: np.asarray(inputs[found]) for wanted, found in pairs.items()}
+    inputs = Layout(manifest.signature).whole_samples(named)
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
     tensors = prepare_inputs(inputs, manifest, checked, samples_first=True)
     for text in InputCheck(opened).warnings(inputs, samples_first=True):
