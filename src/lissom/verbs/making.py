@@ -93,6 +93,7 @@ def recipe_of(
     options: Mapping[str, Any],
     *,
     teacher: Model | Sequence[Model] | None = None,
+    asked_by: str = "",
 ) -> Recipe:
     """The recipe of a verb: the stages it needs first, then its own with every option of the stage.
 
@@ -102,6 +103,7 @@ def recipe_of(
         data: DATA.
         options: `RecipeOptions`, and fields of the verb's stage.
         teacher: MODEL that teaches, for distill, or several.
+        asked_by: The verb that errors name, where it is another one.
 
     Raises:
         RecipeError: an option is unknown or out of range.
@@ -130,7 +132,7 @@ def recipe_of(
         },
         "ship": "last",
     }
-    return Recipe.from_document(document, options.get("overrides") or (), where=f"lissom {verb}")
+    return Recipe.from_document(document, options.get("overrides") or (), where=f"lissom {asked_by or verb}")
 
 
 def check(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -180,7 +180,9 @@ def _study(
     """The groups of MODEL, which is built in a folder where it is no artifact yet."""
     from lissom.compress.sensitivity import check_labelled, study_of
 
-    recipe = recipe_of("prune", model, data, options).model_copy(update={"name": "sensitivity"})
+    recipe = recipe_of("prune", model, data, options, asked_by="sensitivity").model_copy(
+        update={"name": "sensitivity"}
+    )
     check_references(recipe)
     config = recipe.stages[-1]
     assert isinstance(config, PruneConfig)
@@ -200,7 +202,9 @@ def _noise_study(
     """The layers of MODEL, which is built and exported in a folder where it is no ONNX artifact yet."""
     from lissom.compress.layer_noise import study_of
 
-    recipe = recipe_of("quantize", model, data, options).model_copy(update={"name": "sensitivity"})
+    recipe = recipe_of("quantize", model, data, options, asked_by="sensitivity").model_copy(
+        update={"name": "sensitivity"}
+    )
     check_references(recipe)
     check_machine(recipe)
     config = recipe.stages[-1]
