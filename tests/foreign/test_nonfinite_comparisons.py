@@ -164,7 +164,7 @@ def test_an_answer_that_is_none_is_never_right(
         np.testing.assert_array_equal(judged.scores.astype(float), right.astype(float))
         np.testing.assert_array_equal(score_split(call, data, split, task)[1], judged.scores)
         if judged.log_probabilities is not None:
-            assert np.isfinite(judged.log_probabilities).all()
+            np.testing.assert_array_equal(np.isnan(judged.log_probabilities).all(axis=1), ~right)
         if not everything:
             name = "token_accuracy" if kind == "tokens" else "accuracy"
             assert judged.metrics[name] == pytest.approx(right.mean())

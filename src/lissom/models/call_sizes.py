@@ -46,7 +46,9 @@ def samples_per_call(model: nn.Module, data: Data, samples: Samples) -> int:
     rows = len(next(iter(samples.values())))
     if rows < 2:
         return 0
-    trial = copy.deepcopy(model) if is_uninitialized(model) else model  # layers take shapes of the first call
+    trial = _trial(model)
+    if trial is None:
+        return 0
     found = [_outputs(trial, data, rows_of(samples, count)) for count in (rows, rows - 1)]
     if None not in found:
         size = 1 if _answers_once(trial, data, samples, found) else 0
@@ -74,9 +76,21 @@ def _outputs(model: nn.Module, data: Data, samples: Samples) -> list[Tensor] | N
     return None
 
 
+def _trial(model: nn.Module) -> nn.Module | None:
+    """A model that may be called: lazy layers take their shapes of the first call, so that a copy is.
+
+    None where they cannot be copied, as torch copies no lazy norm.
+    """
+    if not is_uninitialized(model):
+        return model
+    with suppress(ValueError):
+        return copy.deepcopy(model)
+    return None
+
+
 def _answers_each(model: nn.Module, data: Data, samples: Samples, count: int) -> bool:
     """True where the forward takes so many samples, and several have an answer each."""
-    trial = copy.deepcopy(model) if is_uninitialized(model) else model
+    trial = _trial(model) or model
     found = _outputs(trial, data, rows_of(samples, count))
     return bool(found) and (count == 1 or all(tensor.shape[:1] == (count,) for tensor in found or ()))
 

@@ -116,7 +116,8 @@ def score_split(call: Call, data: Data, split: str, task: Task) -> tuple[np.ndar
 def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
     """Answers, scores, metrics and for classes log-probabilities of a split, in one pass.
 
-    Samples for which the model gives NaN count as wrong; further metrics are those of the others.
+    Samples for which the model gives NaN count as wrong, and have NaN for log-probabilities; further metrics
+    are those of the others.
 
     Raises:
         DataError: the data have no labels, or the split is empty.
@@ -133,7 +134,8 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
             if data.kind == "classes" and (logits := task.class_logits(outputs)).shape[1:] == (
                 data.num_classes,
             ):
-                certain.append(_log_softmax(np.where(lost[:, np.newaxis], 0.0, logits)))
+                sure = _log_softmax(np.where(lost[:, np.newaxis], 0.0, logits))
+                certain.append(np.where(lost[:, np.newaxis], np.nan, sure))
             if not lost.all():
                 yield (outputs, targets) if not lost.any() else (outputs[~lost], targets[~lost])
 

@@ -195,7 +195,8 @@ def prove_file(
     with tempfile.TemporaryDirectory() as place, suppress(ModelError):
         given = _write_tensors(Path(place) / "inputs", inputs)
         _asked({"file": str(path), "inputs": given}, "onnxruntime", path.name, seconds)
-    _proven_files.add(_state_of(path))
+    if path.is_file():
+        _proven_files.add(_state_of(path))
 
 
 _guarded: ContextVar[bool] = ContextVar("guarded", default=False)

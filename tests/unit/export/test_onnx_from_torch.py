@@ -195,9 +195,10 @@ def test_a_model_that_bakes_the_batch_size_in_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "export").exists()
 
 
-def test_a_model_that_runs_at_one_batch_size_alone_is_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="ran on 8 samples, but not on 1"):
-        toy(tmp_path / "load", DATA, "baked")
+def test_a_model_that_runs_at_one_batch_size_alone_is_called_with_so_many(tmp_path: Path) -> None:
+    artifact = toy(tmp_path / "load", DATA, "baked")
+    assert artifact.manifest.factory is not None
+    assert artifact.manifest.factory.samples_per_call == 8
 
 
 UNTRACEABLE = """
