@@ -426,7 +426,8 @@ def write(rows: list[dict[str, Any]], number: int, *, whole: bool) -> None:
     lines = [
         "# Trained files of public packages",
         "",
-        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows, number)}",
+        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows, number)} "
+        f"Load of the machine when this was written: {here['load_average'][0]:.1f}.",
         "",
         *verb_table(rows),
         "",
