@@ -36,6 +36,8 @@ from lissom.serve.keys import Keys as ApiKeys
 from lissom.serve.keys import add_key
 from lissom.serve.repository import Repository, State
 
+exceptions = pytest.importorskip("selenium.common.exceptions", reason="selenium is not installed")
+
 __all__ = ["browser", "pytestmark"]
 HOSTILE = "<img src=x onerror=window.hacked=1>'\" a%20?#"
 SECONDS = 20
@@ -111,8 +113,10 @@ def visit(
 
 
 def wait_until(condition: Any) -> Any:
-    """What a condition gives once it gives something."""
-    return WebDriverWait(None, SECONDS, poll_frequency=0.05).until(lambda _: condition())
+    """What a condition gives once it gives something; elements may be drawn anew while it looks."""
+    redrawn = (exceptions.StaleElementReferenceException, IndexError)
+    waiting = WebDriverWait(None, SECONDS, poll_frequency=0.05, ignored_exceptions=redrawn)
+    return waiting.until(lambda _: condition())
 
 
 def draw(browser: Browser, points: Sequence[tuple[float, float]]) -> None:
@@ -130,7 +134,7 @@ def draw(browser: Browser, points: Sequence[tuple[float, float]]) -> None:
 
 def best(browser: Browser) -> str:
     """The label that is shown once there is an answer."""
-    return str(wait_until(lambda: browser.all(".best .label"))[0].text)
+    return str(wait_until(lambda: browser.all(".best .label")[0].text))
 
 
 def foreign(browser: Browser, url: str) -> list[str]:
@@ -177,7 +181,7 @@ def test_a_drawn_one_is_answered_as_a_one_and_cleared(browser: Browser, url: str
     next(button for button in browser.all("button") if button.text == "Clear").click()
     assert browser.all(".best") == []
     browser.all("#predict")[0].click()
-    assert wait_until(lambda: browser.all(".problem:not([hidden])"))[0].text.startswith("Draw something")
+    assert wait_until(lambda: browser.all(".problem:not([hidden])")[0].text).startswith("Draw something")
 
 
 def test_a_digit_is_drawn_by_the_keyboard_alone(browser: Browser, url: str) -> None:
@@ -225,7 +229,7 @@ def test_a_file_that_is_no_picture_is_said_to_be_none(browser: Browser, url: str
     (tmp_path / "text.txt").write_text("no picture")
     browser.all("#upload")[0].send_keys(str(tmp_path / "text.txt"))
     assert (
-        wait_until(lambda: browser.all(".problem:not([hidden])"))[0].text
+        wait_until(lambda: browser.all(".problem:not([hidden])")[0].text)
         == "text.txt is neither PNG nor JPEG."
     )
 
@@ -242,7 +246,7 @@ def test_an_answer_is_explained_over_the_picture(
     assert best(browser) == "0"
     assert num_coloured(browser) == 0
     browser.all("#explain")[0].click()
-    legend = wait_until(lambda: browser.all(".legend"))[0].text
+    legend = wait_until(lambda: browser.all(".legend")[0].text)
     assert "speaks for “0”" in legend
     assert "of 8 × 8" in legend
     assert browser.complaints == []  # before the map is read again, which Chromium remarks on
@@ -288,8 +292,7 @@ def test_rows_begin_as_zeros_and_what_the_server_refuses_is_said(browser: Browse
     area.clear()
     area.send_keys('{"row": [[1, 2]]}')
     browser.all("#predict")[0].click()
-    wait_until(lambda: browser.all(".problem:not([hidden])"))
-    assert "the model takes [batch, 4]" in browser.all(".problem:not([hidden])")[0].text
+    assert "the model takes [batch, 4]" in wait_until(lambda: browser.all(".problem:not([hidden])")[0].text)
     assert not browser.run("window.hacked")
 
 
@@ -336,7 +339,7 @@ def test_a_server_with_keys_shows_nothing_without_one_and_keeps_none(
         assert "digits" not in browser.run("document.body.innerText")
         assert browser.faults() == []
         browser.all("#key")[0].send_keys("wrong", Keys.ENTER)
-        assert "unknown" in wait_until(lambda: browser.all("#trouble:not([hidden])"))[0].text
+        assert "unknown" in wait_until(lambda: browser.all("#trouble:not([hidden])")[0].text)
         browser.all("#key")[0].send_keys(secret, Keys.ENTER)
         wait_until(lambda: browser.all("#model-title"))
         draw(browser, [(0.6 * x, 0.9 * y) for x, y in RING])
@@ -421,7 +424,7 @@ def test_what_is_odd_about_a_sample_and_what_samples_are_like_is_shown(
         box.clear()
         box.send_keys('{"row": [[0, 64, 128, 191, 255, 3]]}')
         browser.all("#predict")[0].click()
-        odd = wait_until(lambda: browser.all(".odd"))[0]
-        assert odd.text.startswith("Input 'row' goes from 0 to 255 in row 0")
+        odd = wait_until(lambda: browser.all(".odd")[0].text)
+        assert odd.startswith("Input 'row' goes from 0 to 255 in row 0")
         assert browser.run(NO_SCROLL)
         assert browser.complaints == []
