@@ -72,9 +72,9 @@ class Batching(Frozen):
         None, description="Samples of each call where the model takes no other number; null for any."
     )
     reason: str = Field("", description="Why requests are not joined; empty where they are.")
-    states: dict[str, str] = Field(
+    states: dict[str, str | None] = Field(
         default_factory=dict,
-        description="Inputs that hold a recurrent state, and the output with its next value; "
+        description="Inputs that hold a recurrent state, and the output with its next value or null; "
         "zeros are given where a caller sends none.",
     )
 

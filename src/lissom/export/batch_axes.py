@@ -5,15 +5,14 @@ axis without which its sizes are those of a sample, the likeliest first: axes wi
 1. `prove_batching` tries them. A fixed axis gets a name where the changed file answers several rows as the
 original answers each alone; else the file stays, and samples are computed one by one.
 
-An input that the data do not have is a recurrent state where an output gives its next value, and starts as
-zeros.
+An input that the data do not have may be a recurrent state; see `recurrent_states`.
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ import numpy as np
 from lissom.artifact import Batching, Signature, TensorSpec
 from lissom.errors import ModelError
 from lissom.export.external_data import onnx_files
+from lissom.export.graph_inputs import Dims, dims_of, dtype_of, inputs_of, rank_of
 from lissom.export.onnx_file import caller, open_session
+from lissom.export.recurrent_states import States, states_of_inputs, zero_states
 from lissom.logs import log
 from lissom.optional import require
 from lissom.runtime.batching import Axes, Call, prove_batching, prove_fixed
@@ -31,7 +32,6 @@ from lissom.runtime.onnx_runtime import MODEL_FILE
 from lissom.runtime.signatures import answer_to, output_specs
 
 Tensors = Mapping[str, np.ndarray]
-Dims = tuple[int | str, ...]
 _MAX_CANDIDATES = 12
 _MAX_BYTES = 1_900_000_000
 
@@ -57,10 +57,10 @@ def settle_axes(
         ModelError: inputs are not those of the data, or the model does not run on them.
     """
     declared = {value.name: value for value in inputs_of(model)}
-    states = _states(model, declared, {spec.name for spec in wanted})
+    states = states_of_inputs(model, {spec.name for spec in wanted})
     dims = {name: dims_of(value) for name, value in declared.items()}
     _check_inputs(declared, wanted, states, source)
-    whole = dict(samples) | _zero_states(declared, states, len(next(iter(samples.values()))))
+    whole = dict(samples) | zero_states(declared, states, len(next(iter(samples.values()))))
     candidates = _candidates(dims, {name: array.shape[1:] for name, array in whole.items()})
     if not candidates:
         raise _mismatch(declared, wanted, source)
@@ -68,31 +68,16 @@ def settle_axes(
     if states:
         log.info("recurrent state %s starts as zeros where none is given", ", ".join(states))
     inputs = tuple(
-        TensorSpec(name=name, dtype=_dtype(value), shape=_shape(name, dims, whole, batching))
+        TensorSpec(name=name, dtype=dtype_of(value), shape=_shape(name, dims, whole, batching))
         for name, value in declared.items()
     )
     named = tuple(
-        TensorSpec(name=value.name, dtype=_dtype(value), shape=dims_of(value)) for value in model.graph.output
+        TensorSpec(name=value.name, dtype=dtype_of(value), shape=dims_of(value))
+        for value in model.graph.output
     )
     outputs = output_specs(_caller(found), batching, whole, named)
     signature = Signature(inputs=inputs, outputs=outputs, batching=batching)
     return _with_shapes(found, signature), signature
-
-
-def inputs_of(model: Any) -> list[Any]:
-    """The inputs that have to be given: those without a value of their own."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    initializers |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    return [value for value in model.graph.input if value.name not in initializers]
-
-
-def dims_of(value: Any) -> Dims:
-    """Sizes of a tensor; a name for one that may vary, also where the file says -1 or 0."""
-    dims = enumerate(value.type.tensor_type.shape.dim)
-    return tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or f"dim_{place}"
-        for place, dim in dims
-    )
 
 
 def _settled(
@@ -101,7 +86,7 @@ def _settled(
     candidates: Sequence[Axes],
     samples: Tensors,
     precision: str,
-    states: Mapping[str, str],
+    states: States,
 ) -> tuple[Any, Batching]:
     """The file, changed where that is right, and where its samples lie."""
     call = _caller(model)
@@ -135,7 +120,7 @@ def _proven_change(
     size: int,
     samples: Tensors,
     precision: str,
-    states: Mapping[str, str],
+    states: States,
 ) -> Batching | None:
     """What is proven of a changed file, if it answers rows together as the original does, else None."""
     try:
@@ -214,7 +199,7 @@ def _places(dims: Dims, shape: tuple[int, ...]) -> list[int | None]:
     if len(dims) != len(shape) + 1:
         return []
     fitting = [axis for axis in _possible(dims) if _fits(dims[:axis] + dims[axis + 1 :], shape)]
-    return [axis for _, axis in sorted((_rank(dims[axis]), axis) for axis in fitting)]
+    return [axis for _, axis in sorted((rank_of(dims[axis]), axis) for axis in fitting)]
 
 
 def _possible(dims: Dims) -> list[int]:
@@ -223,91 +208,33 @@ def _possible(dims: Dims) -> list[int]:
     if called:
         return called
     named = any(isinstance(size, str) for size in dims)
-    return [axis for axis, size in enumerate(dims) if _rank(size) < 2 or (axis == 0 and not named)]
+    return [axis for axis, size in enumerate(dims) if rank_of(size) < 2 or (axis == 0 and not named)]
 
 
 def _is_batch(name: str) -> bool:
     return name.lower() in ("n", "b", "bs") or "batch" in name.lower()
 
 
-def _rank(size: int | str) -> int:
-    return 0 if isinstance(size, str) else 1 if size == 1 else 2
-
-
 def _fits(dims: Dims, shape: tuple[int, ...]) -> bool:
     return all(isinstance(dim, str) or dim == size for dim, size in zip(dims, shape, strict=True))
 
 
-def possible_states(model: Any) -> set[str]:
-    """The inputs that may be recurrent states: an output looks like the next value of each."""
-    declared = {value.name: value for value in inputs_of(model)}
-    return {name for name in declared if _states(model, declared, declared.keys() - {name})}
-
-
-def _states(model: Any, declared: Mapping[str, Any], given: Collection[str]) -> dict[str, str]:
-    """Inputs that the data lack and the outputs with their next values; empty unless each has one of its own.
-
-    At least one output must remain: what the model is asked for.
-    """
-    missing = [name for name in declared if name not in given]
-    outputs = list(model.graph.output)
-    if not declared.keys() & given or len(missing) >= len(outputs):
-        return {}
-    found: dict[str, str] = {}
-    for name in missing:
-        kind = (_dtype(declared[name]), dims_of(declared[name]))
-        if kind[0].startswith(("int", "bool", "uint")) or len(kind[1]) < 2:
-            return {}
-        free = [value for value in outputs if value.name not in found.values()]
-        match = [value for value in free if (_dtype(value), len(dims_of(value))) == (kind[0], len(kind[1]))]
-        match = [value for value in match if _agree(dims_of(value), kind[1])]
-        named = [value for value in match if name.lower() in value.name.lower()]
-        chosen = next(iter([*named, *reversed(match)]), None)  # states usually come after the answer
-        if chosen is None:
-            return {}
-        found[name] = chosen.name
-    return found
-
-
-def _agree(one: Dims, other: Dims) -> bool:
-    return all(a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True))
-
-
-def _zero_states(declared: Mapping[str, Any], states: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
-    """Samples of the states: zeros, one for each sample of the data."""
-    found = {}
-    for name in states:
-        dims = dims_of(declared[name])
-        axis = min(range(len(dims)), key=lambda place: (_rank(dims[place]), place))
-        kept = [size for place, size in enumerate(dims) if place != axis or _rank(size) > 1]
-        shape = [size if isinstance(size, int) else 1 for size in kept]
-        found[name] = np.zeros((rows, *shape), dtype=_dtype(declared[name]))
-    return found
-
-
 def _check_inputs(
-    declared: Mapping[str, Any], wanted: Sequence[TensorSpec], states: Mapping[str, str], source: str
+    declared: Mapping[str, Any], wanted: Sequence[TensorSpec], states: States, source: str
 ) -> None:
     given = {spec.name: spec.dtype for spec in wanted}
-    taken = {name: _dtype(value) for name, value in declared.items() if name not in states}
+    taken = {name: dtype_of(value) for name, value in declared.items() if name not in states}
     if given != taken:
         raise _mismatch(declared, wanted, source)
 
 
 def _mismatch(declared: Mapping[str, Any], wanted: Sequence[TensorSpec], source: str) -> ModelError:
-    takes = ", ".join(f"{name}: {_dtype(value)}{list(dims_of(value))}" for name, value in declared.items())
+    takes = ", ".join(f"{name}: {dtype_of(value)}{list(dims_of(value))}" for name, value in declared.items())
     gives = ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in wanted)
     return ModelError(
         f"the model takes {takes}, but {source} gives {gives}",
         hint="arrays of an .npz have the names of the inputs, and one sample on each place of the first axis",
     )
-
-
-def _dtype(value: Any) -> str:
-    name: str = (
-        require("onnx.helper", extra="cpu").tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
-    )
-    return name
 
 
 def _shape(name: str, dims: Mapping[str, Dims], samples: Tensors, batching: Batching) -> Dims:

@@ -13,7 +13,7 @@ import torch
 
 from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec
 from lissom.errors import ArtifactError
-from lissom.export.batch_axes import possible_states, settle_axes
+from lissom.export.batch_axes import settle_axes
 from lissom.export.external_data import load_onnx, read_graph
 from lissom.export.graphs import all_graphs, all_nodes
 from lissom.export.missing_values import accept_missing
@@ -21,6 +21,7 @@ from lissom.export.normalisation import check_tensors, input_specs, normalise
 from lissom.export.onnx_file import add_onnx
 from lissom.export.output_kinds import kind_of_onnx
 from lissom.export.recognition import computes_integers, scaled_weights
+from lissom.export.recurrent_states import possible_states
 from lissom.factories import build
 from lissom.logs import log
 from lissom.models.data import Data

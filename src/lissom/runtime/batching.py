@@ -74,7 +74,7 @@ def prove_batching(
     *,
     alone: Call | None = None,
     precision: str = "float32",
-    states: Mapping[str, str] | None = None,
+    states: Mapping[str, str | None] | None = None,
     most: int = MOST,
 ) -> Batching | None:
     """Find the axes of the samples, and whether samples may share a call.
@@ -106,7 +106,7 @@ def prove_batching(
 
 
 def prove_fixed(
-    call: Call, samples: Tensors, axes: Axes, size: int, *, states: Mapping[str, str] | None = None
+    call: Call, samples: Tensors, axes: Axes, size: int, *, states: Mapping[str, str | None] | None = None
 ) -> Batching | None:
     """The axes of a model that takes one number of samples only; None where it does not run on it.
 
@@ -187,7 +187,7 @@ class _Proof:
         self._single = alone
         self._alone: list[Answer] | None = None
 
-    def result(self, states: dict[str, str], most: int) -> Batching | None:
+    def result(self, states: dict[str, str | None], most: int) -> Batching | None:
         pair, triple = self._ask(self._rows[:2]), self._ask(self._rows)
         start = perf_counter()
         turned = self._ask([self._rows[index] for index in _TURNED])

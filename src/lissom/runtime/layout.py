@@ -77,7 +77,8 @@ def describe_batching(batching: Batching) -> str:
     if without:
         told += f"; none in {without}"
     if batching.states:
-        told += f"; state {', '.join(f'{one} to {other}' for one, other in batching.states.items())}"
+        states = (f"{one} to {other}" if other else one for one, other in batching.states.items())
+        told += f"; state {', '.join(states)}"
     return told
 
 

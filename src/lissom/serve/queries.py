@@ -99,8 +99,8 @@ def _axis(metadata: Metadata, entry: Mapping[str, Any]) -> int | None:
     return axes.get(entry["name"], 0)
 
 
-def _states(metadata: Metadata) -> Mapping[str, str]:
-    states: Mapping[str, str] = _told(metadata).get("states", {})
+def _states(metadata: Metadata) -> Mapping[str, str | None]:
+    states: Mapping[str, str | None] = _told(metadata).get("states", {})
     return states
 
 
