@@ -22,14 +22,14 @@ def corrected(model: Any, errors: Mapping[str, np.ndarray], means: Mapping[str, 
 
     Args:
         model: A float32 model.
-        errors: Weights as the integers say them, minus the weights, by name of the weight.
+        errors: Weights as the integers say them, minus the weights, by name of the quantized layer.
         means: Mean of each channel of the tensors that layers read, by name.
     """
     changed = copy.deepcopy(model)
     graph = Graph(changed)
     for layer in graph.layers:
-        if layer.weight in errors and layer.data in means:
-            shift = output_shift(layer, errors[layer.weight], means[layer.data])
+        if layer.name in errors and layer.data in means:
+            shift = output_shift(layer, errors[layer.name], means[layer.data])
             _take_off(graph, layer, shift)
     return changed
 

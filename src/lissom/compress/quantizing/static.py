@@ -7,8 +7,9 @@ the same.
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 
 from lissom.compress.quantizing.bias_correction import corrected
 from lissom.compress.quantizing.calibration import Calibration
-from lissom.compress.quantizing.graph import LAYERS, Graph, name_nodes
+from lissom.compress.quantizing.graph import LAYERS, Graph, Layer, name_nodes
 from lissom.compress.quantizing.observers import Range
 from lissom.compress.quantizing.products import (
     add_grouped_biases,
@@ -108,19 +109,23 @@ class StaticQuantizer:
     def __post_init__(self) -> None:
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._rounded: dict[Plan, Any] = {}
+        self._grids: dict[Plan, Mapping[str, Grid]] = {}
 
     def build(self, plan: Plan, *, only: str | None = None) -> Any:
         """The int8 model of a plan; `only` quantizes one node and leaves the others float32."""
         calibration = self.calibration(plan)
         ranges = self._ranges(plan, calibration)
         model = calibration.model
+        layers = _quantized_layers(model, plan, only)
         if plan.rounded:
-            model = self._adaptively_rounded(plan, calibration, ranges)
+            model = _with_weights(model, self._adaptively_rounded(plan, calibration, ranges), layers)
         if plan.corrected:
-            grids = self._grids(model, plan, ranges)
             own, graph = Graph(calibration.model), Graph(model)
+            grids = self._grids_of(plan, calibration, ranges)
             errors = {
-                name: nearest(graph.array(name), grid) - own.array(name) for name, grid in grids.items()
+                layer.name: nearest(graph.array(layer.weight), grids[layer.weight]) - own.array(layer.weight)
+                for layer in layers
+                if layer.weight in grids
             }
             means = {name: channels.mean for name, channels in calibration.channels.items()}
             model = corrected(model, errors, means)
@@ -153,19 +158,27 @@ class StaticQuantizer:
         return Ranges(found, calibration.rangeless)
 
     def _adaptively_rounded(self, plan: Plan, calibration: Calibration, ranges: Ranges) -> Any:
-        key = plan._replace(corrected=False)
-        if key not in self._rounded:
-            grids = self._grids(calibration.model, plan, ranges)
+        """The float32 model with the weights of every layer of a plan rounded, and perhaps of more."""
+        model = _of_more_layers(self._rounded, plan)
+        if model is None:
+            grids = self._grids_of(plan._replace(rounded=False), calibration, ranges)
             with self.progress.task("quantize: adaround", len(grids)) as advance:
                 model = adaptively_rounded(
                     calibration.model, grids, calibration, seed=self.seed, advance=advance
                 )
-            self._rounded = {key: model}
-        return self._rounded[key]
+            self._rounded = {plan._replace(corrected=False): model}
+        return model
 
-    def _grids(self, model: Any, plan: Plan, ranges: Ranges) -> dict[str, Grid]:
-        """What the weights of every quantized layer may be, as ONNX Runtime chose it."""
-        return weight_grids(model, self._quantized(model, plan, ranges, None))
+    def _grids_of(self, plan: Plan, calibration: Calibration, ranges: Ranges) -> Mapping[str, Grid]:
+        """What ONNX Runtime lets the weights be, of every layer of a plan and perhaps of more."""
+        grids: Mapping[str, Grid] | None = _of_more_layers(self._grids, plan)
+        if grids is None:
+            model = calibration.model
+            if plan.rounded:
+                model = self._adaptively_rounded(plan, calibration, ranges)
+            grids = weight_grids(model, self._quantized(model, plan, ranges, None))
+            self._grids[plan._replace(corrected=False)] = grids
+        return grids
 
     def _quantized(self, model: Any, plan: Plan, ranges: Ranges, only: str | None) -> Any:
         tool: Any = require("onnxruntime.quantization", extra="cpu")
@@ -204,6 +217,30 @@ class StaticQuantizer:
             del made.graph.output[:]
             made.graph.output.extend(model.graph.output)
             return made
+
+
+def _quantized_layers(model: Any, plan: Plan, only: str | None) -> list[Layer]:
+    layers = (layer for layer in Graph(model).layers if only is None or layer.name == only)
+    return [layer for layer in layers if layer.name not in plan.exclude]
+
+
+def _of_more_layers(known: Mapping[Plan, Any], plan: Plan) -> Any:
+    """What was found for the same plan with at least its layers, each of which is rounded by itself."""
+    wanted = plan._replace(corrected=False, exclude=())
+    for other, found in known.items():
+        if other._replace(exclude=()) == wanted and set(other.exclude) <= set(plan.exclude):
+            return found
+    return None
+
+
+def _with_weights(model: Any, rounded: Any, layers: Sequence[Layer]) -> Any:
+    """A copy of a model with the weights that some layers have in another; one of several layers stays."""
+    changed = copy.deepcopy(model)
+    graph, source = Graph(changed), Graph(rounded)
+    for layer in layers:
+        if graph.sole(layer.weight):
+            graph.write(layer.weight, source.array(layer.weight))
+    return changed
 
 
 def _without_passed(model: Any) -> Any:

@@ -157,3 +157,35 @@ def test_a_model_that_overflows_is_refused_by_tensor() -> None:
     Graph(model).write("w1", np.full((8, 3, 3, 3), 3e38, np.float32))
     with pytest.raises(ModelError, match="tensor 'c1' of the model is not finite"):
         Calibration(model, images())
+
+
+CHANGED = [Plan(corrected=True), Plan(rounded=True), Plan(corrected=True, rounded=True)]
+
+
+def _layer(model: Any, name: str) -> Any:
+    return next(layer for layer in Graph(model).layers if layer.name == name)
+
+
+@pytest.mark.parametrize("plan", CHANGED)
+def test_a_layer_in_float32_keeps_its_weights_and_its_bias(plan: Plan) -> None:
+    model, samples = separable(), images()
+    quantizer = StaticQuantizer(model, samples, X86)
+    before, layer = Graph(model), _layer(model, "depthwise")
+    excluding = plan._replace(exclude=("depthwise",))
+    for made in (quantizer.build(plan, only="first"), quantizer.build(excluding)):
+        graph = Graph(made)
+        kept = _layer(made, "depthwise")
+        assert np.array_equal(graph.array(kept.weight), before.array(layer.weight))
+        assert (graph.bias_of(kept) is None) == (before.bias_of(layer) is None)
+        if (bias := before.bias_of(layer)) is not None:
+            assert np.array_equal(graph.array(graph.bias_of(kept)), before.array(bias))
+
+
+@pytest.mark.parametrize("plan", CHANGED)
+def test_what_was_found_for_more_layers_is_right_for_fewer(plan: Plan) -> None:
+    model, samples = separable(), images()
+    used, fewer = StaticQuantizer(model, samples, X86), plan._replace(exclude=("depthwise",))
+    used.build(plan)
+    fresh = StaticQuantizer(model, samples, X86).build(fewer)
+    assert np.array_equal(answer(used.build(fewer), samples), answer(fresh, samples))
+    assert not np.array_equal(answer(used.build(plan), samples), answer(fresh, samples))
