@@ -163,7 +163,7 @@ def study_of(
     path = artifact.file(MODEL_FILE)
     check_model(require("onnx", extra="cpu").load(path))
     context = context_of(artifact, data)
-    ladder = ladder_of(path, artifact, config, context)
+    ladder, _ = ladder_of(path, artifact, config, context)
     model = ladder.quantizer.model
     layers = [layer for layer in Graph(model).layers if layer.name not in config.exclude]
     if not layers:

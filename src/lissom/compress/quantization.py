@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lissom.artifact import Artifact
+from lissom.compress.quantizing.dense_outputs import Judged, comparable, with_outputs_of
 from lissom.compress.quantizing.dynamic import dynamic_model
 from lissom.compress.quantizing.engines import Prover
 from lissom.compress.quantizing.evidence import Goal, Judge, held_out
@@ -167,22 +168,25 @@ Made = tuple[Any, str, dict[str, Any]]
 def _static(
     path: Path, parent: Artifact, config: QuantizeConfig, context: Context, *, prove: bool = True
 ) -> Made:
-    ladder = ladder_of(path, parent, config, context)
+    ladder, judged = ladder_of(path, parent, config, context)
     first = first_plan(ladder.quantizer.model, config)
+    first = first._replace(exclude=(*first.exclude, *judged.counted))
     _check_plan(ladder.quantizer.model, first)
     ladder.climb(first, rungs=None if config.ladder else ())
     if prove:
-        ladder.prover = Prover(ladder.judge, ladder.goal, context, parent.manifest.signature)
+        ladder.prover = Prover(ladder.judge, ladder.goal, context, judged.signature)
         ladder.settle(search=config.ladder)
     scheme = ladder.quantizer.scheme
     # What is timed are the runtimes of this processor, which say nothing of TensorRT.
     timed = config.skip_slow and scheme.here and scheme.target != "tensorrt"
     offered = tuple(proof.runtime for proof in ladder.proofs if not proof.fault)
-    variants = leaner(ladder, Race(context, parent.manifest.signature, offered)) if timed else []
+    variants = leaner(ladder, Race(context, judged.signature, offered)) if timed else []
     plan, model = ladder.plan, ladder.model
     if not operator_counts(model)["computing_int8"]:
         kept = ladder.quantizer.float_nodes(plan)
         raise _nothing_to_quantize(ladder.quantizer.model, "static", kept=kept)
+    if judged.instead:
+        model = with_outputs_of(model, prepared(path))
     notes = {
         "target": scheme.target,
         "validated_here": scheme.here,
@@ -201,6 +205,8 @@ def _static(
     }
     if kept := ladder.quantizer.float_nodes(plan):
         notes["float_nodes"] = [{"name": name, "why": why} for name, why in kept.items()]
+    if judged.instead:
+        notes["judged_by"] = [spec.name for spec in judged.signature.outputs]
     if random := random_nodes(ladder.quantizer.model):
         notes["random_nodes"] = random
     if ladder.worst:
@@ -242,8 +248,10 @@ _MODES: dict[str, Callable[[Path, Artifact, QuantizeConfig, Context], Made]] = {
 }
 
 
-def ladder_of(path: Path, parent: Artifact, config: QuantizeConfig, context: Context) -> Ladder:
-    """The ladder of a float32 ONNX file, before it is climbed.
+def ladder_of(
+    path: Path, parent: Artifact, config: QuantizeConfig, context: Context
+) -> tuple[Ladder, Judged]:
+    """The ladder of a float32 ONNX file, before it is climbed, and what it compares.
 
     Raises:
         DataError: the calibrate split is too small, or of one class.
@@ -252,13 +260,17 @@ def ladder_of(path: Path, parent: Artifact, config: QuantizeConfig, context: Con
     model = prepared(path)
     _check_excluded(model, config)
     samples = calibration_samples(context, config.num_samples)
-    scheme, layout = scheme_of(config), Layout(parent.manifest.signature)
-    samples = layout.with_state_samples(samples)
-    quantizer = StaticQuantizer(model, samples, scheme, context.seed, context.progress, layout)
-    outputs = tuple(spec.name for spec in parent.manifest.signature.outputs)
-    judge = Judge(model, outputs, context.data, context.task, layout, scheme.exact)
+    scheme = scheme_of(config)
+    samples = Layout(parent.manifest.signature).with_state_samples(samples)
+    judged = Judged(model, parent.manifest.signature)
+    if context.data.dataset.labels is None:  # else a task scores the answers themselves
+        judged = comparable(*judged[:2], samples)
+    layout = Layout(judged.signature)
+    quantizer = StaticQuantizer(judged.model, samples, scheme, context.seed, context.progress, layout)
+    outputs = tuple(spec.name for spec in judged.signature.outputs)
+    judge = Judge(judged.model, outputs, context.data, context.task, layout, scheme.exact)
     goal = Goal(config.max_select_drop, config.min_agreement, config.min_sqnr_db)
-    return Ladder(quantizer, judge, goal, context.progress)
+    return Ladder(quantizer, judge, goal, context.progress), judged
 
 
 def first_plan(model: Any, config: QuantizeConfig) -> Plan:

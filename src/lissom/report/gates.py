@@ -224,7 +224,7 @@ def _not_proven(reference: np.ndarray, candidate: np.ndarray, budget: float) -> 
 def _parity_figures(output: Mapping[str, Any]) -> str:
     if output["max_abs_error"] is None:
         lost = output.get("nonfinite")
-        return f"not finite: {lost} values on one side alone" if lost else "not finite"
+        return f"not finite: {lost} values on one side alone" if lost else "other shapes, or not finite"
     sqnr = "no noise" if output["sqnr_db"] is None else f"SQNR {output['sqnr_db']:.1f} dB"
     return f"max error {output['max_abs_error']:.2g}, {sqnr}, top-1 {output['top1_agreement']:.1%}"
 

@@ -321,7 +321,9 @@ def _goal_told(notes: Mapping[str, Any], first: Trial) -> str:
     words = goal_words(notes["goal"], labelled=first.drop is not None, answers=first.agreement is not None)
     reached, split = notes["goal_reached"], notes.get("judged_on", "select")
     noisiest = "" if reached else noisy_layers(notes.get("worst_layers", ()))
+    sources = listed(notes.get("judged_by", ()))
+    judged = f" Its outputs differ in shape from sample to sample: compared are {sources}." if sources else ""
     return (
-        f"On the {split} split the goal was {'' if reached else 'not '}reached: {words}."
+        f"On the {split} split the goal was {'' if reached else 'not '}reached: {words}.{judged}"
         f"{f' The noisiest layers: {noisiest}.' if noisiest else ''}"
     )
