@@ -50,7 +50,7 @@ from lissom.bench.environment import environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SECONDS_A_FILE = 600
+SECONDS_A_FILE = 900
 SECONDS_A_PEER = 90
 
 
