@@ -307,11 +307,18 @@ def _check_order(stage: StageConfig, formats: Mapping[str, str]) -> None:
             )
         wanted = ("torch",) if role.startswith("teacher") else stage.accepts
         if formats[source] not in wanted:
-            advice = "; put an export stage between them" if wanted == ("onnx",) else ""
+            advice = _ADVICE.get(wanted, "")
             raise ValueError(
                 f"stage {stage.name!r} ({stage.stage}) needs a model in the format {' or '.join(wanted)}, "
                 f"but {source!r} is {formats[source]}{advice}"
             )
+
+
+_ADVICE: dict[tuple[str, ...], str] = {
+    ("onnx",): "; put an export stage between them",
+    ("torch",): "; an ONNX file can be quantized, measured and served: "
+    "what changes layers or trains starts from the torch model",
+}
 
 
 def _overridden(document: Mapping[str, Any], override: str) -> dict[str, Any]:
