@@ -35,7 +35,7 @@ _STRETCH = 1.2
 _WARM = 0.2
 """Share of the steps without the term that pushes to 0 and 1."""
 _BETA = (20.0, 2.0)
-_BATCH, _BATCH_VALUES = 32, 1 << 19
+_BATCH, _BATCH_VALUES = 32, 1 << 17
 """Samples of a step; fewer of large ones, each of whose places is one more equation for a weight."""
 _MAX_VALUES = 1 << 24
 """Of a layer's input that are kept, 64 MB."""
@@ -89,7 +89,7 @@ def _inputs(calibration: Calibration, layer: Layer) -> Tensor:
 
 
 def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the layer computes, without its bias."""
+    """What the layer computes, without its bias: it is linear in the weight, so that errors pass through."""
     if layer.op_type == "MatMul":
         return lambda inputs, weight: inputs @ weight
     if layer.op_type == "Gemm":
@@ -107,11 +107,13 @@ def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
             inputs, weight, stride=stride, groups=layer.groups, dilation=dilation
         )
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dims - 1]
-    padding = [pads[axis + side * dims] for axis in reversed(range(dims)) for side in (0, 1)]
+    before, after = pads[:dims], pads[dims:]
+    least = [min(pair) for pair in zip(before, after, strict=True)]
+    rest = [side[axis] - least[axis] for axis in reversed(range(dims)) for side in (before, after)]
 
     def convolution(inputs: Tensor, weight: Tensor) -> Tensor:
-        padded = functional.pad(inputs, padding)
-        return convolve(padded, weight, stride=stride, dilation=dilation, groups=layer.groups)
+        padded = functional.pad(inputs, rest) if any(rest) else inputs
+        return convolve(padded, weight, stride=stride, padding=least, dilation=dilation, groups=layer.groups)
 
     return convolution
 
@@ -133,15 +135,12 @@ def _rounded(
         nearest = scale * torch.round(weight / scale).clamp(grid.low, grid.high)
         size = min(_BATCH, len(inputs), max(_BATCH_VALUES // inputs[0].numel(), 1))
         first = inputs[:size]
-        unit = float((function(first, nearest) - function(first, weight)).pow(2).mean()) or 1.0
+        unit = float(function(first, nearest - weight).pow(2).mean()) or 1.0
     for step in range(_NUM_STEPS):
         chosen = torch.randint(len(inputs), (size,), generator=generator)
-        batch = inputs[chosen]
         up = _soft(free)
-        with torch.no_grad():
-            wanted = function(batch, weight)
-        found = function(batch, scale * (floor + up).clamp(grid.low, grid.high))
-        loss = (found - wanted).pow(2).mean() / unit
+        error = scale * (floor + up).clamp(grid.low, grid.high) - weight
+        loss = function(inputs[chosen], error).pow(2).mean() / unit
         done = step / _NUM_STEPS
         if done > _WARM:
             share = (done - _WARM) / (1 - _WARM)
