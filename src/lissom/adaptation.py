@@ -242,7 +242,8 @@ def adapt(
         arguments: Keyword of each input; empty for their order.
         outputs: Names of the outputs, of which one is given as a tensor, several as a tuple; empty for what
             the forward gives.
-        computes_in: Type into which inputs of floats are cast; bfloat16, which NumPy has not, is cast back.
+        computes_in: Type into which inputs of floats are cast. Of float32 and bfloat16, outputs of bfloat16,
+            which NumPy does not have, become float32.
         samples_per_call: Samples that the forward takes, where it takes no other number; it is then called as
             often as there are samples, and must give tensors; 0 for any.
 
@@ -270,7 +271,7 @@ def adapt(
         if outputs:
             kept = tuple(_at(result, name) for name in outputs)
             result = kept[0] if len(kept) == 1 else kept
-        return _as_float32(result) if computes_in == "bfloat16" else result
+        return _as_float32(result) if computes_in in ("bfloat16", "float32") else result
 
     def forward(self: Any, *tensors: Tensor) -> Any:
         if not samples_per_call or len(tensors[0]) == samples_per_call:

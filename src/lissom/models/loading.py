@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch.nn.parameter import is_lazy
 
-from lissom.adaptation import adapt, arguments_of, chosen_outputs, is_uninitialized
+from lissom.adaptation import adapt, arguments_of, chosen_outputs, is_uninitialized, named_tensors
 from lissom.artifact import Factory, TensorSpec
 from lissom.errors import ModelError, near, near_files
 from lissom.factories import build
@@ -62,6 +62,9 @@ def _settle(model: nn.Module, factory: Factory, config: ModelConfig, data: Data)
     size = samples_per_call(model, data, samples)
     few = rows_of(samples, size) if size else samples
     given = repeated(model, lambda: call(model, data, few))
+    if not computes_in and any(one.dtype == torch.bfloat16 for one in named_tensors(given).values()):
+        computes_in = "float32"
+        adapt(model, (), (), computes_in)
     model.train(training)
     outputs = chosen_outputs(given, config.output, _fitting(config, data))
     adapt(model, (), outputs, samples_per_call=size)

@@ -37,7 +37,7 @@ from lissom.models.target_scale import TargetScale, find_target_scale, standardi
 from lissom.models.tasks import Task
 from lissom.optional import is_installed
 from lissom.recipe import Optimization, TrainConfig
-from lissom.runtime.arrays import tensor_of
+from lissom.runtime.arrays import shared_tensor_of
 from lissom.structure import factory_of, load_model
 
 if TYPE_CHECKING:
@@ -318,8 +318,8 @@ def _train_loader(data: Data, config: Optimization, seed: int, *, epoch: int) ->
 
 def _samples(data: Data, split: str) -> TensorDataset:
     """Inputs, labels and positions of a split."""
-    inputs = [tensor_of(array) for array in data.tensors(split).values()]
-    labels = tensor_of(data.labels(split))
+    inputs = [shared_tensor_of(array) for array in data.tensors(split).values()]
+    labels = shared_tensor_of(data.labels(split))
     return TensorDataset(*inputs, labels, torch.arange(len(labels)))
 
 

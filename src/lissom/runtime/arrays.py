@@ -39,10 +39,33 @@ def plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """A torch tensor of the same values, which shares the memory of a plain array."""
+    """A torch tensor of the same values in memory of its own: a forward may write into what it is given."""
+    import torch
+
+    array = np.asarray(array)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def shared_tensor_of(array: np.ndarray) -> Tensor:
+    """A torch tensor that shares the memory of a plain array, for many samples of which parts are copied."""
     import torch
 
     return torch.from_numpy(plain(array))
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor in memory of their own, whatever becomes of the tensor.
+
+    A forward may give a part of a buffer that its next call fills again, a view of its input, a parameter, or
+    bfloat16, which NumPy does not have and float32 holds exactly.
+    """
+    import torch
+
+    found = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if found.dtype == torch.bfloat16:
+        found = found.float()
+    array: np.ndarray = found.clone(memory_format=torch.contiguous_format).numpy()
+    return array
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -22,7 +22,7 @@ from lissom.causes import told
 from lissom.errors import LissomError, MachineError, ModelError, RequestError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
-from lissom.runtime.arrays import tensor_of
+from lissom.runtime.arrays import array_of, tensor_of
 from lissom.runtime.base import Layer, LayerTime, Runtime
 from lissom.runtime.machine import compiler
 from lissom.structure import load_model
@@ -46,10 +46,7 @@ def call_model(
             raise _outside_vocabulary({name: inputs[name] for name in tokens}) from exc
         raise
     tensors = outputs if isinstance(outputs, tuple | list) else (outputs,)
-    return {
-        spec.name: tensor.contiguous().cpu().numpy()
-        for spec, tensor in zip(signature.outputs, tensors, strict=True)
-    }
+    return {spec.name: array_of(tensor) for spec, tensor in zip(signature.outputs, tensors, strict=True)}
 
 
 def answer_request(

@@ -10,6 +10,7 @@ A single column tells two classes apart: it is the logit, or the share, of the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,15 @@ def class_columns(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:
     if kind == "log_probabilities":
         first = np.log(np.maximum(-np.expm1(second.astype(np.float64)), SMALLEST))
     return np.stack([first, second], axis=1)
+
+
+def class_names(labels: Sequence[str], count: int) -> list[str]:
+    """A name for each column: the labels, and numbers for classes that the data do not name.
+
+    >>> class_names(["cat", "dog"], 3)
+    ['cat', 'dog', '2']
+    """
+    return [*labels[:count], *(str(index) for index in range(len(labels), count))]
 
 
 def class_scores(outputs: np.ndarray, kind: ScoreKind) -> np.ndarray:

@@ -16,7 +16,7 @@ from lissom.artifact import Artifact
 from lissom.errors import RequestError
 from lissom.optional import is_installed
 from lissom.runtime.finiteness import check_scores
-from lissom.runtime.scores import class_columns, class_scores, classifies
+from lissom.runtime.scores import class_columns, class_names, class_scores, classifies
 from lissom.serve.bodies import Refused
 from lissom.serve.repository import ServedModel
 from lissom.serve.uploads import image_input
@@ -60,12 +60,12 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
     with np.errstate(invalid="ignore"):
         scores = class_scores(output, kind)
     check_scores(scores, name)
-    place = int(class_columns(output, kind)[0].argmax())
-    labels = model.manifest.labels
+    columns = class_columns(output, kind)[0]
+    place = int(columns.argmax())
     found = occlusion_maps(call, {sample: inputs[sample]}, np.array([place]))
     return {
         "model": model.name,
-        "label": labels[place] if labels else str(place),
+        "label": class_names(model.manifest.labels, len(columns))[place],
         "score": float(scores[0, place]),
         "map": found.maps[0].tolist(),
         "method": found.method,

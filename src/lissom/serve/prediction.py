@@ -12,7 +12,7 @@ from lissom.artifact import Manifest, Signature, TensorSpec
 from lissom.errors import RequestError
 from lissom.runtime.finiteness import check_scores, is_finite
 from lissom.runtime.layout import Layout, states_of
-from lissom.runtime.scores import class_columns, class_scores, classifies
+from lissom.runtime.scores import class_columns, class_names, class_scores, classifies
 from lissom.serve.tensors import array_from_json, check_names, check_shapes
 
 _FORM = '{"inputs": {name: [...]}}'
@@ -61,7 +61,7 @@ def predict_response(
     first = Layout(manifest.signature).first_axis(output, outputs[output])
     if first is not None and classifies(manifest):
         columns = class_columns(first, manifest.scores)
-        names = manifest.labels or [str(index) for index in range(columns.shape[1])]
+        names = class_names(manifest.labels, columns.shape[1])
         with np.errstate(invalid="ignore"):
             answer["scores"] = class_scores(first, manifest.scores)
         check_scores(answer["scores"], output)

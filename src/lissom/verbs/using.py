@@ -56,7 +56,7 @@ def predict(
     from lissom.runtime.layout import Layout, given_inputs
     from lissom.runtime.preprocess import prepare_inputs
     from lissom.runtime.probe import open_checked
-    from lissom.runtime.scores import class_columns, class_scores, classifies
+    from lissom.runtime.scores import class_columns, class_names, class_scores, classifies
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
@@ -82,7 +82,7 @@ def predict(
         scores = class_scores(outputs, manifest.scores)
     check_scores(scores, manifest.signature.outputs[0].name)
     columns = class_columns(outputs, manifest.scores)
-    names = manifest.labels or [str(index) for index in range(columns.shape[-1])]
+    names = class_names(manifest.labels, columns.shape[-1])
     return [names[index] for index in columns.argmax(axis=-1)], scores
 
 
