@@ -10,6 +10,7 @@ import numpy as np
 from lissom.errors import ArtifactError, RequestError
 from lissom.optional import require
 from lissom.runtime.base import Layer, LayerTime, Runtime, executed_name
+from lissom.runtime.lookups import check_lookups, lookups
 from lissom.runtime.onnx_runtime import MODEL_FILE
 
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
@@ -63,11 +64,15 @@ class OpenVino(Runtime):
             **watching,
         }
         try:
-            return library.Core().compile_model(str(path), "CPU", settings)
+            core = library.Core()
+            model = core.read_model(str(path))
+            self._lookups = lookups(model)
+            return core.compile_model(model, "CPU", settings)
         except RuntimeError as exc:
             raise ArtifactError(f"OpenVINO cannot open {path}: {_cause(exc)}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        check_lookups(self._lookups, inputs)
         try:
             self._request.infer(inputs, share_inputs=True)
         except RuntimeError as exc:  # an index out of range, or a size that the graph cannot have
