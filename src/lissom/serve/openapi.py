@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from lissom.artifact import TensorSpec
 from lissom.optional import version
 from lissom.serve.bodies import MAX_BODY_BYTES
-from lissom.serve.repository import VERSION, ServedModel, State
-from lissom.serve.tensors import DATATYPES
-
-Schema = dict[str, Any]
+from lissom.serve.openapi_schemas import COUNT, TEXT, Schema, answers, any_of, ref, requests
+from lissom.serve.repository import VERSION, ServedModel
 
 _ERRORS = {
     400: "The request does not fit the protocol or the model.",
@@ -39,11 +34,6 @@ _RETRIED = (429, 503)
 _MAX_TIMEOUT_MS = 999_999_999
 _OPEN: dict[str, Any] = {"security": []}
 """Answered without a key."""
-_TEXT: Schema = {"type": "string"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_NUMBER: Schema = {"type": ["number", "null"], "description": "null where it is not finite"}
-_DIGEST: Schema = {"type": ["string", "null"], "description": "sha256 of the manifest of the artifact."}
-_NAMES: Schema = {"type": "array", "items": _TEXT}
 
 
 def document(models: Sequence[ServedModel]) -> dict[str, Any]:
@@ -62,7 +52,7 @@ def document(models: Sequence[ServedModel]) -> dict[str, Any]:
         "security": [{}, {"bearer": []}, {"header": []}],
         "paths": {**_page_paths(), **_server_paths(), **_model_paths(), **_call_paths(models)},
         "components": {
-            "schemas": {**_answers(), **_requests(models)},
+            "schemas": {**answers(), **requests(models)},
             "responses": {f"Error{status}": _error(status) for status in _ERRORS},
             "parameters": _parameters([model.name for model in models]),
             "headers": _headers(),
@@ -75,10 +65,10 @@ def document(models: Sequence[ServedModel]) -> dict[str, Any]:
 
 
 def _page_paths() -> dict[str, Any]:
-    html, anything = {"text/html": {"schema": _TEXT}}, _json({"type": "object"})
+    html, anything = {"text/html": {"schema": TEXT}}, _json({"type": "object"})
     report = _operation("The report of the run that made a model", html, errors=(*_ALWAYS, 404))
     metrics = _operation(
-        "Metrics as Prometheus reads them", {"text/plain": {"schema": _TEXT}}, errors=(*_ALWAYS, 403)
+        "Metrics as Prometheus reads them", {"text/plain": {"schema": TEXT}}, errors=(*_ALWAYS, 403)
     )
     del metrics["responses"]["200"]["headers"]  # this comes from BentoML, without an id
     return {
@@ -91,10 +81,10 @@ def _page_paths() -> dict[str, Any]:
 
 
 def _server_paths() -> dict[str, Any]:
-    live, ready = _json(_ref("Live")), _json(_ref("Ready"))
-    reader = {"description": "A filter", "content": _json(_ref("IndexRequest")), "required": False}
+    live, ready = _json(ref("Live")), _json(ref("Ready"))
+    reader = {"description": "A filter", "content": _json(ref("IndexRequest")), "required": False}
     return {
-        "/v2": {"get": _operation("The server", _json(_ref("Server")))},
+        "/v2": {"get": _operation("The server", _json(ref("Server")))},
         "/v2/health/live": {
             "get": _operation("The server answers", live, errors=(405,)) | _OPEN,
             "head": _operation("The server answers", {}, errors=(405,)) | _OPEN,
@@ -103,14 +93,14 @@ def _server_paths() -> dict[str, Any]:
             "get": _operation("Every model is warm", ready, errors=(405, 503)) | _OPEN,
             "head": _operation("Every model is warm", {}, errors=(405, 503)) | _OPEN,
         },
-        "/v2/models/stats": {"get": _operation("Statistics of every model", _json(_ref("Statistics")))},
+        "/v2/models/stats": {"get": _operation("Statistics of every model", _json(ref("Statistics")))},
         "/v2/repository/index": {
             "post": _operation(
-                "Every model and its state", _json(_ref("Index")), body=reader, errors=(*_ALWAYS, *_OF_BODY)
+                "Every model and its state", _json(ref("Index")), body=reader, errors=(*_ALWAYS, *_OF_BODY)
             )
         },
         "/v2/repository/models/{model}/load": _change(
-            "Read a model again from where it came, and warm it", _ref("Swap")
+            "Read a model again from where it came, and warm it", ref("Swap")
         ),
         "/v2/repository/models/{model}/unload": _change(
             "Take a model away; what was begun is finished", {"type": "object"}
@@ -134,7 +124,7 @@ def _model_paths() -> dict[str, Any]:
     }
     return {
         f"/v2/models/{{model}}{middle}{end}": _path(
-            *names, get=_operation(summary, _json(_ref(schema)), errors=(*_ALWAYS, 404))
+            *names, get=_operation(summary, _json(ref(schema)), errors=(*_ALWAYS, 404))
         )
         for middle, names in (("", ("model",)), ("/versions/{version}", ("model", "version")))
         for end, (summary, schema) in told.items()
@@ -147,23 +137,23 @@ def _call_paths(models: Sequence[ServedModel]) -> dict[str, Any]:
     binary: dict[str, Any] = {"application/octet-stream": {}}
     infer = _operation(
         "Tensors by the Open Inference Protocol",
-        _json(_ref("InferResponse")) | binary,
-        body={"content": _json(_any_of("infer", models)) | binary, "required": True},
+        _json(ref("InferResponse")) | binary,
+        body={"content": _json(any_of("infer", models)) | binary, "required": True},
         errors=errors,
         parameters=("timeout", "binary"),
     )
-    uploads: dict[str, Any] = {"image/png": {}, "image/jpeg": {}, "text/plain": {"schema": _TEXT}}
-    samples = {"content": _json(_any_of("predict", models)) | uploads, "required": True}
+    uploads: dict[str, Any] = {"image/png": {}, "image/jpeg": {}, "text/plain": {"schema": TEXT}}
+    samples = {"content": _json(any_of("predict", models)) | uploads, "required": True}
     predict = _operation(
         "Labels and scores of raw samples",
-        _json(_ref("Prediction")),
+        _json(ref("Prediction")),
         body=samples,
         errors=(*errors, 422),
         parameters=("timeout",),
     )
     explain = _operation(
         "What the answer to one raw sample hangs on",
-        _json(_ref("Explanation")),
+        _json(ref("Explanation")),
         body=samples,
         errors=(*errors, 422),
         parameters=("timeout",),
@@ -242,10 +232,10 @@ def _headers() -> dict[str, Any]:
     return {
         "RequestId": {
             "description": "The id that came with the request, or a new one.",
-            "schema": _TEXT,
+            "schema": TEXT,
             "required": True,
         },
-        "RetryAfter": {"description": "Seconds after which to come back.", "schema": _COUNT},
+        "RetryAfter": {"description": "Seconds after which to come back.", "schema": COUNT},
     }
 
 
@@ -253,248 +243,7 @@ def _error(status: int) -> dict[str, Any]:
     headers = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
     if status in _RETRIED:
         headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
-    return {"description": _ERRORS[status], "headers": headers, "content": _json(_ref("Error"))}
-
-
-def _answers() -> dict[str, Schema]:
-    """What is answered, by name."""
-    tensor = _object(name=_TEXT, datatype=_datatype(), shape={"type": "array", "items": {"type": "integer"}})
-    tensors = {"type": "array", "items": tensor}
-    state = {"enum": [one.value for one in State]}
-    return {
-        "Error": {**_object(error=_TEXT), "additionalProperties": False},
-        "Live": _object(live={"const": True}),
-        "Ready": _object(ready={"const": True}),
-        "Server": _object(name=_TEXT, version=_TEXT, extensions=_NAMES),
-        "Model": _object(
-            name=_TEXT,
-            versions=_NAMES,
-            platform=_TEXT,
-            inputs=tensors,
-            outputs=tensors,
-            properties=_properties(),
-        ),
-        "ModelReady": _object(name=_TEXT, ready={"const": True}),
-        "Configuration": _configuration(),
-        "Statistics": _object(model_stats={"type": "array", "items": _statistics()}),
-        "IndexRequest": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
-        "Index": {
-            "type": "array",
-            "items": _object(name=_TEXT, version=_TEXT, state=state, reason=_TEXT, digest=_DIGEST),
-        },
-        "Swap": _object(
-            name=_TEXT, digest=_TEXT, previous=_DIGEST, changed={"type": "boolean"}, message=_TEXT
-        ),
-        "InferResponse": _infer_response(),
-        "Prediction": _prediction(),
-        "Explanation": _object(
-            model=_TEXT,
-            label={"type": ["string", "null"]},
-            score=_NUMBER,
-            map={"type": "array", "items": {"type": "array", "items": _NUMBER}},
-            method=_TEXT,
-            warnings=_NAMES,
-        ),
-    }
-
-
-def _properties() -> Schema:
-    """What a model is besides its tensors, and what its raw inputs look like."""
-    values = {"type": "array", "items": {"type": "number"}}
-    steps = {"type": "array", "items": _object(op=_TEXT, input=_TEXT, mean=values, std=values)}
-    number: Schema = {"type": "number"}
-    axes: Schema = {"type": "object", "additionalProperties": {"type": ["integer", "null"]}}
-    ranges = _object(
-        input=_TEXT, low=number, high=number, mean=number, std=number, nonfinite={"type": "boolean"}
-    )
-    return _object(
-        artifact=_TEXT,
-        digest=_TEXT,
-        precision=_TEXT,
-        runtime=_TEXT,
-        stage=_TEXT,
-        preprocessing={**steps, "description": "Of raw inputs, in this order: (input - mean) / std."},
-        input_ranges={
-            "type": "array",
-            "items": ranges,
-            "description": "Of the raw calibration samples; empty in older artifacts.",
-        },
-        batching=_TEXT,
-        batch_axes={
-            **_object(inputs=axes, outputs=axes, states={"type": "object"}),
-            "description": "Axis of the samples of each tensor, null where it has none; and the outputs "
-            "with the next values of recurrent states, which may be left out.",
-        },
-    )
-
-
-def _configuration() -> Schema:
-    many = {"type": "array", "items": {"type": "object"}}
-    tensors = {
-        "type": "array",
-        "items": _object(name=_TEXT, data_type=_TEXT, dims={"type": "array", "items": {"type": "integer"}}),
-    }
-    return _object(
-        name=_TEXT,
-        platform=_TEXT,
-        backend=_TEXT,
-        max_batch_size=_COUNT,
-        input=tensors,
-        output=tensors,
-        instance_group=many,
-        dynamic_batching={"type": "object"},
-        parameters={"type": "object", "additionalProperties": _object(string_value=_TEXT)},
-    )
-
-
-def _statistics() -> Schema:
-    duration = _object(count=_COUNT, ns=_COUNT)
-    return _object(
-        name=_TEXT,
-        version=_TEXT,
-        last_inference=_COUNT,
-        inference_count=_COUNT,
-        execution_count=_COUNT,
-        inference_stats={"type": "object", "additionalProperties": duration},
-        batch_stats={"type": "array", "items": {"type": "object"}},
-    )
-
-
-def _infer_response() -> Schema:
-    output = _object(name=_TEXT, datatype=_datatype(), shape={"type": "array", "items": _COUNT})
-    output["properties"]["data"] = {"type": "array", "description": "Row-major; null is not finite."}
-    output["properties"]["parameters"] = _object(binary_data_size=_COUNT)
-    outputs = {"type": "array", "items": output}
-    found = _object(model_name=_TEXT, model_version=_TEXT, outputs=outputs)
-    found["properties"]["id"] = _TEXT
-    return found
-
-
-def _prediction() -> Schema:
-    return _object(
-        model=_TEXT,
-        labels={"type": ["array", "null"], "items": _TEXT},
-        scores={
-            "type": ["array", "null"],
-            "items": {"type": "array", "items": _NUMBER},
-            "description": "Of every class, in the order of the model's labels.",
-        },
-        warnings={**_NAMES, "description": "What is odd about the samples, as their range."},
-        outputs={"type": "object", "additionalProperties": {"type": "array"}},
-    )
-
-
-def _requests(models: Iterable[ServedModel]) -> dict[str, Schema]:
-    """What each model takes: tensors by the protocol, and raw rows."""
-    found = {}
-    for model in models:
-        signature = model.manifest.signature
-        outputs = [spec.name for spec in signature.outputs]
-        found[f"infer.{model.name}"] = _infer_request(signature.inputs, outputs)
-        found[f"predict.{model.name}"] = _predict_request(signature.inputs)
-    return found
-
-
-def _infer_request(inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Schema:
-    wanted = _object(name={"enum": list(outputs)})
-    wanted["properties"]["parameters"] = {
-        "type": "object",
-        "properties": {"binary_data": {"type": "boolean"}},
-    }
-    tensors = [_tensor(spec) for spec in inputs]
-    found = _object(
-        inputs={
-            "type": "array",
-            "minItems": len(tensors),
-            "maxItems": len(tensors),
-            "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors},
-        }
-    )
-    timeout = {**_COUNT, "description": "Microseconds until which an answer is of use; 0 for any time."}
-    found["properties"] |= {
-        "id": {**_TEXT, "description": "Given back with the answer."},
-        "parameters": {
-            "type": "object",
-            "properties": {"timeout": timeout, "binary_data_output": {"type": "boolean"}},
-        },
-        "outputs": {"type": "array", "items": wanted, "description": "Default: all."},
-    }
-    return found
-
-
-def _tensor(spec: TensorSpec) -> Schema:
-    """One input of an infer request: its values in JSON, or how many bytes of them stand behind it."""
-    flat = {"type": "array", "items": _value(spec)}
-    nested = _nested(spec, [None] * len(spec.shape))
-    sizes = [{"const": size} if isinstance(size, int) else _free_size(size) for size in spec.shape]
-    found = _object(
-        name={"const": spec.name},
-        datatype={"const": DATATYPES[spec.dtype]},
-        shape={"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)},
-    )
-    found["properties"] |= {
-        "data": flat if len(sizes) < 2 else {"anyOf": [flat, nested]},
-        "parameters": {"type": "object", "properties": {"binary_data_size": _COUNT}},
-    }
-    return found
-
-
-def _predict_request(inputs: Sequence[TensorSpec]) -> Schema:
-    """Rows by input; the axis of samples may be left out for one sample."""
-    rows = {}
-    for spec in inputs:
-        sizes = [size if isinstance(size, int) else None for size in spec.shape]
-        batch = _nested(spec, sizes)
-        single = len(sizes) > 1 and sizes[0] is None
-        rows[spec.name] = {"anyOf": [batch, _nested(spec, sizes[1:])]} if single else batch
-    return {
-        **_object(inputs={**_object(**rows), "additionalProperties": False}),
-        "additionalProperties": False,
-    }
-
-
-def _nested(spec: TensorSpec, sizes: Sequence[int | None]) -> Schema:
-    """Lists in lists, of known sizes where there is one."""
-    found = _value(spec)
-    for size in reversed(sizes):
-        least, most = (1, {}) if size is None else (size, {"maxItems": size})
-        found = {"type": "array", "items": found, "minItems": least, **most}
-    return found
-
-
-def _value(spec: TensorSpec) -> Schema:
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "b":
-        return {"type": "boolean"}
-    if dtype.kind == "f":
-        return {"type": "number"}
-    limits = np.iinfo(dtype)
-    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
-
-
-def _free_size(name: str) -> Schema:
-    return {"type": "integer", "minimum": 1, "description": name}
-
-
-def _datatype() -> Schema:
-    return {"enum": list(DATATYPES.values())}
-
-
-def _object(**properties: Schema) -> Schema:
-    """An object with these keys, and perhaps others."""
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _any_of(kind: str, models: Sequence[ServedModel]) -> Schema:
-    """The request of one of the models, since JSON Schema cannot look at the path."""
-    known = [_ref(f"{kind}.{model.name}") for model in models]
-    if not known:
-        return {"type": "object"}
-    return known[0] if len(known) == 1 else {"anyOf": known}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"description": _ERRORS[status], "headers": headers, "content": _json(ref("Error"))}
 
 
 def _json(schema: Schema) -> dict[str, Any]:
