@@ -61,11 +61,11 @@ def array_of(tensor: Tensor) -> np.ndarray:
     """
     import torch
 
-    found = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if found.dtype == torch.bfloat16:
-        found = found.float()
-    array: np.ndarray = found.clone(memory_format=torch.contiguous_format).numpy()
-    return array
+    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return np.array(tensor.cpu().numpy(), order="C")
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
