@@ -106,9 +106,9 @@ def test_gaps_are_exponential_and_the_same_for_a_seed() -> None:
 def test_several_workers_answer_at_once() -> None:
     plan = np.zeros(8)
     started = time.perf_counter()
-    done = answered(plan, lambda batch: time.sleep(0.05), iter([{}] * 100), workers=4)
-    assert time.perf_counter() - started < 0.3
-    assert (done > 0.04).all()
+    done = answered(plan, lambda batch: time.sleep(0.2), iter([{}] * 100), workers=4)
+    assert time.perf_counter() - started < 1.4  # one after the other takes 1.6
+    assert (done > 0.19).all()
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -193,7 +193,7 @@ def test_a_plan_that_is_not_kept_up_with_is_given_up() -> None:
     plan = arrivals(1000.0, 1.0)
     started = time.perf_counter()
     found = answered(plan, lambda batch: time.sleep(0.02), itertools.repeat({}), until=0.2)
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 10  # the whole plan takes 20
     assert np.isfinite(found[:5]).all()
     assert np.isnan(found[-1])
 

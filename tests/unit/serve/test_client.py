@@ -147,9 +147,9 @@ def test_a_wait_beyond_the_deadline_is_not_waited() -> None:
     with serving(model(lambda request: [busy])) as server, Client(server.url) as client:
         started = time.monotonic()
         with pytest.raises(ServerError, match="full") as caught:
-            infers(client, timeout=1)
+            infers(client, timeout=4)
     assert caught.value.status == 429
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 3.5
     assert len(server.requests) == 1
 
 
