@@ -30,7 +30,6 @@ from lissom.compress.quantizing.graph import (
     Graph,
     name_nodes,
     operator_counts,
-    random_nodes,
 )
 from lissom.compress.quantizing.ladder import Ladder
 from lissom.compress.quantizing.lean import Race, leaner
@@ -41,6 +40,7 @@ from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 from lissom.compress.quantizing.unreached import unreached_layers
 from lissom.compress.quantizing.weight_only import weight_only_model
 from lissom.errors import DataError, ModelError, RecipeError, near
+from lissom.export.graphs import random_nodes
 from lissom.export.onnx_file import add_onnx
 from lissom.export.onnx_from_torch import onnx_from_torch
 from lissom.export.recognition import nested_layers, quantized_how

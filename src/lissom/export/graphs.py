@@ -79,3 +79,15 @@ def sort_nodes(graph: Any) -> None:
 def default_opset(model: Any) -> int:
     """Version of the operator set of ONNX itself that a model uses; 0 where it names none."""
     return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
+
+
+RANDOM = (
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Bernoulli", "Multinomial"),
+)
+"""Operators that draw random numbers."""
+
+
+def random_nodes(model: Any) -> list[str]:
+    """Names of the nodes that draw random numbers."""
+    return [node.name or node.output[0] for node in model.graph.node if node.op_type in RANDOM]

@@ -15,7 +15,7 @@ from lissom.artifact import MANIFEST_NAME, Artifact, Signature, TensorSpec
 from lissom.errors import ArtifactError
 from lissom.export.batch_axes import settle_axes
 from lissom.export.external_data import load_onnx, read_graph
-from lissom.export.graphs import all_graphs, all_nodes
+from lissom.export.graphs import all_graphs, all_nodes, random_nodes
 from lissom.export.missing_values import accept_missing
 from lissom.export.normalisation import check_tensors, input_specs, normalise
 from lissom.export.onnx_file import add_onnx
@@ -167,6 +167,8 @@ def _save_onnx(
     if "scores" not in context.fields:
         context = context.with_scores(kind_of_onnx(model, signature, context.data, context.fields["task"]))
         tell_kind(context.fields["scores"], context)
+    told = {"changes": list(changes), "random_nodes": random_nodes(model)}
+    notes = {"operators": len(model.graph.node)} | {name: found for name, found in told.items() if found}
     with context.draft() as draft:
         signature = add_onnx(draft, model, signature, context, precision=precision)
         return draft.commit(
@@ -176,7 +178,7 @@ def _save_onnx(
             signature=signature,
             factory=None,
             num_parameters=sum(sizes),
-            notes={"operators": len(model.graph.node)} | ({"changes": list(changes)} if changes else {}),
+            notes=notes,
             tolerance=tolerance,
         )
 

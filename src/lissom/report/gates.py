@@ -37,7 +37,7 @@ def reload_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
     if not probes:
         return _gate("reload", "skipped", "", "", "no artifact could be opened")
     reason = (
-        f"{failed[0]} does not reproduce the outputs stored when it was made"
+        f"{failed[0]} does not reproduce the outputs stored when it was made{_random(lineage)}"
         if failed
         else f"{len(probes)} reloaded models reproduce the outputs stored when they were made"
     )
@@ -61,7 +61,7 @@ def parity_gate(lineage: Sequence[Artifact], records: Mapping[str, Mapping[str, 
     relation = "differs from" if failed else "agrees with"
     reason = f"output {output['output']!r} of {name} on {where} {relation} {parity['against']}"
     if failed:
-        reason += _noisiest(next(artifact for artifact in lineage if artifact.name == name))
+        reason += _random(lineage) or _noisiest(next(one for one in lineage if one.name == name))
     return _gate("parity", "fail" if failed else "pass", measured, output["limit"], reason)
 
 
@@ -219,6 +219,12 @@ def _noisiest(artifact: Artifact) -> str:
 def _not_proven(reference: np.ndarray, candidate: np.ndarray, budget: float) -> str:
     needed = samples_to_prove(reference, candidate, budget)
     return f"not proven, needs {needed:,} samples" if needed else "not proven"
+
+
+def _random(lineage: Sequence[Artifact]) -> str:
+    """What draws random numbers in a model whose answers are never the same; empty where nothing does."""
+    names = {name: None for artifact in lineage for name in artifact.manifest.notes.get("random_nodes", ())}
+    return f"; random numbers are drawn by {listed([*names][:3])}" if names else ""
 
 
 def _parity_figures(output: Mapping[str, Any]) -> str:

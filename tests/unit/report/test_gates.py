@@ -11,7 +11,7 @@ from tests.unit.small import blobs, load
 
 from lissom.artifact import Artifact
 from lissom.recipe import GatesConfig
-from lissom.report.gates import accuracy_gate, parity_gate
+from lissom.report.gates import accuracy_gate, parity_gate, reload_gate
 
 CONFIG = GatesConfig.model_validate({"accuracy": {"max_drop": 0.01}})
 RIGHT = np.arange(1000) >= 30
@@ -77,3 +77,15 @@ def test_a_parity_that_fails_names_the_noisiest_layers(
     gate = parity_gate([Artifact(made.path, manifest, made.digest)], records, "onnxruntime")
     assert gate.state == ("pass" if passed else "fail")
     assert gate.reason.replace("\u00a0", " ").endswith(ending)
+
+
+def test_a_gate_that_fails_names_what_draws_random_numbers(tmp_path: Path) -> None:
+    made = load(tmp_path / "made", blobs(), "mlp", hidden=[4])
+    manifest = made.manifest.model_copy(update={"name": "export", "format": "onnx"})
+    still = Artifact(made.path, manifest, made.digest)
+    noisy = manifest.model_copy(update={"notes": {"random_nodes": ["noise", "sample"]}})
+    drawing = Artifact(made.path, noisy, made.digest)
+    probe = {"probe": {"passed": False, "max_abs_error": 0.9}}
+    records = {"export": {"runtimes": {"onnxruntime": probe}}}
+    assert reload_gate([drawing], records).reason.endswith("random numbers are drawn by noise and sample")
+    assert reload_gate([still], records).reason.endswith("the outputs stored when it was made")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lissom.bench.statistics import paired_drop
-from lissom.compress.quantizing.graph import random_nodes, with_fixed_noise
+from lissom.compress.quantizing.graph import with_fixed_noise
+from lissom.export.graphs import random_nodes
 from lissom.export.onnx_file import caller, open_session
 from lissom.export.verification import LIMITS, Comparison
 from lissom.models.data import Data

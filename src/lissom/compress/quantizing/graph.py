@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lissom.export.graphs import RANDOM, random_nodes
 from lissom.optional import require
 from lissom.runtime.arrays import plain
 
@@ -130,18 +131,6 @@ def name_nodes(model: Any) -> None:
                 name += "_"
             node.name = name
             taken.add(name)
-
-
-RANDOM = (
-    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-    *("Bernoulli", "Multinomial"),
-)
-"""Operators that draw random numbers."""
-
-
-def random_nodes(model: Any) -> list[str]:
-    """Names of the nodes that draw random numbers."""
-    return [node.name or node.output[0] for node in model.graph.node if node.op_type in RANDOM]
 
 
 def with_fixed_noise(model: Any) -> Any:
