@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,9 @@ _WARM = 0.2
 """Share of the steps without the term that pushes to 0 and 1."""
 _BETA = (20.0, 2.0)
 _BATCH, _BATCH_VALUES = 32, 1 << 17
-"""Samples of a step; fewer of large ones, each of whose places is one more equation for a weight."""
+"""Samples of a step; fewer of large ones, or a part of one: each place is one more equation for a weight."""
+_FEWEST_PLACES = 16
+"""Of such a part along an axis."""
 _MAX_VALUES = 1 << 24
 """Of a layer's input that are kept, 64 MB."""
 
@@ -73,7 +76,9 @@ def adaptively_rounded(
         inputs = _inputs(calibration, layer)
         weight = tensor_of(graph.array(layer.weight).copy())
         function = _function(graph, layer)
-        graph.write(layer.weight, _rounded(weight, grids[layer.weight], inputs, function, seed))
+        generator = torch.Generator().manual_seed(seed)
+        source = _Source(inputs, _axes(graph, layer, inputs.ndim), _growth(layer, weight), generator)
+        graph.write(layer.weight, _rounded(weight, grids[layer.weight], source, function))
         advance(1)
     return changed
 
@@ -86,6 +91,58 @@ def _inputs(calibration: Calibration, layer: Layer) -> Tensor:
         if number >= _MAX_VALUES:
             break
     return tensor_of(np.concatenate(kept))
+
+
+def _axes(graph: Graph, layer: Layer, num_axes: int) -> dict[int, int]:
+    """Axes along which a layer does the same at every place, and the fewest places that it takes."""
+    if layer.op_type in ("MatMul", "Gemm"):
+        return dict.fromkeys(range(1, num_axes - 1), _FEWEST_PLACES)
+    kernel = graph.array(layer.weight).shape[2:]
+    node = graph.makers[layer.output]
+    steps = next((item.ints for item in node.attribute if item.name == "dilations"), ()) or [1] * len(kernel)
+    extents = (step * (size - 1) + 1 for size, step in zip(kernel, steps, strict=True))
+    return {2 + place: max(extent, _FEWEST_PLACES) for place, extent in enumerate(extents)}
+
+
+def _growth(layer: Layer, weight: Tensor) -> float:
+    """Channels that a layer gives over those that it reads, at least 1."""
+    read, given = weight.shape[layer.in_axis], weight.shape[layer.out_axis]
+    if layer.op_type == "ConvTranspose":
+        given *= layer.groups
+    elif layer.op_type == "Conv":
+        read *= layer.groups
+    return max(given / read, 1.0)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a layer reads, a random part of it at a time.
+
+    Attributes:
+        inputs: All of it, shape [samples, ...].
+        axes: As `_axes` gives them.
+        growth: As `_growth` gives it: a part is bounded in what is read of it and in what is made of it.
+        generator: Chooses the parts.
+    """
+
+    inputs: Tensor
+    axes: Mapping[int, int]
+    growth: float
+    generator: torch.Generator
+
+    def draw(self) -> Tensor:
+        """Some samples, or a part of one where already one is large."""
+        most = int(_BATCH_VALUES / self.growth)
+        size = min(_BATCH, len(self.inputs), max(most // self.inputs[0].numel(), 1))
+        chosen = torch.randint(len(self.inputs), (size,), generator=self.generator)
+        part = self.inputs[chosen] if size > 1 else self.inputs[int(chosen) :][:1]  # no copy of a large one
+        for axis in sorted(self.axes, key=lambda one: -self.inputs.shape[one]):
+            whole = part.shape[axis]
+            length = max(whole * most // part.numel(), self.axes[axis])
+            if length < whole:
+                start = int(torch.randint(whole - length + 1, (), generator=self.generator))
+                part = part.narrow(axis, start, length)
+        return part
 
 
 def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -121,26 +178,21 @@ def _function(graph: Graph, layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
 def _rounded(
     weight: Tensor,
     grid: Grid,
-    inputs: Tensor,
+    source: _Source,
     function: Callable[[Tensor, Tensor], Tensor],
-    seed: int,
 ) -> np.ndarray:
     scale = tensor_of(np.asarray(grid.scale, dtype=np.float32))
     floor = torch.floor(weight / scale)
     rest = (weight / scale - floor).clamp(1e-4, 1 - 1e-4)
     free = torch.logit((rest + (_STRETCH - 1) / 2) / _STRETCH).requires_grad_()
     optimizer = torch.optim.Adam([free], lr=_LEARNING_RATE)
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # the error of the nearest integers is the unit, so that lambda suits every layer
         nearest = scale * torch.round(weight / scale).clamp(grid.low, grid.high)
-        size = min(_BATCH, len(inputs), max(_BATCH_VALUES // inputs[0].numel(), 1))
-        first = inputs[:size]
-        unit = float(function(first, nearest - weight).pow(2).mean()) or 1.0
+        unit = float(function(source.draw(), nearest - weight).pow(2).mean()) or 1.0
     for step in range(_NUM_STEPS):
-        chosen = torch.randint(len(inputs), (size,), generator=generator)
         up = _soft(free)
         error = scale * (floor + up).clamp(grid.low, grid.high) - weight
-        loss = function(inputs[chosen], error).pow(2).mean() / unit
+        loss = function(source.draw(), error).pow(2).mean() / unit
         done = step / _NUM_STEPS
         if done > _WARM:
             share = (done - _WARM) / (1 - _WARM)
