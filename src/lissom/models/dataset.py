@@ -169,7 +169,10 @@ def _check_values(labels: np.ndarray, names: tuple[str, ...], source: str) -> No
         raise DataError(f"{source}: {columns.shape[1]} columns of values, with {len(names)} names")
     bad = np.flatnonzero(~np.isfinite(columns).all(axis=1))
     if len(bad):
-        raise DataError(f"{source}: the label of sample {bad[0]} is NaN or infinity")
+        raise DataError(
+            f"{source}: the label of sample {bad[0]} is NaN or infinity",
+            hint="leave such samples out; what is to be predicted has to be known",
+        )
 
 
 def _check_tokens(labels: np.ndarray, names: tuple[str, ...], source: str) -> None:

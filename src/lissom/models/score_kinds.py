@@ -156,10 +156,12 @@ def _scaled(tensors: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]
     if not any(array.dtype.kind == "f" for array in tensors.values()):
         return
     for scale in _SCALES:
-        yield {
-            name: array * np.asarray(scale, array.dtype) if array.dtype.kind == "f" else array
-            for name, array in tensors.items()
-        }
+        with np.errstate(over="ignore"):  # the lowest float in a mask
+            scaled = {
+                name: array * np.asarray(scale, array.dtype) if array.dtype.kind == "f" else array
+                for name, array in tensors.items()
+            }
+        yield scaled
 
 
 def _is_one(sums: np.ndarray, tolerance: float) -> bool:

@@ -30,7 +30,8 @@ def convert(name: str, array: np.ndarray, dtype: str | np.dtype) -> np.ndarray:
         where = f" at {[int(index) for index in place]}" if array.ndim else ""
         if array.dtype.kind == wanted.kind == "f":
             raise RequestError(
-                f"input {name!r} holds a number outside the range of {wanted.name}: {array[place]}{where}"
+                f"input {name!r} holds a number outside the range of {wanted.name}: {array[place]}{where}",
+                hint=f"numbers of {wanted.name} go up to {np.finfo(wanted).max:.4g}",
             )
         raise RequestError(
             f"input {name!r} is {array.dtype.name} and holds {array[place]}{where}, "

@@ -6,7 +6,8 @@ among their neighbours are a copy of one, rows of zeros, of the largest and of t
 in which one value is a thousand times what any sample has. It is only one, since a box or a length of that
 size would cost as much to compute.
 
-Whole numbers, such as tokens, masks and lengths, stay between those of the data.
+Whole numbers, such as tokens, masks and lengths, stay between those of the data; huge ones, such as the
+lowest float in a mask, are taken from the data.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ Tensors = Mapping[str, np.ndarray]
 Row = dict[str, np.ndarray]
 _SMALL, _HIGH, _SPIKE = 1e-3, 4.0, 1e3
 """Factors of a sample, and of the largest value that there is."""
+_MOST_COUNTED = 2.0**53
+"""Whole numbers below are drawn between the least and the largest of the data, others from the data."""
+_LARGEST_SQUARED = 1e150
+"""Magnitude from which squares are too large for float64."""
 _ENOUGH = 300_000
 """Values of an input from which the figures are taken, but always of two samples."""
 
@@ -103,7 +108,11 @@ class _Values:
 
     @cached_property
     def _deviation(self) -> float:
-        return float(self._finite.std(dtype=np.float64)) if self._finite.size else 0.0
+        if not self._finite.size:
+            return 0.0
+        largest = max(-self.low, self.high)
+        unit = largest if largest > _LARGEST_SQUARED else 1.0
+        return unit * float((self._finite / unit).std(dtype=np.float64))
 
     def draw(self, generator: np.random.Generator, spread: float) -> np.ndarray:
         """Whole numbers between those of the data, else noise of so many deviations.
@@ -115,7 +124,11 @@ class _Values:
             return np.asarray(generator.random(shape) < 0.5)
         if self.is_whole and (low != high or array.dtype.kind in "iu"):
             low, high = (low, high) if low != high else (min(low, 0.0), max(high, 1.0 if low == 0 else high))
-            values: np.ndarray = generator.integers(int(low), int(high), shape, endpoint=True)
+            values: np.ndarray
+            if max(-low, high) < _MOST_COUNTED:
+                values = generator.integers(int(low), int(high), shape, endpoint=True)
+            else:  # a mask of the lowest float, or hashes: no float64 counts up to these
+                values = generator.choice(self._finite, shape)
         else:
             values = generator.normal(self._center, spread * (self._deviation or 1.0), shape)
         found = _cast(values, array.dtype)
@@ -129,8 +142,11 @@ class _Values:
         """Nothing but one value, several times as large where that may be."""
         if not self._finite.size:
             return np.asarray(self.array[0])
-        factor = 1.0 if self.is_whole else _HIGH
-        return _cast(np.full(self.array.shape[1:], value * factor), self.array.dtype)
+        if self.is_whole:  # as it is in the data: no float64 holds the ends of int64
+            exact = self._finite.max() if value == self.high else self._finite.min()
+            return np.full(self.array.shape[1:], exact, self.array.dtype)
+        with np.errstate(over="ignore"):
+            return _cast(np.full(self.array.shape[1:], value * _HIGH), self.array.dtype)
 
     def zeros(self) -> np.ndarray:
         """Zeros; the smallest value where the data are whole numbers and have no zero."""

@@ -39,7 +39,10 @@ def prepare_inputs(
     for name, tensor in tensors.items():
         if is_finite(tensor) or np.isfinite(raw[name]).sum() == np.isfinite(tensor).sum():
             continue
-        raise RequestError(f"input {name!r} holds a number outside the range of {dtypes[name]}")
+        raise RequestError(
+            f"input {name!r} holds a number outside the range of {dtypes[name]}",
+            hint="after its preprocessing, (input - mean) / std of the manifest, it is infinite",
+        )
     return tensors
 
 
