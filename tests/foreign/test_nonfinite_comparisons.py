@@ -15,7 +15,7 @@ from lissom.errors import ArtifactError
 from lissom.export.verification import LIMITS, compare
 from lissom.models.data import Data
 from lissom.models.dataset import Dataset
-from lissom.models.evaluation import judge, score_split
+from lissom.models.evaluation import evaluate, judge, score_split
 from lissom.models.tasks import task_of
 from lissom.runtime.base import open_runtime
 from lissom.runtime.differences import difference
@@ -169,3 +169,8 @@ def test_an_answer_that_is_none_is_never_right(
             name = "token_accuracy" if kind == "tokens" else "accuracy"
             assert judged.metrics[name] == pytest.approx(right.mean())
         assert all(np.isfinite(value) for value in judged.metrics.values())
+        if kind != "tokens":
+            cells = np.zeros((3, 3), int)
+            labels = data.labels(split)[right]
+            np.add.at(cells, (labels, labels), 1)  # whoever has an answer has the right one
+            assert evaluate(call, data, split, task).confusion == cells.tolist()

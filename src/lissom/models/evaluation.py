@@ -18,7 +18,7 @@ from lissom.errors import DataError, ModelError
 from lissom.logs import log
 from lissom.models.data import Data
 from lissom.models.metrics import confusion_matrix
-from lissom.runtime.layout import sample_specs
+from lissom.runtime.layout import join_answers, sample_specs
 
 if TYPE_CHECKING:
     from lissom.models.tasks import Task
@@ -57,6 +57,8 @@ class Judged(NamedTuple):
     """The task's answers, shape [samples, ...]."""
     scores: np.ndarray
     """How good each is, shape [samples], bool or float."""
+    lost: np.ndarray
+    """Samples of which a part has no answer, bool [samples]."""
     metrics: dict[str, float]
     log_probabilities: np.ndarray | None = None
     """Of every class, shape [samples, classes]; None where answers are no classes."""
@@ -88,8 +90,12 @@ def predict(call: Call, inputs: Mapping[str, np.ndarray], *, batch_size: int = B
         call: `infer` of a runtime, or anything like it.
         inputs: Preprocessed tensors of shape [samples, ...].
         batch_size: Samples in a call.
+
+    Raises:
+        RaggedAnswers: the answers of two batches have different shapes.
     """
-    return np.concatenate(list(_outputs(call, inputs, batch_size)))
+    firsts = [next(iter(call(batch).items())) for batch in _slices(inputs, batch_size)]
+    return join_answers(firsts[0][0], [array for _, array in firsts])
 
 
 def answers(call: Call, data: Data, split: str, task: Task) -> np.ndarray:
@@ -109,7 +115,7 @@ def score_split(call: Call, data: Data, split: str, task: Task) -> tuple[np.ndar
         _scored(outputs, targets, task)
         for outputs, targets in _batches(call, data, split, data.labels(split))
     ]
-    _tell_lost([one.lost for one in found], data, split)
+    _tell_lost(np.concatenate([one.lost for one in found]), data, split)
     return np.concatenate([one.answers for one in found]), np.concatenate([one.scores for one in found])
 
 
@@ -144,15 +150,16 @@ def judge(call: Call, data: Data, split: str, task: Task) -> Judged:
     for _ in remaining:  # a task without metrics of its own reads none of them
         pass
     scores, figures = np.concatenate([one.scores for one in found]), _figures(metrics)
-    main = task.score_name.replace(" ", "_")
-    if _tell_lost([one.lost for one in found], data, split) and main in figures:
+    main, lost = task.score_name.replace(" ", "_"), np.concatenate([one.lost for one in found])
+    _tell_lost(lost, data, split)
+    if lost.any() and main in figures:
         figures[main] = float(scores.mean())
     log_probabilities = np.concatenate(certain) if certain else None
-    return Judged(np.concatenate([one.answers for one in found]), scores, figures, log_probabilities)
+    return Judged(np.concatenate([one.answers for one in found]), scores, lost, figures, log_probabilities)
 
 
 def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
-    """Score, metrics and confusion matrix of a split.
+    """Score, metrics and confusion matrix of a split; samples without an answer are in no cell of it.
 
     Raises:
         DataError: the data have no labels, or the split is empty.
@@ -161,7 +168,9 @@ def evaluate(call: Call, data: Data, split: str, task: Task) -> Evaluation:
     judged = judge(call, data, split, task)
     confusion = None
     if data.kind == "classes" and judged.answers.ndim == 1 and judged.answers.dtype.kind in "iu":
-        confusion = confusion_matrix(judged.answers, data.labels(split), data.num_classes).tolist()
+        known = ~judged.lost
+        labels = data.labels(split)[known]
+        confusion = confusion_matrix(judged.answers[known], labels, data.num_classes).tolist()
     score = float(judged.scores.mean())
     return Evaluation(len(judged.scores), score, task.score_name, judged.metrics, confusion)
 
@@ -188,17 +197,15 @@ def _scored(outputs: np.ndarray, targets: np.ndarray, task: Task) -> _Scored:
     return _Scored(found, scores, np.asarray(lost.reshape(len(lost), -1).any(axis=1)))
 
 
-def _tell_lost(lost: Sequence[np.ndarray], data: Data, split: str) -> bool:
-    """Warn of samples that have no answer; true where there are any."""
-    found = np.concatenate(lost)
-    if found.any():
-        first = data.indices[split][found.argmax()]
+def _tell_lost(lost: np.ndarray, data: Data, split: str) -> None:
+    """Warn of samples that have no answer."""
+    if lost.any():
+        first = data.indices[split][lost.argmax()]
         log.warning(
             "%s: the model gives NaN for %d of %d samples of the %s split, the first is sample %d; "
             "they count as wrong",
-            *(data.source, int(found.sum()), len(found), split, first),
+            *(data.source, int(lost.sum()), len(lost), split, first),
         )
-    return bool(found.any())
 
 
 def scores_of(task: Task, predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -273,10 +280,15 @@ def _batches(
 
 def _outputs(call: Call, inputs: Mapping[str, np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
     """First output of each batch."""
+    for batch in _slices(inputs, batch_size):
+        yield next(iter(call(batch).values()))
+
+
+def _slices(inputs: Mapping[str, np.ndarray], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of each batch."""
     num_samples = len(next(iter(inputs.values())))
     for start in range(0, num_samples, batch_size):
-        batch = {name: array[start : start + batch_size] for name, array in inputs.items()}
-        yield next(iter(call(batch).values()))
+        yield {name: array[start : start + batch_size] for name, array in inputs.items()}
 
 
 def _batch_size(data: Data) -> int:

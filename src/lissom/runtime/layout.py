@@ -151,7 +151,7 @@ class Layout:
         """Samples, in which an input that serves all of them may be given once: it is repeated.
 
         Raises:
-            RequestError: another input is a single number.
+            RequestError: another input is a single number, or two have other numbers of samples.
         """
         found = {name: np.asarray(array) for name, array in samples.items()}
         rows = next((len(one) for name, one in found.items() if self._has_rows(name, one)), 1)
@@ -159,10 +159,15 @@ class Layout:
             is_shared = name in self._specs and self._inputs.get(name, 0) is None
             if is_shared and array.ndim == len(self._specs[name].shape):
                 found[name] = np.broadcast_to(array, (rows, *array.shape))
+            elif is_shared and array.shape[:1] == (1,):
+                found[name] = np.broadcast_to(array, (rows, *array.shape[1:]))
             elif array.ndim == 0:
                 raise RequestError(
                     f"input {name!r} is a single number; an array of shape [samples, ...] was expected"
                 )
+        if len({len(array) for array in found.values()}) > 1:
+            counts = ", ".join(f"{name} {len(array)}" for name, array in found.items())
+            raise RequestError(f"inputs differ in their number of samples: {counts}")
         return found
 
     def _has_rows(self, name: str, array: np.ndarray) -> bool:
@@ -234,7 +239,7 @@ class Layout:
         if self.is_plain and (most is None or len(next(iter(samples.values()))) <= most):
             return dict(call(samples))
         parts = [self.samples(call(group.tensors), group.wanted) for group in self.groups(samples, most)]
-        return {name: _joined(name, [part[name] for part in parts], 0) for name in parts[0]}
+        return {name: join_answers(name, [part[name] for part in parts], 0) for name in parts[0]}
 
     def answered(self, call: Call, samples: Tensors) -> tuple[Tensors, dict[str, np.ndarray]]:
         """Samples with their answers; the first alone where no array holds the answers to all."""
@@ -293,10 +298,10 @@ class Layout:
     def _merged(self, name: str, parts: list[np.ndarray]) -> np.ndarray:
         axis = self._outputs.get(name)
         if axis is not None:
-            return _joined(name, parts, axis)
+            return join_answers(name, parts, axis)
         if self.batching.joins:  # it is the same for all
             return parts[0]
-        return _joined(name, [self._answers(name, part, 1) for part in parts], 0)
+        return join_answers(name, [self._answers(name, part, 1) for part in parts], 0)
 
 
 def slice_rows(array: np.ndarray, axis: int, start: int, end: int) -> np.ndarray:
@@ -315,7 +320,17 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.all((one == other) | ((one != one) & (other != other))))
 
 
-def _joined(name: str, parts: list[np.ndarray], axis: int) -> np.ndarray:
+def join_answers(name: str, parts: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+    """The answers of several calls as one array.
+
+    Args:
+        name: Of the output.
+        parts: One array a call.
+        axis: Of the samples.
+
+    Raises:
+        RaggedAnswers: they have other sizes along another axis.
+    """
     if len(parts) == 1:
         return plain(parts[0])
     shapes = [shape_without(part.shape, axis) for part in parts]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lissom.artifact import Signature
-from lissom.causes import told
+from lissom.causes import place_of, reason_of
 from lissom.errors import LissomError, MachineError, ModelError, RequestError
 from lissom.logs import quiet_libraries
 from lissom.optional import require
@@ -55,14 +55,20 @@ def answer_request(
     """As `call_model`, of a caller's values.
 
     Raises:
-        RequestError: the forward refuses them.
+        RequestError: the forward refuses them; where it did is in the hint, which a server keeps to itself.
     """
     try:
         return call_model(model, signature, inputs, device=device)
+    except ModelError as exc:
+        raise RequestError(exc.message, hint=exc.hint) from exc
     except (LissomError, MemoryError):
         raise
     except Exception as exc:  # the user's forward may raise anything
-        raise RequestError(f"the model does not take these values:{told(exc)}") from exc
+        place = place_of(exc)
+        raise RequestError(
+            f"the model does not take these values:\n  {reason_of(exc)}",
+            hint=f"the forward ended at {place}" if place else "",
+        ) from exc
 
 
 def is_lookup(exc: IndexError) -> bool:

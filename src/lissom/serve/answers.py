@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from lissom.errors import AnswerError, RequestError
+from lissom.errors import AnswerError, RaggedAnswers, RequestError
 from lissom.logs import log
 from lissom.runtime.arrays import json_bytes
 from lissom.serve.bodies import Refused, Scope, Send, headers_of, packed
@@ -67,7 +67,8 @@ def failure(exc: Exception) -> Answer:
         return json_answer({"error": exc.message[:_MAX_ERROR]}, exc.status, exc.headers)
     if isinstance(exc, AnswerError):  # the request is well formed: the model has nothing to say to it
         return json_answer({"error": exc.message[:_MAX_ERROR]}, 422)
-    if type(exc) is RequestError:  # a damaged artifact is no fault of the client
+    # A damaged artifact is a RequestError too, and no fault of the client.
+    if isinstance(exc, RaggedAnswers) or type(exc) is RequestError:
         return json_answer({"error": exc.message[:_MAX_ERROR]}, 400)
     log.error("a request could not be answered", exc_info=exc)
     return json_answer({"error": "internal error; the cause is in the log of the server"}, 500)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lissom.artifact import Artifact
-from lissom.errors import RequestError
+from lissom.errors import ModelError, RequestError
 from lissom.optional import is_installed
 from lissom.runtime.finiteness import check_scores
 from lissom.runtime.scores import class_columns, class_names, class_scores, classifies
@@ -62,7 +62,10 @@ def explain(model: ServedModel, inputs: Mapping[str, np.ndarray], call: Call) ->
     check_scores(scores, name)
     columns = class_columns(output, kind)[0]
     place = int(columns.argmax())
-    found = occlusion_maps(call, {sample: inputs[sample]}, np.array([place]))
+    try:
+        found = occlusion_maps(call, {sample: inputs[sample]}, np.array([place]))
+    except ModelError as exc:  # of this sample; others may be explained
+        raise RequestError(f"the answer cannot be explained: {exc.message}") from exc
     return {
         "model": model.name,
         "label": class_names(model.manifest.labels, len(columns))[place],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from lissom.artifact import Artifact
 from lissom.errors import RaggedAnswers, RequestError
@@ -58,15 +58,16 @@ def predict(
     from lissom.runtime.probe import open_checked
     from lissom.runtime.scores import class_columns, class_names, class_scores, classifies
 
-    opened = open_artifact(artifact)
+    opened, arrays = open_artifact(artifact), _arrays_of(inputs)
     manifest = opened.manifest
     pairs = match_inputs(
         {spec.name: spec.shape[1:] for spec in given_inputs(manifest.signature, inputs)},
-        {name: np.shape(array)[1:] for name, array in inputs.items()},
+        {name: array.shape[1:] for name, array in arrays.items()},
         source="predict",
     )
-    named = {wanted: np.asarray(inputs[found]) for wanted, found in pairs.items()}
-    inputs = Layout(manifest.signature).whole_samples(named)
+    inputs = Layout(manifest.signature).whole_samples(
+        {wanted: arrays[found] for wanted, found in pairs.items()}
+    )
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
     tensors = prepare_inputs(inputs, manifest, checked, samples_first=True)
     for text in InputCheck(opened).warnings(inputs, samples_first=True):
@@ -75,8 +76,8 @@ def predict(
         try:
             outputs = predict_batches(session.infer_batch, tensors)
         except RaggedAnswers:
-            return [], _ragged(session.infer_batch, tensors)
-    if not classifies(manifest):
+            outputs = _answer_alone(session.infer_batch, tensors)
+    if not classifies(manifest) or outputs.dtype == object:
         return [], outputs
     with np.errstate(invalid="ignore"):
         scores = class_scores(outputs, manifest.scores)
@@ -86,15 +87,48 @@ def predict(
     return [names[index] for index in columns.argmax(axis=-1)], scores
 
 
-def _ragged(call: Callable[..., Mapping[str, np.ndarray]], tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The first output of each sample alone, as objects: a detector finds another number in each."""
+def _arrays_of(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a caller gave, as arrays of numbers.
+
+    Raises:
+        RequestError: one is no such array, or has no samples.
+    """
     import numpy as np
 
-    count = len(next(iter(tensors.values())))
-    found = np.empty(count, dtype=object)
-    for place in range(count):
+    found = {}
+    for name, values in inputs.items():
+        try:
+            array = np.asarray(values)
+        except ValueError as exc:  # lists of different lengths
+            raise RequestError(f"input {name!r} is no array: {exc}") from exc
+        if array.dtype.kind not in "fiub":
+            raise RequestError(f"input {name!r} holds {array.dtype}, not numbers")
+        if array.shape[:1] == (0,):
+            raise RequestError(f"input {name!r} has no samples: its shape is {list(array.shape)}")
+        found[name] = array
+    return found
+
+
+def _answer_alone(
+    call: Callable[..., Mapping[str, np.ndarray]], tensors: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The first output of each sample alone, in one array where that holds them, else as objects.
+
+    An answer with one find, whose axis of finds looks like that of the samples, gets that axis back.
+    """
+    import numpy as np
+
+    parts = []
+    for place in range(len(next(iter(tensors.values())))):
         answer = call({name: array[place : place + 1] for name, array in tensors.items()})
-        found[place] = next(iter(answer.values()))[0]
+        parts.append(next(iter(answer.values()))[0])
+    rank = max(part.ndim for part in parts)
+    parts = [part if part.ndim == rank else part[np.newaxis] for part in parts]
+    if len({part.shape for part in parts}) == 1:
+        return np.stack(parts)
+    found = np.empty(len(parts), dtype=object)
+    for place, part in enumerate(parts):
+        found[place] = part
     return found
 
 

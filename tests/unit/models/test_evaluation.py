@@ -343,6 +343,6 @@ def test_a_token_outside_the_vocabulary_is_refused_and_the_range_named(
     beyond = Data("beyond", Dataset({"tokens": tokens}, known.dataset.labels, known.dataset.label_names))
     monkeypatch.setattr(shared, "load_data", lambda source, *declared: beyond)
     words = rf"a token id lies outside the model's vocabulary: tokens holds {VOCABULARY} to "
-    with pytest.raises(ModelError, match=words) as caught:
+    with pytest.raises(RequestError, match=words) as caught:
         verbs.evaluate(artifact, data="beyond", runtime="torch")
     assert "vocab_size" in caught.value.hint
