@@ -94,3 +94,24 @@ def test_a_model_without_numbers_is_told(
         ModelError, match=r"output '(names|dictionaries)' of the model is (text|a sequence of maps)"
     ):
         open_model(written(tmp_path, outputs))
+
+
+@pytest.mark.parametrize("bare", [["scores"], ["places", "scores"], ["places"]], ids=" and ".join)
+def test_outputs_whose_type_the_file_does_not_say_are_kept(
+    tmp_path: Path, bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, [SCORES, PLACES])
+    model = onnx.load(path)
+    for value in model.graph.output:
+        if value.name in bare:
+            value.ClearField("type")
+    onnx.save(model, path)
+    artifact = open_model(path)
+    assert [spec.name for spec in artifact.manifest.signature.outputs] == ["scores", "places"]
+    direct = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    scores, places = direct.run(["scores", "places"], {"x": ROWS})
+    with open_runtime(artifact, "onnxruntime", threads=1) as opened:
+        found = opened.infer({"x": ROWS})
+    np.testing.assert_allclose(found["scores"], scores, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found["places"], places)

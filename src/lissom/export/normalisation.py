@@ -27,7 +27,7 @@ from lissom.artifact import TensorSpec
 from lissom.errors import LissomError, ModelError
 from lissom.export.graphs import all_graphs, all_nodes, default_opset
 from lissom.export.made_inputs import make_inputs
-from lissom.export.number_outputs import keep_number_outputs, unfit
+from lissom.export.number_outputs import keep_number_outputs, typed_outputs, unfit
 from lissom.export.onnx_file import caller, open_session
 from lissom.optional import require
 
@@ -87,8 +87,9 @@ def check_tensors(model: Any) -> None:
     for value in model.graph.input:
         if value.name not in names:
             _check_tensor(value, "input")
-    if all(unfit(value.type) for value in model.graph.output):
-        for value in model.graph.output:
+    outputs = typed_outputs(model)
+    if all(unfit(value.type) for value in outputs):
+        for value in outputs:
             _check_tensor(value, "output")
 
 

@@ -6,6 +6,7 @@ scores they say nothing that the manifest does not, and are left out with what c
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from lissom.export.graphs import reads_of
@@ -18,8 +19,35 @@ _NUMBERS = (
 """Types of tensors that an .npz can hold and every engine takes."""
 
 
+def typed_outputs(model: Any) -> list[Any]:
+    """The outputs of a model, with the types that follow from the graph where the file does not say them.
+
+    ONNX Runtime and OpenVINO open files without, as tools write them that add outputs by their names alone.
+    """
+    if all(_has_type(value) for value in model.graph.output):
+        return list(model.graph.output)
+    onnx: Any = require("onnx", extra="cpu")
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.graph.output[:]  # one without a type is not looked at, but a tensor inside is
+    with suppress(Exception):  # custom operators, or a file that is refused when it is opened
+        bare = onnx.shape_inference.infer_shapes(bare)
+    known = {value.name: value for value in bare.graph.value_info}
+    return [value if _has_type(value) else known.get(value.name, value) for value in model.graph.output]
+
+
+def _has_type(value: Any) -> bool:
+    kind = value.type
+    return kind.WhichOneof("value") is not None and (
+        not kind.HasField("tensor_type") or kind.tensor_type.elem_type != 0
+    )
+
+
 def keep_number_outputs(model: Any) -> str:
     """Leave out the outputs of a ModelProto that are no tensors of numbers where others are; gives a note."""
+    outputs = typed_outputs(model)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
     left_out = [value for value in model.graph.output if unfit(value.type)]
     if not left_out or len(left_out) == len(model.graph.output):
         return ""
