@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lissom.artifact import Artifact, Factory
+from lissom.artifact import Artifact, Factory, Signature
 from lissom.errors import ArtifactError, ModelError
 from lissom.factories import build, files_of, find
 from lissom.logs import log
@@ -206,12 +206,12 @@ def _probe_error(artifact: Artifact, model: nn.Module) -> float | None:
     """Largest difference from the outputs of the stored probe; None within the tolerance of the manifest."""
     stored = safetensors.torch.load(artifact.file("probe.safetensors").read_bytes())
     signature, tolerance = artifact.manifest.signature, artifact.manifest.tolerance
-    with torch.inference_mode():
-        given = model(*(stored[f"input.{spec.name}"] for spec in signature.inputs))
-    outputs = given if isinstance(given, tuple | list) else (given,)
+    answers = _answers(
+        model, signature, {spec.name: stored[f"input.{spec.name}"] for spec in signature.inputs}
+    )
     differing = []
-    for spec, output in zip(signature.outputs, outputs, strict=True):
-        wanted = stored[f"output.{spec.name}"]
+    for spec in signature.outputs:
+        wanted, output = stored[f"output.{spec.name}"], answers[spec.name]
         same = torch.isclose(
             output.double(),
             wanted.double(),
@@ -222,6 +222,41 @@ def _probe_error(artifact: Artifact, model: nn.Module) -> float | None:
         if not same.all():
             differing.append(float((output.double() - wanted.double()).abs().nan_to_num(torch.inf).max()))
     return max(differing, default=None)
+
+
+def _answers(
+    model: nn.Module, signature: Signature, samples: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Answers of shape [samples, ...] to samples of that shape, whatever axes the model has them on.
+
+    Where an output has no axis of the samples, each of them is asked alone, as when the answers were stored.
+    """
+    batching = signature.batching
+    inputs, outputs = (batching.inputs, batching.outputs) if batching else ({}, {})
+    shared = [array for name, array in samples.items() if inputs.get(name, 0) is None]
+    number = len(next(iter(samples.values())))
+    is_alone = None in outputs.values() or any(bool((array != array[:1]).any()) for array in shared)
+    parts: dict[str, list[torch.Tensor]] = {spec.name: [] for spec in signature.outputs}
+    for start in range(0, number, 1 if is_alone else number):
+        rows = {name: array[start : start + 1] if is_alone else array for name, array in samples.items()}
+        with torch.inference_mode():
+            given = model(*(_placed(rows[spec.name], inputs.get(spec.name, 0)) for spec in signature.inputs))
+        found = given if isinstance(given, tuple | list) else (given,)
+        for spec, output in zip(signature.outputs, found, strict=True):
+            parts[spec.name].append(_samples_first(output, outputs.get(spec.name, 0)))
+    return {name: torch.cat(found) for name, found in parts.items()}
+
+
+def _placed(rows: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Samples where a model has them; the first alone where one serves all."""
+    return rows[0] if axis is None else rows.movedim(0, axis).contiguous()
+
+
+def _samples_first(output: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """An answer with its samples on the first axis; that of one sample where it has no axis of them."""
+    if axis is None:
+        return output if output.shape[:1] == (1,) else output[None]
+    return output.movedim(axis, 0)
 
 
 def load_weights(model: nn.Module, content: bytes) -> nn.Module:

@@ -214,3 +214,57 @@ def test_what_is_accepted_is_what_the_source_builds_now(changed: Artifact) -> No
         right = space["make"]()(torch.from_numpy(SAMPLES[:20])).argmax(1)  # type: ignore[operator]
     with Path("found/predictions.csv").open() as lines:
         assert [int(line["label"]) for line in csv.DictReader(lines)] == right.tolist()
+
+
+def test_a_benchmark_that_cannot_begin_says_how_to_go_on(
+    changed: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(changed.path), "--runtime", "torch", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert "answers otherwise" in error["message"]
+    assert "--accept-source" in error["hint"]
+
+
+AXES = {
+    "time-major": ("self.layer(x).transpose(0, 1)", ["x"]),
+    "one number": ("self.layer(x).sum()", ["x"]),
+    "rows in order": ("self.layer(x).sort(0).values", ["x"]),
+    "a scale": ("self.layer(x) * scale", ["x", "scale"]),
+}
+OTHER_AXES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, NAMES):
+        return ANSWER
+"""
+
+
+@pytest.mark.parametrize("case", AXES)
+def test_a_comment_changes_nothing_wherever_the_samples_lie(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expression, inputs = AXES[case]
+    source = OTHER_AXES.replace("NAMES", ", ".join(inputs)).replace("ANSWER", expression)
+    Path("net.py").write_text(source)
+    scale = np.linspace(1, 2, 60, dtype=np.float32)[:, None]
+    arrays = {"x": SAMPLES} | ({"scale": scale} if "scale" in inputs else {})
+    data = Data("samples", Dataset(arrays))
+    artifact = make(tmp_path / "load", data, "load", model=ModelConfig(source="net.py:Net"))
+    Path("net.py").write_text(f"# a comment\n{source}")
+    space: dict[str, object] = {}
+    exec(source, space)
+    own = {name: torch.from_numpy(array[:5]) for name, array in arrays.items()}
+    with torch.no_grad():
+        right = space["Net"]()(**own)  # type: ignore[operator]
+        assert torch.equal(load_model(artifact)(**own), right)
+    Path("net.py").write_text(source.replace("return ", "return 2 * "))
+    with pytest.raises(ArtifactError, match="answers otherwise"):
+        load_model(artifact)

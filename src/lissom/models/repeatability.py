@@ -37,7 +37,7 @@ def repeated(model: nn.Module, call: Callable[[], Any]) -> Any:
     before = {name: buffer.clone() for name, buffer in _buffers(model).items()}
     given = call()
     first = {name: tensor.clone() for name, tensor in named_tensors(given).items()}
-    changed = [name for name, buffer in before.items() if not _same(buffer, _buffers(model)[name])]
+    changed = [name for name, buffer in before.items() if not _same(buffer, _buffers(model).get(name))]
     again = named_tensors(call())
     differing = [name for name, tensor in first.items() if not _same(tensor, again.get(name))]
     if differing:

@@ -77,6 +77,7 @@ class Arms:
     def __init__(self) -> None:
         self.figures: dict[ArmKey, Figures] = {}
         self.runtimes: dict[ArmKey, Runtime] = {}
+        self._hints: list[str] = []
 
     @contextmanager
     def at(self, arm: ArmKey, what: str) -> Iterator[Figures]:
@@ -84,6 +85,7 @@ class Arms:
         try:
             yield self.figures[arm]
         except LissomError as exc:
+            self._hints += [exc.hint] if exc.hint else []
             self.drop(arm, what, exc.message)
         except Exception as exc:
             log.debug("%s on %s", arm.artifact, arm.runtime, exc_info=True)
@@ -103,7 +105,8 @@ class Arms:
             RequestError: saying why none is.
         """
         if not self.runtimes:
-            raise RequestError(f"nothing can be measured: {self._reasons()}", hint="lissom doctor")
+            hint = next(iter(self._hints), "lissom doctor")
+            raise RequestError(f"nothing can be measured: {self._reasons()}", hint=hint)
 
     def _reasons(self) -> str:
         reasons = [
