@@ -28,6 +28,7 @@ from lissom.registry import RUNTIMES, RuntimeEntry, resolve
 from lissom.runtime.arrays import safetensors_bytes
 from lissom.runtime.base import Runtime
 from lissom.runtime.doctor import find_fault
+from lissom.runtime.open_vino import reason_of
 from lissom.runtime.probe import load_probe
 
 IDLE_SECONDS = 15.0
@@ -59,8 +60,8 @@ def _answer(request: dict[str, Any], replies: TextIO) -> None:
     except LissomError as exc:
         _reply(replies, {"error": type(exc).__name__, "message": exc.message, "hint": exc.hint})
     except Exception as exc:  # engines raise anything; the parent says which
-        text = str(exc).strip().splitlines()[0] if str(exc).strip() else ""
-        _reply(replies, {"error": "", "message": f"{type(exc).__name__}: {text}", "hint": ""})
+        message = f"{type(exc).__name__}: {reason_of(exc)}"
+        _reply(replies, {"error": "", "message": message, "hint": ""})
 
 
 def _serve(request: dict[str, Any], replies: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from lissom.runtime.onnx_runtime import MODEL_FILE
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
 GRAPH_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
 _PRECISIONS = {"bfloat16": "bf16", "float16": "f16"}
-_PLACES = ("Exception from ", "Check '", "FrontEnd API failed", "While validating ", "Summary:")
+_PLACES = ("Exception from ", "FrontEnd API failed", "While validating ", "Summary:")
 """How lines of an error begin that say where it was raised."""
+_CHECK = re.compile(r"\s*Check '.*' failed at \S+:\d+:?")
+"""The condition that did not hold, in OpenVINO's own code."""
 _MOST_CHARACTERS = 400
 _FIRST_CALLS = 3
 """Calls that prepare weights and memory, hundreds of times slower than those that follow."""
@@ -34,10 +37,10 @@ def reason_of(exc: BaseException) -> str:
     >>> reason_of(RuntimeError("Exception from a.cpp:1:\nCheck 'b' failed at c.cpp:2:\nunknown rank\n"))
     'unknown rank'
     """
-    lines = [line.strip().removeprefix("-- ") for line in str(exc).splitlines()]
+    lines = [_CHECK.sub("", line).strip().removeprefix("-- ") for line in str(exc).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_PLACES)]
     told = telling[:1] + telling[-1:] if len(telling) > 1 else telling or lines[:1]
-    return " ".join(dict.fromkeys(told))[:_MOST_CHARACTERS]
+    return " ".join(dict.fromkeys(told))[:_MOST_CHARACTERS] or type(exc).__name__
 
 
 class OpenVino(Runtime):
@@ -69,14 +72,14 @@ class OpenVino(Runtime):
             self._lookups = lookups(model)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as exc:
-            raise ArtifactError(f"OpenVINO cannot open {path}: {_cause(exc)}") from exc
+            raise ArtifactError(f"OpenVINO cannot open {path}: {reason_of(exc)}") from exc
 
     def _infer_impl(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_lookups(self._lookups, inputs)
         try:
             self._request.infer(inputs, share_inputs=True)
         except RuntimeError as exc:  # an index out of range, or a size that the graph cannot have
-            raise RequestError(f"the model does not take these values: {_cause(exc)}") from exc
+            raise RequestError(f"the model does not take these values: {reason_of(exc)}") from exc
         tensor = self._request.get_output_tensor
         return {name: tensor(place).data.copy() for name, place in self._places}
 
@@ -129,19 +132,6 @@ def _precision_hint(library: Any, precision: str) -> str:
     wanted = _PRECISIONS.get(precision, "f32")
     can = library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") if wanted == "f16" else ["FP16"]
     return wanted if "FP16" in can else "f32"
-
-
-def _cause(exc: Exception) -> str:
-    r"""What OpenVINO says at the end: the lines before name places in its own sources.
-
-    >>> _cause(RuntimeError("Exception from core.cpp:132:\nNo scalars.\n\nSummary:\n-- failed: x"))
-    'No scalars.'
-    """
-    told, _, summary = str(exc).partition("\nSummary:")
-    unknown = [line.strip("- ") for line in summary.splitlines() if "No conversion rule" in line]
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith("Exception from")]
-    return (unknown or (own or lines or [type(exc).__name__])[-1:])[0][:300]
 
 
 def _fused_names(compiled: Any) -> dict[str, tuple[str, ...]]:

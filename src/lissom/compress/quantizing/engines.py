@@ -30,6 +30,7 @@ from lissom.runtime.availability import usable_runtimes
 from lissom.runtime.base import Runtime, open_runtime
 from lissom.runtime.machine import has_vnni
 from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.runtime.open_vino import reason_of
 
 JUDGING = "onnxruntime"
 """The engine by which models are judged while they are made."""
@@ -153,7 +154,7 @@ def closing(runtime: Runtime) -> Iterator[Runtime]:
     try:
         yield runtime
     except RuntimeError as exc:
-        raise LissomError(str(exc).strip().splitlines()[0][:200]) from exc
+        raise LissomError(reason_of(exc)) from exc
     finally:
         runtime.close()
 
