@@ -132,7 +132,7 @@ def verify(
             found = verbs.divergence(one, other, data=data, runtimes=runtimes)
         except LissomError as exc:  # the gate has failed, whatever keeps us from looking inside
             found = exc
-    return views.verified(parities, allow or (), found)
+    return views.verified(parities, allow or (), found, verbs.random_operators(one, other))
 
 
 @verb

@@ -20,7 +20,18 @@ from lissom.verbs.making import (
     recipe_of,
     train,
 )
-from lissom.verbs.measuring import ask, bench, compare, divergence, evaluate, judge, plan_bench, sweep, verify
+from lissom.verbs.measuring import (
+    ask,
+    bench,
+    compare,
+    divergence,
+    evaluate,
+    judge,
+    plan_bench,
+    random_operators,
+    sweep,
+    verify,
+)
 from lissom.verbs.packaging import package, plan_package
 from lissom.verbs.remote import load, plan_load
 from lissom.verbs.shared import load_data
@@ -58,6 +69,7 @@ __all__ = [
     "predict",
     "prune",
     "quantize",
+    "random_operators",
     "recipe_of",
     "report",
     "sensitivity",

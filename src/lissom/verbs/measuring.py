@@ -65,6 +65,20 @@ def verify(
         return verify_runtimes(one, other, samples)
 
 
+def random_operators(*artifacts: Artifact) -> list[str]:
+    """Operators of ONNX artifacts that draw random numbers, so that `verify` finds two calls to differ.
+
+    Each is given with its tensor. Those inside of If, Loop and functions are among them.
+    """
+    from lissom.export.external_data import read_graph
+    from lissom.export.graphs import RANDOM, all_nodes
+    from lissom.runtime.onnx_runtime import MODEL_FILE
+
+    files = (one.file(MODEL_FILE) for one in artifacts if one.manifest.format == "onnx")
+    nodes = (node for file in files for node in all_nodes(read_graph(file)) if node.op_type in RANDOM)
+    return list(dict.fromkeys(f"{node.op_type} (tensor {node.output[0]})" for node in nodes))
+
+
 def divergence(
     before: str | Path | Artifact,
     after: str | Path | Artifact,

@@ -103,9 +103,19 @@ def noise_measured(found: LayerNoise, folder: Path, words: Sequence[str]) -> Out
 
 
 def verified(
-    parities: Sequence[Parity], allow: Sequence[str], divergence: Divergence | LissomError | None = None
+    parities: Sequence[Parity],
+    allow: Sequence[str],
+    divergence: Divergence | LissomError | None = None,
+    random: Sequence[str] = (),
 ) -> Outcome:
-    """Parity of two artifacts as a table and a gate, and where they part, or why that is not known."""
+    """Parity of two artifacts as a table and a gate, and where they part, or why that is not known.
+
+    Args:
+        parities: One an output.
+        allow: Gates that may fail.
+        divergence: Where they part, or what kept us from looking; None where nothing can be compared.
+        random: Operators of either that draw random numbers.
+    """
     from lissom.report.schema import Gate
 
     rows = [
@@ -135,9 +145,9 @@ def verified(
     )
     lines = [*table(header, rows, right=range(1, 8)), "", f"limit: {worst.limit}"]
     lines += [f"output {p.output!r}{_nonfinite(p)}" for p in parities if p.nonfinite]
-    lines += [] if passed else _parting(divergence)
+    lines += [] if passed else [*_drawing(random), *_parting(divergence)]
     where = divergence._asdict() if isinstance(divergence, tuple) else None
-    extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where}
+    extra = {"outputs": [parity._asdict() for parity in parities], "divergence": where, "random": [*random]}
     return Outcome(lines, passed or gate.allowed, gates=[gate], extra=extra)
 
 
@@ -145,6 +155,17 @@ def _nonfinite(parity: Parity) -> str:
     """How many values are NaN or infinite on one side alone; empty where none is."""
     number = parity.nonfinite
     return f", {number:,} values are NaN or infinite in one of both alone" if number else ""
+
+
+def _drawing(random: Sequence[str]) -> list[str]:
+    """Why two calls of one model differ; nothing where they do not."""
+    if not random:
+        return []
+    more = f" and {len(random) - 3} more" if len(random) > 3 else ""
+    return [
+        f"random numbers are drawn by {', '.join(random[:3])}{more}: two calls of such a model differ, and "
+        "how far the copy does cannot be told from that"
+    ]
 
 
 def _parting(found: Divergence | LissomError | None) -> list[str]:
