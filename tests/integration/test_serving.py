@@ -22,6 +22,7 @@ import pytest
 from tests.unit.artifacts import LABELS, tiny_logits, tiny_onnx_artifact
 
 from lissom.runtime.scores import softmax
+from lissom.serve.bodies import MAX_BODY_BYTES
 from lissom.serve.keys import add_key
 
 WORKER = "_bentoml_impl.worker.service"
@@ -235,6 +236,11 @@ def test_a_body_that_is_too_long_is_refused_and_the_server_lives(server: Server)
         "the body has 99,999,999,999 bytes"
     )
     assert server.request("GET", "/v2/health/ready")[0] == 200
+
+
+def test_who_sends_a_body_that_is_too_long_to_its_end_learns_why_it_is_refused(server: Server) -> None:
+    status, answer = server.request("POST", "/predict/tiny", b"0" * (MAX_BODY_BYTES + 1))
+    assert (status, b"bytes" in answer) == (413, True)
 
 
 def test_the_same_port_is_refused_to_a_second_server(server: Server, tmp_path: Path) -> None:

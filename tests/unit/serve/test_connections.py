@@ -17,12 +17,15 @@ from lissom.serve.connections import MAX_HEAD_BYTES, bound_connections
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers everything."""
+    """Answers everything, and refuses what it is asked to without reading it."""
     if scope["type"] == "lifespan":
         return
-    while (await receive()).get("more_body"):
+    headers = [(b"content-length", b"2")]
+    if refuses := scope["path"] == "/refuse":
+        headers.append((b"connection", b"close"))
+    while not refuses and (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.start", "status": 413 if refuses else 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -105,3 +108,32 @@ def test_trailers_without_end_are_cut_off(port: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(connections, "MAX_MESSAGE_BYTES", 200_000)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     assert answer(port, head, *[b"X: " + b"a" * 60_000 + b"\r\n"] * 4)[0] in (400, 413)
+
+
+@pytest.mark.parametrize("path", ["/", "/refuse"])
+def test_who_sends_much_more_than_is_allowed_learns_why_it_is_refused(
+    port: int, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(connections, "MAX_MESSAGE_BYTES", 200_000)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n".encode()
+    assert answer(port, head, *[b"a" * 1_000_000] * 30)[0] == 413
+
+
+def test_a_connection_that_lingers_is_closed_in_the_end(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na")
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 413")
+        with pytest.raises(OSError):  # noqa: PT011  (reset or broken pipe)
+            for _ in range(100):
+                connection.sendall(b"a")
+                time.sleep(0.05)
+
+
+def test_nothing_is_answered_after_a_connection_was_closed(port: int) -> None:
+    closes = b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(closes)
+        time.sleep(0.2)
+        connection.sendall(b"aaaaaaaa" + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.makefile("rb").read().count(b"HTTP/1.1") == 1
