@@ -115,3 +115,9 @@ def test_verify_takes_a_file_whose_states_the_data_leave_out(folder: Path) -> No
     np.savez(folder / "gru.npz", x=found.samples["x"])
     told = run(folder, "verify", "gru.onnx", "gru.onnx", "--data", "gru.npz")
     assert told["ok"]
+
+
+def test_made_inputs_are_not_explained(folder: Path) -> None:
+    run(folder, "inspect", "one.onnx", "--out", "inspected")
+    told = json.loads((folder / "inspected" / "inspect.json").read_text())
+    assert (told["explanations"], "inputs are made" in " ".join(told["remarks"])) == ([], True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from lissom.models.inspection import (
     Inside,
     Layer,
     Rectifier,
+    affordable,
     chosen_maps,
     histogram,
 )
@@ -65,7 +66,7 @@ def look_inside_onnx(
     Args:
         artifact: In the format onnx.
         inputs: Tensors after preprocessing, shape [samples, ...]; the first sample is the one of the feature
-            maps.
+            maps. Of models with large activations fewer pass through.
         layer: Layer whose feature maps are kept; default: the first that gives some.
 
     Raises:
@@ -79,6 +80,10 @@ def look_inside_onnx(
         raise ModelError(f"the model has no layer {layer!r}", hint=near(layer, nodes))
     ends = {label: graph.end(_first(own[-1].output)) for label, own in nodes.items()}
     watched = {*ends.values(), *graph.rectified}
+    given = len(next(iter(inputs.values())))
+    number = affordable(graph.largest(inputs, watched), given)
+    if number < given:
+        inputs = {name: array[:number] for name, array in inputs.items()}
     seen = graph.watch(inputs, watched, {ends[name]: name for name in ([layer] if layer else ends)})
     try:
         work = dict(flops_of_nodes(artifact))
@@ -96,7 +101,7 @@ def look_inside_onnx(
         for label, own in nodes.items()
     )
     rectifiers = tuple(seen.rectifiers[name] for name in graph.rectified if name in seen.rectifiers)
-    return Inside(layers, rectifiers, chosen_maps(seen.maps, layer), len(next(iter(inputs.values()))))
+    return Inside(layers, rectifiers, chosen_maps(seen.maps, layer), number)
 
 
 class _Seen(NamedTuple):
@@ -184,13 +189,24 @@ class _Graph:
             maps: Tensors of which the first sample is kept, to the name under which.
         """
         found = _Seen({}, {}, {})
+        for values in self._values(inputs, names):
+            for name, array in values.items():
+                self._note(found, name, array, maps)
+        return found
+
+    def largest(self, inputs: Mapping[str, np.ndarray], names: set[str]) -> int:
+        """Values of the largest of some tensors for one sample."""
+        first = {name: array[:1] for name, array in inputs.items()}
+        return max(
+            (array.size for values in self._values(first, names) for array in values.values()), default=0
+        )
+
+    def _values(self, inputs: Mapping[str, np.ndarray], names: set[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Tensors of the samples by name, some at a time."""
         ordered = [name for name in self._makers if name in names]
         for start in range(0, len(ordered), _AT_ONCE):
             some = ordered[start : start + _AT_ONCE]
-            values = caller(open_session(self._with_outputs(some)), some)(inputs)
-            for name in some:
-                self._note(found, name, values[name], maps)
-        return found
+            yield caller(open_session(self._with_outputs(some)), some)(inputs)
 
     def _note(self, found: _Seen, name: str, values: np.ndarray, maps: Mapping[str, str]) -> None:
         if values.dtype.kind != "f":

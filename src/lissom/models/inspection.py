@@ -27,6 +27,8 @@ REST = "(rest)"
 NUM_BINS = 48
 MOST_MAPS = 32
 """Channels of a layer that are shown, those that vary most first."""
+MOST_VALUES = 1 << 26
+"""Of one tensor of all samples that are watched: 256 MiB, and four times as much while they are counted."""
 _RECTIFIERS = (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, nn.functional.relu, nn.functional.relu6)
 _CLAMPS = (nn.functional.hardtanh, torch.clamp, Tensor.clamp, torch.clip, Tensor.clip)
 """Rectifiers where they begin at zero."""
@@ -148,7 +150,7 @@ def look_inside_torch(
     Args:
         model: In evaluation mode.
         inputs: Tensors after preprocessing, shape [samples, ...], in the order of the signature; the first
-            sample is the one of the feature maps.
+            sample is the one of the feature maps. Of models with large activations fewer pass through.
         layer: Module whose feature maps are kept; default: the first that gives some.
 
     Raises:
@@ -162,6 +164,9 @@ def look_inside_torch(
         raise ModelError(
             f"the model has no module {layer!r}", hint=near(layer, [name for name in modules if name])
         )
+    if not call_size(model):
+        number = affordable(_largest(model, tensors), len(tensors[0]))
+        tensors = [tensor[:number] for tensor in tensors]
     step = call_size(model) or len(tensors[0])
     seen: dict[str, Tensor | Held] = {}
     maps: dict[str, Tensor] = {}
@@ -183,6 +188,15 @@ def look_inside_torch(
     sizes = _counted(watched, names)
     layers = tuple(_layer(name, watched[name], sizes[name], work.get(name), seen[name]) for name in names)
     return Inside(layers, rectified.found(), chosen_maps(_as_arrays(maps), layer), len(tensors[0]))
+
+
+def affordable(values_of_sample: int, num_samples: int) -> int:
+    """Samples that are watched of those that there are.
+
+    >>> affordable(1 << 24, 100), affordable(1000, 100), affordable(1 << 30, 100)
+    (4, 100, 1)
+    """
+    return min(num_samples, max(1, MOST_VALUES // max(values_of_sample, 1)))
 
 
 def histogram(values: np.ndarray) -> Histogram:
@@ -277,6 +291,22 @@ class _Rectified(TorchFunctionMode):
         return tuple(
             Rectifier(name or REST, alive.numel(), int((~alive).sum())) for name, alive in self._alive.items()
         )
+
+
+def _largest(model: nn.Module, tensors: Sequence[Tensor]) -> int:
+    """Values of the largest tensor that a layer gives for one sample."""
+    sizes = [0]
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        sizes.append(first.numel() if isinstance(first, Tensor) else 0)
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in model.modules():
+            if list(module.parameters(recurse=False)):
+                stack.callback(module.register_forward_hook(note).remove)
+        model(*(tensor[:1] for tensor in tensors))
+    return max(sizes)
 
 
 def _see(

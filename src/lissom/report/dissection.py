@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lissom.artifact import MANIFEST_NAME, Artifact
+from lissom.artifact import MADE_PREFIX, MANIFEST_NAME, Artifact
 from lissom.errors import ArtifactError, LissomError
 from lissom.logs import NoProgress, Progress, log
 from lissom.models.data import Data
@@ -24,10 +24,12 @@ from lissom.report.explanations import (
     FEWEST,
     SECONDS,
     Explained,
+    Explanations,
     explain,
     first_of,
     seconds_a_sample,
 )
+from lissom.runtime.base import Runtime
 from lissom.runtime.layout import Layout
 from lissom.runtime.machine import machine
 from lissom.runtime.probe import open_checked
@@ -145,7 +147,7 @@ def dissect(question: Question, *, progress: Progress | None = None) -> Dissecti
         scores = [_last(predict(runtime.infer_batch, chosen)) for runtime in runtimes]
         places = order[: len(scores[0])]
         targets, labelled = _targets(labels, places, _columns(scores[0], question.artifacts[0]), data.kind)
-        explained, remarks = explain(runtimes, chosen, targets, told, num_samples=question.num_samples)
+        explained, remarks = _explanations(question, runtimes, chosen, targets, told)
         insides = _insides(question, first_of(tensors, _num_watched(tensors)), told)
     size = min([len(places), *(len(one.maps[0].maps) for one in explained)])
     sides = tuple(
@@ -234,6 +236,15 @@ def estimated_seconds(question: Question) -> float:
             seconds += time.perf_counter() - started + 3.0
             seconds += len(next(iter(chosen.values()))) * seconds_a_sample(runtime, chosen)
     return seconds if question.num_samples else min(seconds, SECONDS + 15.0)
+
+
+def _explanations(
+    question: Question, runtimes: list[Runtime], inputs: Tensors, targets: np.ndarray, progress: Progress
+) -> Explanations:
+    """Maps of the samples; none of made inputs, of which no part means anything."""
+    if MADE_PREFIX in question.data.source:
+        return Explanations((), ("Nothing is explained: inputs are made, and mean nothing; give --data.",))
+    return explain(runtimes, inputs, targets, progress, num_samples=question.num_samples)
 
 
 def _insides(question: Question, inputs: Tensors, progress: Progress) -> list[tuple[Inside | None, str]]:

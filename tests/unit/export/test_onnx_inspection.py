@@ -14,6 +14,7 @@ from tests.unit.small import Chain, data_for
 from lissom.artifact import Artifact, Signature, TensorSpec
 from lissom.errors import ModelError
 from lissom.export.onnx_inspection import look_inside_onnx
+from lissom.models import inspection
 from lissom.models.inspection import look_inside_torch
 from lissom.runtime.probe import probe_bytes
 from lissom.structure import load_model
@@ -64,6 +65,15 @@ def test_weights_are_shown_on_their_grid(tmp_path: Path) -> None:
     assert (grid.low, grid.high, grid.step, grid.num_levels, grid.used) == (-64.0, 63.5, 0.5, 256, 4)
     assert (layer.weights.histogram.low, layer.weights.histogram.high) == (-1.0, 1.5)
     assert grid.clipped is None
+
+
+def test_of_large_activations_fewer_samples_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = rounded_onnx_artifact(tmp_path / "a")
+    monkeypatch.setattr(inspection, "MOST_VALUES", 4)  # the layer gives two values for a row
+    found = look_inside_onnx(artifact, ROWS)
+    outputs = found.layers[0].outputs
+    assert outputs is not None
+    assert (found.num_samples, sum(outputs.histogram.counts)) == (2, 4)
 
 
 def test_outputs_beyond_the_grid_are_counted_as_clipped(tmp_path: Path) -> None:

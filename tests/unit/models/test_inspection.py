@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
 from lissom.errors import ModelError
+from lissom.models import inspection
 from lissom.models.catalogue import flops_by_module, flops_of
 from lissom.models.inspection import NUM_BINS, histogram, look_inside_torch
 from lissom.models.rnn import lstm
@@ -44,6 +45,14 @@ def test_layers_are_seen_in_the_order_of_execution() -> None:
     assert outputs is not None
     assert sum(outputs.histogram.counts) == 6 * 4 * 25
     assert found.num_samples == 6
+
+
+def test_of_large_activations_fewer_samples_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "MOST_VALUES", 2 * 4 * 25)  # the first layer gives 4 x 5 x 5 for a sample
+    found = look_inside_torch(Dying().eval(), IMAGES)
+    outputs = found.layers[0].outputs
+    assert outputs is not None
+    assert (found.num_samples, sum(outputs.histogram.counts)) == (2, 2 * 4 * 25)
 
 
 def test_dead_units_are_counted_behind_every_rectifier() -> None:
