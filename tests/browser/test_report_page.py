@@ -106,7 +106,7 @@ class Browser:
         """Addresses that were asked for, but for the page, what it holds, and the start page."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        own = ("file:", "data:", "blob:", "chrome:")
+        own = ("file:", "data:", "blob:", "chrome:", "chrome-untrusted:")
         return [address for address in sent if not address.startswith(own)]
 
     def faults(self) -> list[str]:

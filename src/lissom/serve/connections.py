@@ -87,7 +87,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
-        self.cycle.transport = self._answers  # type: ignore[assignment]
+        if self.cycle is not None:  # a WebSocket has none
+            self.cycle.transport = self._answers  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """Expect another request."""
@@ -126,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end(self, status: int, message: str) -> None:
         """Answer with an error, unless there is an answer already, and close."""
-        if self._in_head or not self.cycle.response_started:
+        if self._in_head or self.cycle is None or not self.cycle.response_started:
             body = orjson.dumps({"error": message})
             head = (
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
@@ -135,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(head.encode() + body)
         self._is_whole = False
         self.close()
-        if not self._in_head:
+        if not self._in_head and self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
