@@ -121,3 +121,22 @@ def test_made_inputs_are_not_explained(folder: Path) -> None:
     run(folder, "inspect", "one.onnx", "--out", "inspected")
     told = json.loads((folder / "inspected" / "inspect.json").read_text())
     assert (told["explanations"], "inputs are made" in " ".join(told["remarks"])) == ([], True)
+
+
+@pytest.mark.parametrize("verb", ["predict", "inspect"])
+@pytest.mark.parametrize(("given", "told"), [(np.float64, True), (np.float32, False)])
+def test_floats_that_lose_digits_are_told(
+    folder: Path, verb: str, given: type[np.generic], told: bool
+) -> None:
+    name = f"{given.__name__}.npz"
+    np.savez(folder / name, x=(ROWS.astype(np.float64) + (1e-9 if told else 0)).astype(given))
+    ended = subprocess.run(
+        command(verb, "one.onnx", "--data", name),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ("x is rounded from float64 to float32" in ended.stderr) == told

@@ -20,7 +20,7 @@ from lissom.logs import log
 from lissom.models.dataset import SPLITS, Dataset, Kind, kind_of, usual_dtype
 from lissom.models.matching import match_inputs
 from lissom.runtime.arrays import plain
-from lissom.runtime.conversion import is_rounded
+from lissom.runtime.conversion import roundings
 from lissom.runtime.finiteness import is_finite
 from lissom.runtime.preprocess import preprocess
 
@@ -170,8 +170,8 @@ class Data:
             tensors = preprocess(raw, self.dataset.preprocessing, dtypes)
         except RequestError as exc:
             raise DataError(f"{self.source}: {exc.message}", hint=exc.hint) from exc
-        for name in [spec.name for spec in self.taken if is_rounded(raw[spec.name], spec.dtype)]:
-            log.info("%s: %s is rounded from %s to %s", self.source, name, raw[name].dtype, dtypes[name])
+        for text in roundings({spec.name: raw[spec.name] for spec in self.taken}, dtypes):
+            log.warning("%s: %s", self.source, text)
         return tensors
 
     def labels(self, split: str) -> np.ndarray:

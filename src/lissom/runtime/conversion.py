@@ -8,6 +8,8 @@ would change: a fraction is no integer, 300 is no uint8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from lissom.errors import RequestError
@@ -41,13 +43,20 @@ def convert(name: str, array: np.ndarray, dtype: str | np.dtype) -> np.ndarray:
     return found
 
 
-def is_rounded(array: np.ndarray, dtype: str | np.dtype) -> bool:
-    """True when floats lose digits in another dtype: `convert` allows it, and who calls it says so."""
-    wanted = np.dtype(dtype)
-    if array.dtype.kind != "f" or wanted.kind != "f" or wanted.itemsize >= array.dtype.itemsize:
-        return False
-    with np.errstate(all="ignore"):
-        return not np.array_equal(array.astype(wanted).astype(array.dtype), array, equal_nan=True)
+def roundings(arrays: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> Iterator[str]:
+    """What is said of floats that lose digits in another dtype, which `convert` allows.
+
+    >>> list(roundings({"x": np.array([0.1]), "z": np.array([0.5])}, {"x": "float32", "z": "float32"}))
+    ['x is rounded from float64 to float32']
+    """
+    for name, array in arrays.items():
+        wanted = np.dtype(dtypes[name])
+        if array.dtype.kind != "f" or wanted.kind != "f" or wanted.itemsize >= array.dtype.itemsize:
+            continue
+        with np.errstate(all="ignore"):
+            same = np.array_equal(array.astype(wanted).astype(array.dtype), array, equal_nan=True)
+        if not same:
+            yield f"{name} is rounded from {array.dtype} to {wanted}"
 
 
 def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -51,6 +51,7 @@ def predict(
 
     from lissom.models.evaluation import predict as predict_batches
     from lissom.models.matching import match_inputs
+    from lissom.runtime.conversion import roundings
     from lissom.runtime.finiteness import check_scores, checked_inputs
     from lissom.runtime.input_check import InputCheck
     from lissom.runtime.layout import Layout, given_inputs
@@ -70,7 +71,8 @@ def predict(
     )
     checked = checked_inputs(manifest, allow_nonfinite=allow_nonfinite)
     tensors = prepare_inputs(inputs, manifest, checked, samples_first=True)
-    for text in InputCheck(opened).warnings(inputs, samples_first=True):
+    dtypes = {spec.name: spec.dtype for spec in manifest.signature.inputs}
+    for text in (*roundings(inputs, dtypes), *InputCheck(opened).warnings(inputs, samples_first=True)):
         log.warning("%s", text)
     with open_checked(opened, runtime) as session:
         try:
