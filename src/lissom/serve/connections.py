@@ -62,9 +62,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and let go of the request, whose body may be large and which holds on to us."""
         self._stop_waiting()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Read, unless the request has become too large; what is not whole has its time."""
