@@ -7,9 +7,9 @@ A case names a request and what it is answered with, by lissom and by Triton 2.5
     raw       all bytes of a connection instead, for what no client library would send
     key       whose API key goes with it: admin (the usual), user, wrong or none; Triton takes none
     lissom    status, several that are right, or null where the connection is closed without an answer
-    triton    the same; "dies" where the process ends, "hangs" where nothing comes, absent where not asked
+    triton    the same; absent where not asked. What ends or stalls another server has no place here: a guard
+              is tested one step past our own limit instead
     why       lissom does not answer as Triton does
-    all       true where every answer of a connection counts, in order
     plain     true where uvicorn or BentoML may answer, in their own way and without an id
     fault     what is wrong in lissom now: the case is expected to fail until it is mended
 

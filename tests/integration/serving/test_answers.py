@@ -87,10 +87,7 @@ def test_a_request_is_answered_as_the_table_says(asked: Asked, case: dict[str, A
     answers = asked.answers(case)
     assert asked.is_live()
     found = [answer.status for answer in answers]
-    if case.get("all"):
-        assert found == case["lissom"]
-    else:
-        assert (found or [None]) in [[status] for status in statuses(case["lissom"])]
+    assert (found or [None]) in [[status] for status in statuses(case["lissom"])]
     for answer in answers:
         if not case.get("plain"):
             assert_well_formed(answer, case)
@@ -152,7 +149,7 @@ def test_a_body_in_chunks_without_end_is_refused_when_it_is_too_long(asked: Aske
     case = {**GOOD, "headers": {"Transfer-Encoding": "chunked"}, "body": ""}
     top = request_of(case, asked.keys).replace(b"Content-Length: 0\r\n", b"")
     answers = exchange(asked.server.port, top + chunk * (MAX_BODY_BYTES // 0x10000 + 200))
-    assert [answer.status for answer in answers] in ([413], [])  # a reset may overtake the answer
+    assert [answer.status for answer in answers] == [413]
     assert asked.is_live()
 
 
