@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lissom.compress.quantizing.activations import join_hard_swishes
 from lissom.compress.quantizing.bias_correction import corrected
 from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import LAYERS, Graph, Layer, name_nodes
@@ -275,6 +276,7 @@ def prepared(path: Path) -> Any:
     add_grouped_biases(model)
     flatten_biases(model)
     separate_biases(model)
+    join_hard_swishes(model)
     free_names(model)
     name_nodes(model)
     return model
