@@ -14,7 +14,7 @@ of the float32 model: layers do not make up for each other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ _FEWEST_PLACES = 16
 """Of such a part along an axis."""
 _MAX_VALUES = 1 << 24
 """Of a layer's input that are kept, 64 MB."""
+_AT_ONCE = 8
+"""Layers whose inputs are held at once: a pass through the model gives them all."""
 
 
 class Grid(NamedTuple):
@@ -72,8 +74,7 @@ def adaptively_rounded(
     changed = copy.deepcopy(model)
     graph = Graph(changed)
     layers = [layer for layer in graph.layers if layer.weight in grids and graph.sole(layer.weight)]
-    for layer in layers:
-        inputs = _inputs(calibration, layer)
+    for layer, inputs in _with_inputs(calibration, layers):
         weight = tensor_of(graph.array(layer.weight).copy())
         function = _function(graph, layer)
         generator = torch.Generator().manual_seed(seed)
@@ -83,14 +84,13 @@ def adaptively_rounded(
     return changed
 
 
-def _inputs(calibration: Calibration, layer: Layer) -> Tensor:
-    kept, number = [], 0
-    for values in calibration.values(layer.data):
-        kept.append(values)
-        number += values.size
-        if number >= _MAX_VALUES:
-            break
-    return tensor_of(np.concatenate(kept))
+def _with_inputs(calibration: Calibration, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Tensor]]:
+    """Every layer with what it reads; that of some layers is taken, and held, at once."""
+    for start in range(0, len(layers), _AT_ONCE):
+        some = layers[start : start + _AT_ONCE]
+        found = calibration.first_values([layer.data for layer in some], _MAX_VALUES)
+        for layer in some:
+            yield layer, tensor_of(found[layer.data])
 
 
 def _axes(graph: Graph, layer: Layer, num_axes: int) -> dict[int, int]:
