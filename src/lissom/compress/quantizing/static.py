@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lissom.compress.quantizing.activations import join_hard_swishes
+from lissom.compress.quantizing.activations import join_hard_swishes, parts_of_activations
 from lissom.compress.quantizing.bias_correction import corrected
 from lissom.compress.quantizing.calibration import Calibration
 from lissom.compress.quantizing.graph import LAYERS, Graph, Layer, name_nodes
@@ -208,7 +208,11 @@ class StaticQuantizer:
                 activation_type=kinds.QInt8 if scheme.symmetric else kinds.QUInt8,
                 weight_type=kinds.QInt8,
                 nodes_to_quantize=[only] if only else _wanted(model, plan),
-                nodes_to_exclude=[*plan.exclude, *rangeless_nodes(model, ranges.rangeless, plan)],
+                nodes_to_exclude=[
+                    *plan.exclude,
+                    *rangeless_nodes(model, ranges.rangeless, plan),
+                    *parts_of_activations(model),
+                ],
                 calibrate_method=method,
                 calibration_cache_path=cache,
                 extra_options=_options(scheme, plan),

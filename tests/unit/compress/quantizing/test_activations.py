@@ -1,4 +1,4 @@
-"""HardSwish stays one operator while a model is prepared for quantization."""
+"""Activations stay whole: HardSwish is one operator, and nothing is rounded within a formula."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lissom.compress.quantizing.activations import join_hard_swishes
-from lissom.compress.quantizing.static import prepared
+from lissom.compress.quantizing.activations import join_hard_swishes, parts_of_activations
+from lissom.compress.quantizing.scheme import Scheme
+from lissom.compress.quantizing.static import Plan, StaticQuantizer, prepared
 
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
 IMAGES = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32) * 3
@@ -81,3 +82,54 @@ def test_what_is_none_stays(model: Any) -> None:
     before = operators(model)
     join_hard_swishes(model)
     assert operators(model) == before
+
+
+FORMULAS = {
+    "HardSwish": ["Add c three a", "Clip a zero six r", "Mul c r m", "Div m six y"],
+    "SiLU": ["Sigmoid c s", "Mul c s y"],
+    "GELU": ["Div c root d", "Erf d e", "Add e one f", "Mul c f g", "Mul g half y"],
+    "Mish": ["Softplus c s", "Tanh s t", "Mul c t y"],
+}
+OTHERS = {
+    "one operator": ["Sigmoid c y"],
+    "ReLU and a shift": ["Relu c r", "Add r three y"],
+    "a clip": ["Clip c zero six y"],
+    "a sum of two tensors": ["GlobalAveragePool c p", "Add c p y"],
+}
+NUMBERS = {"zero": 0, "half": 0.5, "one": 1, "root": 2**0.5, "three": 3, "six": 6}
+
+
+def written_out(formula: list[str]) -> Any:
+    words = [text.split() for text in formula]
+    nodes = [helper.make_node(kind, names[:-1], names[-1:], name=names[-1]) for kind, *names in words]
+    model = model_of(*nodes)
+    read = {name for node in nodes for name in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), name) for name, value in NUMBERS.items() if name in read
+    )
+    return model
+
+
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+def test_all_of_an_activation_that_is_written_out_is_part_of_it(formula: list[str]) -> None:
+    assert list(parts_of_activations(written_out(formula))) == [text.split()[-1] for text in formula]
+
+
+@pytest.mark.parametrize("formula", OTHERS.values(), ids=OTHERS)
+def test_what_is_one_operator_or_of_two_tensors_is_rounded_as_ever(formula: list[str]) -> None:
+    assert not list(parts_of_activations(written_out(formula)))
+
+
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+def test_nothing_is_rounded_within_an_activation(tmp_path: Path, formula: list[str]) -> None:
+    model = written_out(formula)
+    model.graph.node.append(helper.make_node("Conv", ["y", "v"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 4, 1, 1), np.float32), "v"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 2, 6, 6]))
+    onnx.save(model, tmp_path / "model.onnx")
+    scheme = Scheme("x86", symmetric=False, reduce_range=True, per_channel=True, here=True)
+    made = StaticQuantizer(prepared(tmp_path / "model.onnx"), {"x": IMAGES}, scheme).build(Plan("all"))
+    counts = operators(made)
+    assert counts["QuantizeLinear"] == 4  # x, c, y and z: each side of the two layers
+    wanted = answers(model)[0]
+    assert np.square(answers(made)[0] - wanted).sum() < 0.01 * np.square(wanted).sum()
