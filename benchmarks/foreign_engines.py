@@ -1,4 +1,4 @@
-"""ONNX files opened by ONNX Runtime and OpenVINO themselves: SQNR and latency, without lissom in between."""
+"""ONNX files opened by ONNX Runtime and OpenVINO themselves: SQNR and latency."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import onnx
 from foreign_peers import feeds
 
 from lissom.bench.statistics import ratio
+from lissom.runtime.open_vino_rounding import drop_roundings
 
 ENGINES = ("onnxruntime", "openvino")
 OURS = {"lissom", "same"}
@@ -26,8 +27,10 @@ _ENOUGH_SQNR = 200.0
 class OrtFile:
     """A file opened by ONNX Runtime itself."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ours: bool = False) -> None:
         import onnxruntime
+
+        del ours  # read like any other
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -41,13 +44,19 @@ class OrtFile:
 
 
 class OpenVinoFile:
-    """A file opened by OpenVINO itself, computing in float32 where it computes in floating point."""
+    """A file opened by OpenVINO itself, computing in float32 where it computes in floating point.
 
-    def __init__(self, path: Path) -> None:
+    One of lissom's is read as lissom reads it when it serves or exports it.
+    """
+
+    def __init__(self, path: Path, *, ours: bool = False) -> None:
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        core, settings = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+        model = core.read_model(str(path))
+        if ours:
+            drop_roundings(model)
+        self._compiled = core.compile_model(model, "CPU", settings)
         self.inputs = {name for one in self._compiled.inputs for name in one.names}
         # A tensor may have names of inner nodes beside that of the output.
         self.outputs = {value.name for value in onnx.load(str(path)).graph.output}
@@ -59,12 +68,14 @@ class OpenVinoFile:
         return {name: np.array(found[one]) for name, one in named if name in self.outputs}
 
 
-OPEN: dict[str, Callable[[Path], Any]] = {"onnxruntime": OrtFile, "openvino": OpenVinoFile}
+OPEN: dict[str, Callable[..., Any]] = {"onnxruntime": OrtFile, "openvino": OpenVinoFile}
 
 
-def sqnr(before: Path, after: Path, arrays: Mapping[str, np.ndarray], engine: str) -> float:
+def sqnr(
+    before: Path, after: Path, arrays: Mapping[str, np.ndarray], engine: str, *, ours: bool = False
+) -> float:
     """Decibel of the worst floating-point output over the held-out rows, float file and int8 file alike."""
-    float_call, int8_call = OPEN[engine](before), OPEN[engine](after)
+    float_call, int8_call = OPEN[engine](before), OPEN[engine](after, ours=ours)
     signal_power: dict[str, float] = {}
     noise_power: dict[str, float] = {}
     for inputs in feeds(onnx.load(str(before)), dict(arrays)):
@@ -86,7 +97,10 @@ def sqnrs(
     model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray], engine: str
 ) -> dict[str, float | str]:
     """Of every int8 file on one engine."""
-    return {name: outcome(partial(sqnr, model, path, arrays, engine)) for name, path in paths.items()}
+    return {
+        name: outcome(partial(sqnr, model, path, arrays, engine, ours=name in OURS))
+        for name, path in paths.items()
+    }
 
 
 def latencies(model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -99,7 +113,7 @@ def latencies(model: Path, paths: Mapping[str, Path], arrays: Mapping[str, np.nd
         calls = {}
         for name, path in {"float": model, **paths}.items():
             with suppress(Exception):  # a peer may write a file that its own engine does not open
-                call = OPEN[engine](path)
+                call = OPEN[engine](path, ours=name in OURS)
                 call(inputs)
                 calls[name] = call
         rounds = interleaved(calls, inputs)

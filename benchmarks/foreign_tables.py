@@ -66,6 +66,7 @@ def sqnr_table(rows: list[Row]) -> list[str]:
         "SQNR in dB of the worst output on held-out rows; latency of lissom's int8 file over that of the",
         "float file and of the better peer, the one of the higher SQNR, same engine (below 1: faster).",
         "`same` is lissom's file where it is asked for that peer's SQNR, not for its default of 25 dB.",
+        "OpenVINO has lissom's file as `lissom export --format openvino` and `lissom serve` give it to it.",
         "`short` marks more than 0.5 dB behind the better peer, `slower` an interval wholly above 1.",
         "",
         "| file | engine | lissom | same | ONNX Runtime | NNCF | over float | over peer | same over peer | |",

@@ -12,6 +12,7 @@ from lissom.errors import ModelError
 from lissom.export.onnx_file import name_axes, strip
 from lissom.optional import require
 from lissom.runtime.open_vino import GRAPH_FILE, WEIGHTS_FILE, reason_of
+from lissom.runtime.open_vino_rounding import drop_roundings
 
 
 def openvino_from_onnx(model: Any, signature: Signature) -> Mapping[str, bytes]:
@@ -29,6 +30,7 @@ def openvino_from_onnx(model: Any, signature: Signature) -> Mapping[str, bytes]:
         onnx.save(model, source)
         try:
             converted = library.Core().read_model(source)
+            drop_roundings(converted)
             converted.set_friendly_name("lissom")
             library.save_model(converted, graph, compress_to_fp16=False)
         except RuntimeError as exc:

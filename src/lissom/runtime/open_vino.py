@@ -13,6 +13,7 @@ from lissom.optional import require
 from lissom.runtime.base import Layer, LayerTime, Runtime, executed_name
 from lissom.runtime.lookups import check_lookups, lookups
 from lissom.runtime.onnx_runtime import MODEL_FILE
+from lissom.runtime.open_vino_rounding import drop_roundings
 
 _COMPUTING = ("Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Deconvolution")
 GRAPH_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
@@ -69,6 +70,7 @@ class OpenVino(Runtime):
         try:
             core = library.Core()
             model = core.read_model(str(path))
+            drop_roundings(model)
             self._lookups = lookups(model)
             return core.compile_model(model, "CPU", settings)
         except RuntimeError as exc:
